@@ -1,0 +1,3 @@
+"""Placeholder while the package is being written."""
+import torch
+from cnnops import _C

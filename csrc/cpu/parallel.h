@@ -1,0 +1,23 @@
+// The one way CPU kernels use threads: torch's own pool. Kernels cut work by the problem, never by
+// the number of threads, so results do not depend on it.
+#pragma once
+
+#include <cstdint>
+
+namespace cnnops {
+
+/// Calls body(context, begin, end) over disjoint ranges that cover [0, count), on torch's threads;
+/// ranges hold at least `grain` items. `body` must not throw. Runs inline when nested.
+void parallel_run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t),
+                  void* context);
+
+/// Calls f(begin, end) over disjoint ranges that cover [0, count).
+template <class F>
+inline void parallel_for(int64_t count, int64_t grain, const F& f) {
+  parallel_run(
+      count, grain,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); },
+      const_cast<F*>(&f));
+}
+
+}  // namespace cnnops

@@ -1,0 +1,147 @@
+// A small fixed-width vector on the compilers' vector extension: Vec<T> is one machine register of
+// the instruction set this file is compiled for, with +, -, *, comparisons and ?: from the language.
+//
+// Included once per instruction set, inside that set's namespace, with CNNOPS_VECTOR_BYTES
+// set to the register width (isa/begin.h). It therefore has no include guard and no includes.
+
+template <class T, int kCount>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kCount * sizeof(T))));
+};
+
+/// Number of T in one register.
+template <class T>
+constexpr int kLanes = CNNOPS_VECTOR_BYTES / int(sizeof(T));
+
+/// One register of T.
+template <class T>
+using Vec = typename VectorOf<T, kLanes<T>>::type;
+
+/// Unaligned load and store of one register.
+template <class T>
+inline Vec<T> load(const T* from) {
+  Vec<T> v;
+  __builtin_memcpy(&v, from, sizeof(v));
+  return v;
+}
+template <class T>
+inline void store(T* to, Vec<T> v) {
+  __builtin_memcpy(to, &v, sizeof(v));
+}
+
+/// All lanes equal to `value`.
+template <class T>
+inline Vec<T> broadcast(T value) {
+  return value - Vec<T>{};
+}
+
+// ---- storage <-> accumulator, one element -------------------------------------------------------
+
+template <class To, class From>
+inline To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class T>
+inline T widen(T value) {
+  return value;
+}
+inline float widen(bfloat16 value) { return bit_cast<float>(uint32_t(value.bits) << 16); }
+inline float widen(float16 value) {
+#ifdef __F16C__
+  return _cvtsh_ss(value.bits);
+#else
+  // Multiplying by 2^112 re-biases the exponent and normalises subnormals in one step; infinities
+  // and NaNs come out with the largest half exponent and are given the float one.
+  const uint32_t magnitude = uint32_t(value.bits & 0x7fffu) << 13;
+  uint32_t bits = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);
+  if (magnitude >= 0x0f800000u) bits = magnitude | 0x7f800000u;
+  return bit_cast<float>(bits | uint32_t(value.bits & 0x8000u) << 16);
+#endif
+}
+
+/// Rounds to nearest, ties to even, as torch does; NaN stays NaN.
+template <class T>
+inline T narrow(Accumulator<T> value) {
+  return value;
+}
+template <>
+inline bfloat16 narrow<bfloat16>(float value) {
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  if (value != value) return {0x7fc0};
+  return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+template <>
+inline float16 narrow<float16>(float value) {
+#ifdef __F16C__
+  return {uint16_t(_cvtss_sh(value, 0))};
+#else
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // rounds past 65504
+  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 leaves value / 2^-24, rounded, in the low bits
+    const float shifted = bit_cast<float>(magnitude) + 0.5f;
+    return {uint16_t(sign | (bit_cast<uint32_t>(shifted) - 0x3f000000u))};
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return {uint16_t(sign | ((rounded - 0x38000000u) >> 13))};
+#endif
+}
+
+// ---- storage <-> accumulator, one register of accumulators --------------------------------------
+
+/// kLanes<Accumulator<T>> elements of storage type T, as one register of accumulators.
+template <class T>
+inline Vec<Accumulator<T>> load_wide(const T* from) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    return load(from);
+  } else {
+    constexpr int kCount = kLanes<float>;
+    typename VectorOf<uint16_t, kCount>::type half;
+    __builtin_memcpy(&half, from, sizeof(half));
+    if constexpr (__is_same(T, bfloat16)) {
+      return (Vec<float>)(__builtin_convertvector(half, Vec<uint32_t>) << 16);
+    } else {
+#if defined(__AVX512F__)
+      return (Vec<float>)_mm512_cvtph_ps((__m256i)half);
+#elif defined(__F16C__)
+      return (Vec<float>)_mm256_cvtph_ps((__m128i)half);
+#else
+      Vec<float> wide;
+      for (int i = 0; i < kCount; ++i) wide[i] = widen(float16{half[i]});
+      return wide;
+#endif
+    }
+  }
+}
+
+/// Stores one register of accumulators as elements of storage type T.
+template <class T>
+inline void store_narrow(T* to, Vec<Accumulator<T>> v) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    store(to, v);
+  } else {
+    constexpr int kCount = kLanes<float>;
+    typename VectorOf<uint16_t, kCount>::type half;
+    if constexpr (__is_same(T, bfloat16)) {
+      Vec<uint32_t> bits = (Vec<uint32_t>)v;
+      bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+      bits = v == v ? bits : Vec<uint32_t>{} + 0x7fc0u;
+      half = __builtin_convertvector(bits, decltype(half));
+    } else {
+#if defined(__AVX512F__)
+      half = (decltype(half))_mm512_cvtps_ph((__m512)v, 0);
+#elif defined(__F16C__)
+      half = (decltype(half))_mm256_cvtps_ph((__m256)v, 0);
+#else
+      for (int i = 0; i < kCount; ++i) half[i] = narrow<float16>(v[i]).bits;
+#endif
+    }
+    __builtin_memcpy(to, &half, sizeof(half));
+  }
+}

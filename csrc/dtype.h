@@ -1,0 +1,32 @@
+// Element types of the kernels. bfloat16 and float16 are storage types: arithmetic happens in the
+// accumulator type that `Accumulator` names (float32 for both).
+#pragma once
+
+#include <cstdint>
+
+namespace cnnops {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct AccumulatorOf {
+  using type = T;
+};
+template <>
+struct AccumulatorOf<bfloat16> {
+  using type = float;
+};
+template <>
+struct AccumulatorOf<float16> {
+  using type = float;
+};
+/// The type in which sums of T are formed: float for bfloat16 and float16, T for the others.
+template <class T>
+using Accumulator = typename AccumulatorOf<T>::type;
+
+}  // namespace cnnops
