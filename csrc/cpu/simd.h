@@ -238,6 +238,28 @@ inline Vec<Accumulator<T>> load_strided(const T* from, int64_t stride) {
   return v;
 }
 
+/// Like load_wide for the elements that `index` names; lanes with a negative index are zero.
+template <class T>
+inline Vec<Accumulator<T>> load_indexed(const T* from, const int32_t* index) {
+  using A = Accumulator<T>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && sizeof(A) == 4) {
+    const __m512i at = _mm512_loadu_si512(index);
+    const __mmask16 valid = _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512());
+    return (Vec<A>)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), valid, at, from, 4);
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4 && sizeof(A) == 4) {
+    const __m256i at = _mm256_loadu_si256((const __m256i*)index);
+    const __m256i valid = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1));
+    return (Vec<A>)_mm256_mask_i32gather_epi32(_mm256_setzero_si256(), (const int*)from, at, valid, 4);
+  }
+#endif
+  Vec<A> v;
+  for (int i = 0; i < kLanes<A>; ++i) v[i] = index[i] < 0 ? A(0) : A(widen(from[index[i]]));
+  return v;
+}
+
 /// Like store_narrow to every second element; what lies between is left alone.
 template <class T>
 inline void store_every_second(T* to, Vec<Accumulator<T>> v) {

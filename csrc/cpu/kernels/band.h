@@ -37,10 +37,14 @@ struct BandLayout {
   }
 };
 
+/// Destination rows of a band when the elements of a row are far apart (channels_last): neighbouring
+/// groups use the same cache lines, so that they should come back to them soon.
+constexpr int64_t kStridedRows = 8;
+
 /// The layout of bands of accumulators A. Bands that would be too large with every source channel
-/// hold only some.
+/// hold only some. `stride` is the distance of elements of a source row.
 template <class A>
-BandLayout lay_out_band(const ContractionShape& shape) {
+BandLayout lay_out_band(const ContractionShape& shape, int64_t stride) {
   constexpr int lanes = kLanes<A>;
   BandLayout band;
   for (int axis = 0; axis < 2; ++axis) {
@@ -55,8 +59,8 @@ BandLayout lay_out_band(const ContractionShape& shape) {
     band.span[axis] = high - low;
   }
   const Walk &height = shape.walk[1], &width = shape.walk[2];
-  // Kernels read whole blocks of registers: up to one block past the last destination.
-  band.phase = round_up(width.count + band.span[1] / width.step + 1, lanes) + lanes * kBandVectors;
+  // Kernels read whole registers of destinations.
+  band.phase = round_up(round_up(width.count, lanes) + band.span[1] / width.step + 1, lanes);
   band.row = band.phase * width.step;
 
   // As many channels as leave room for two destination rows, then as many rows as fit.
@@ -65,7 +69,8 @@ BandLayout lay_out_band(const ContractionShape& shape) {
   band.depth = channels < 1 ? 1 : channels < shape.depth ? channels : shape.depth;
   const int64_t rows = kBandBytes / (channel_row * band.depth);
   band.max_rows = rows <= band.span[0] ? 1 : (rows - band.span[0] - 1) / height.step + 1;
-  band.max_rows = band.max_rows < height.count ? band.max_rows : height.count;
+  if (stride > 1 && band.max_rows > kStridedRows) band.max_rows = kStridedRows;
+  if (band.max_rows > height.count) band.max_rows = height.count;
 
   const int64_t positions = (width.count - 1) * width.step + band.span[1] + 1;
   for (int64_t phase = 0; phase < width.step; ++phase) {

@@ -4,10 +4,12 @@
 // An item is a band (band.h) of destination rows of one image, group and depth. The band is gathered
 // once and then read from cache by every tap and destination channel. Per block, kChannels x kVectors
 // accumulators stay in registers over all taps: one channel for depthwise, up to four where the group
-// has them, so that a loaded vector serves four FMAs. Where the source channels of a group do not fit
+// has them, so that a loaded vector serves four FMAs, and up to eight for rows of a single register,
+// which would not hide the FMA latency otherwise. Where the source channels of a group do not fit
 // a band they come in turns, and the sums of a block of destination channels wait in scratch.
 
-constexpr int kDirectChannels = 4;
+constexpr int64_t kDirectChannels = 4;
+constexpr int64_t kDirectChannelsOfNarrowRows = 8;
 
 /// What all blocks of a band share.
 template <class A>
@@ -26,7 +28,7 @@ inline void direct_block(const DirectBand<A>& band, const A* rows, const A* weig
                          int64_t pitch, bool accumulate) {
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kChannels][kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int i = 0; i < kChannels; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
@@ -43,7 +45,7 @@ inline void direct_block(const DirectBand<A>& band, const A* rows, const A* weig
         Vec<A> x[kVectors];
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) x[j] = load(row + band.starts[tw] + j * lanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < kChannels; ++i) {
           const Vec<A> w = broadcast(weight[i * band.weight_row + tw]);
 #pragma GCC unroll 4
@@ -52,7 +54,7 @@ inline void direct_block(const DirectBand<A>& band, const A* rows, const A* weig
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int i = 0; i < kChannels; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) store(sums + i * pitch + j * lanes, sum[i][j]);
@@ -81,7 +83,8 @@ inline void direct_row(const DirectBand<A>& band, const A* rows, const A* weight
   }
 }
 
-/// One destination row of 1 to kDirectChannels destination channels.
+/// One destination row of 1 to kDirectChannels destination channels, or of up to
+/// kDirectChannelsOfNarrowRows where the row fits a register.
 template <class A>
 inline void direct_channels(const DirectBand<A>& band, const A* rows, const A* weight, A* sums,
                             int64_t pitch, bool accumulate, int64_t channels) {
@@ -89,7 +92,11 @@ inline void direct_channels(const DirectBand<A>& band, const A* rows, const A* w
     case 1: return direct_row<A, 1>(band, rows, weight, sums, pitch, accumulate);
     case 2: return direct_row<A, 2>(band, rows, weight, sums, pitch, accumulate);
     case 3: return direct_row<A, 3>(band, rows, weight, sums, pitch, accumulate);
-    default: return direct_row<A, 4>(band, rows, weight, sums, pitch, accumulate);
+    case 4: return direct_row<A, 4>(band, rows, weight, sums, pitch, accumulate);
+    case 5: return direct_block<A, 5, 1>(band, rows, weight, sums, pitch, accumulate);
+    case 6: return direct_block<A, 6, 1>(band, rows, weight, sums, pitch, accumulate);
+    case 7: return direct_block<A, 7, 1>(band, rows, weight, sums, pitch, accumulate);
+    default: return direct_block<A, 8, 1>(band, rows, weight, sums, pitch, accumulate);
   }
 }
 
@@ -98,9 +105,10 @@ void direct_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const Walk* walk = p.walk;
   const int64_t taps = p.taps(), inner = p.depth * taps;
-  const BandLayout layout = lay_out_band<A>(p);
+  const BandLayout layout = lay_out_band<A>(p, p.source_strides.axis[2]);
   const int64_t bands = ceil_div(walk[1].count, layout.max_rows);
   const int64_t width = round_up(walk[2].count, kLanes<A>);
+  const int64_t most = width == kLanes<A> ? kDirectChannelsOfNarrowRows : kDirectChannels;
 
   Scratch tables(sizeof(int64_t) * (taps + walk[2].tap_count));
   int64_t* starts = tables.as<int64_t>();
@@ -113,20 +121,20 @@ void direct_planar(const Contraction<T>& p) {
   const int64_t item_work = layout.max_rows * walk[2].count * p.rows * inner;
   parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
     const int64_t pitch = layout.max_rows * width;  // elements of sums of one destination channel
-    Scratch buffer(sizeof(A) * (layout.size(p) + kDirectChannels * pitch));
+    Scratch buffer(sizeof(A) * (layout.size(p) + most * pitch));
     A* sums = buffer.as<A>();
-    A* rows = sums + kDirectChannels * pitch;
+    A* rows = sums + most * pitch;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item % bands * layout.max_rows;
-      const int64_t d = item / bands % walk[0].count;
-      const int64_t group = item / bands / walk[0].count % p.groups;
-      const int64_t image = item / bands / walk[0].count / p.groups;
+      const int64_t group = item % p.groups, rest = item / p.groups;
+      const int64_t first = rest % bands * layout.max_rows;
+      const int64_t d = rest / bands % walk[0].count;
+      const int64_t image = rest / bands / walk[0].count;
       const int64_t left = walk[1].count - first;
       const int64_t count = left < layout.max_rows ? left : layout.max_rows;
       const T* source = p.source + image * p.source_strides.batch +
                         group * p.depth * p.source_strides.channel;
-      for (int64_t row = 0; row < p.rows; row += kDirectChannels) {
-        const int64_t channels = p.rows - row < kDirectChannels ? p.rows - row : kDirectChannels;
+      for (int64_t row = 0; row < p.rows; row += most) {
+        const int64_t channels = p.rows - row < most ? p.rows - row : most;
         const int64_t channel = group * p.rows + row;
         for (int64_t c = 0; c < p.depth; c += layout.depth) {
           const int64_t some = p.depth - c < layout.depth ? p.depth - c : layout.depth;

@@ -3,7 +3,9 @@
 // Columns of that matrix are destination pixels in the order (batch, depth, height, width). A block
 // of columns is a list of segments: runs of pixels of one image row. For one source channel and tap a
 // segment reads a strided run of one source row; the part inside the tensor moves as whole registers,
-// the border goes element by element through the walk's index map.
+// the border goes element by element through the walk's index map. On small maps segments are short
+// and many: there the index of every (tap, column) is worked out once for a block and serves all
+// source channels through indexed loads.
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -95,20 +97,43 @@ inline void gather_run(const Walk& walk, const Inside& inside, int64_t offset, i
   border(end, last);
 }
 
-/// The rows of the virtual im2col matrix of one group, for the columns in `segments`.
+/// From so many segments per register of columns on indexed loads are faster than moving segments.
+constexpr int64_t kSegmentsPerIndexedLoad = 1;
+
+/// The rows of the virtual im2col matrix of one group, for one block of columns.
 template <class T>
 struct ColumnGatherer {
   using A = Accumulator<T>;
   const ContractionShape& shape;
-  const T* source;  // channel 0 of the group, image 0
   const Strides& strides;
   const Inside* inside;  // for each tap of the width
-  const Segment* segments;
-  int64_t segment_count;
+  Segment* segments;     // space for as many as there are columns
+  int32_t* index;        // space for [taps][columns, rounded up to registers]; null: do without
+  int64_t segment_count = 0;
+  int64_t columns = 0;
+  bool indexed = false;
+
+  /// Bytes of the index table of a block, 0 where indexed loads cannot or need not be used.
+  static int64_t index_bytes(const ContractionShape& shape, const Strides& strides, int64_t columns) {
+    // The table pays when many channels share it, and its entries must fit 32 bits.
+    int64_t last = (shape.batch - 1) * strides.batch;
+    for (int i = 0; i < kAxes; ++i) last += (shape.walk[i].size - 1) * strides.axis[i];
+    const int64_t bytes = shape.taps() * columns * int64_t(sizeof(int32_t));
+    return shape.depth < 8 || last > INT32_MAX || bytes > (int64_t(1) << 19) ? 0 : bytes;
+  }
+
+  /// Turns to columns [first, first + count).
+  void set_columns(int64_t first, int64_t count) {
+    segment_count = cut_into_segments(shape, first, count, segments);
+    columns = count;
+    indexed = index != nullptr && segment_count > kSegmentsPerIndexedLoad * vectors_for<A>(count);
+    if (indexed) fill_index();
+  }
 
   /// Writes matrix rows [first, first + count), where row = ((channel * taps_d + td) * taps_h + th) *
-  /// taps_w + tw, to `to`, `pitch` elements a row.
-  void gather(int64_t first, int64_t count, A* to, int64_t pitch) const {
+  /// taps_w + tw, to `to`, `pitch` elements a row. `source` is channel 0 of the group in image 0.
+  void gather(const T* source, int64_t first, int64_t count, A* to, int64_t pitch) const {
+    if (indexed) return gather_indexed(source, first, count, to, pitch);
     const Walk* walk = shape.walk;
     const int64_t taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
     int64_t tw = first % taps_w, rest = first / taps_w;
@@ -116,26 +141,69 @@ struct ColumnGatherer {
       const int64_t run = taps_w - tw < count - row ? taps_w - tw : count - row;
       const int64_t th = rest % taps_h;
       const int64_t td = rest / taps_h % walk[0].tap_count;
-      const int64_t channel = rest / taps_h / walk[0].tap_count;
+      const T* channel = source + rest / taps_h / walk[0].tap_count * strides.channel;
       for (int64_t s = 0; s < segment_count; ++s) {
         const Segment& segment = segments[s];
-        const int64_t d =
-            walk[0].resolve(segment.position[0] * walk[0].step + walk[0].taps[td].offset);
-        const int64_t h =
-            walk[1].resolve(segment.position[1] * walk[1].step + walk[1].taps[th].offset);
         A* block = to + row * pitch + segment.column;
-        if (d < 0 || h < 0) {
+        const int64_t line = line_offset(segment, td, th);
+        if (line < 0) {
           for (int64_t t = 0; t < run; ++t) fill(block + t * pitch, segment.length, A(0));
           continue;
         }
-        const T* base = source + segment.batch * strides.batch + channel * strides.channel +
-                        d * strides.axis[0] + h * strides.axis[1];
         for (int64_t t = 0; t < run; ++t) {
           gather_run(walk[2], inside[tw + t], walk[2].taps[tw + t].offset, segment.width,
-                     segment.length, base, strides.axis[2], block + t * pitch);
+                     segment.length, channel + line, strides.axis[2], block + t * pitch);
         }
       }
       row += run;
+    }
+  }
+
+ private:
+  /// Where the source row starts that a segment reads for these taps; -1 for padding.
+  int64_t line_offset(const Segment& segment, int64_t td, int64_t th) const {
+    const Walk* walk = shape.walk;
+    const int64_t d = walk[0].resolve(segment.position[0] * walk[0].step + walk[0].taps[td].offset);
+    const int64_t h = walk[1].resolve(segment.position[1] * walk[1].step + walk[1].taps[th].offset);
+    if (d < 0 || h < 0) return -1;
+    return segment.batch * strides.batch + d * strides.axis[0] + h * strides.axis[1];
+  }
+
+  void fill_index() {
+    const Walk* walk = shape.walk;
+    const int64_t pitch = vectors_for<A>(columns) * kLanes<A>;
+    int32_t* row = index;
+    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+      for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+        for (int64_t tw = 0; tw < walk[2].tap_count; ++tw, row += pitch) {
+          for (int64_t s = 0; s < segment_count; ++s) {
+            const Segment& segment = segments[s];
+            const int64_t line = line_offset(segment, td, th);
+            int64_t x = segment.width * walk[2].step + walk[2].taps[tw].offset;
+            for (int64_t i = 0; i < segment.length; ++i, x += walk[2].step) {
+              const int64_t position = walk[2].resolve(x);
+              const bool reads = line >= 0 && position >= 0;
+              row[segment.column + i] = reads ? int32_t(line + position * strides.axis[2]) : -1;
+            }
+          }
+          for (int64_t i = columns; i < pitch; ++i) row[i] = -1;
+        }
+      }
+    }
+  }
+
+  void gather_indexed(const T* source, int64_t first, int64_t count, A* to, int64_t pitch) const {
+    constexpr int lanes = kLanes<A>;
+    const int64_t taps = shape.taps(), width = vectors_for<A>(columns) * lanes;
+    int64_t tap = first % taps;
+    const T* channel = source + first / taps * strides.channel;
+    for (int64_t row = 0; row < count; ++row, to += pitch) {
+      const int32_t* at = index + tap * width;
+      for (int64_t i = 0; i < width; i += lanes) store(to + i, load_indexed(channel, at + i));
+      if (++tap == taps) {
+        tap = 0;
+        channel += strides.channel;
+      }
     }
   }
 };

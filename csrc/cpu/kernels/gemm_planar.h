@@ -2,13 +2,15 @@
 // im2col[K x pixels] for each group, K = source channels * taps.
 //
 // Work is cut into items of (group, panel, row block). A panel is up to kTileColumns pixels, taken
-// across image rows and images so that small maps fill it; its slice of im2col, kPanelDepth rows at a
-// time, is gathered from the source as it lies into a buffer that stays in L1/L2, and is multiplied
-// with every row of the block. Sums of a panel live in scratch of the accumulator type until K is
-// done, then get the bias and go to the destination. Row blocks exist so that layers with many
-// channels and few pixels have enough items; they depend on the shape only.
+// across image rows and images so that small maps fill it. Its part of im2col is gathered from the
+// source as it lies, into a buffer that stays in L2: all of K where that fits kPanelBytes, and then
+// the next row block of the same panel finds it there, else kPanelDepth rows at a time. The rows of
+// the block are multiplied with kPanelDepth rows of it at a time. Sums of a panel live in scratch of
+// the accumulator type until K is done, then get the bias and go to the destination. Row blocks exist
+// so that layers with many channels and few pixels have enough items; they depend on the shape only.
 
 constexpr int64_t kPanelDepth = 256;  // 256 x 64 floats = 64 KiB: L2 with room, 6 x 256 weights in L1
+constexpr int64_t kPanelBytes = 1280 << 10;  // 4608 x 64 floats, the largest layer of ResNet-50
 constexpr int64_t kMaxRowBlock = 384;
 constexpr int64_t kWantedItems = 16;
 
@@ -61,17 +63,25 @@ inline void tap_offsets(const ContractionShape& shape, const WeightStrides& stri
   }
 }
 
-/// Packs the weights as [groups][rows][channel][tap].
+/// Packs the weights as [groups][rows][channel][tap]. A piece is a few rows, so that whichever of the
+/// two channels is the inner one in memory, whole cache lines are used on both sides.
 template <class T>
 void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {
+  constexpr int64_t kRowsOfPiece = 16;
   const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
-  parallel_for(p.groups * p.rows, ceil_div(16384, inner), [&](int64_t begin, int64_t end) {
+  const int64_t pieces = ceil_div(p.rows, kRowsOfPiece);
+  parallel_for(p.groups * pieces, ceil_div(1024, inner), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const T* from =
-          p.weight + i / p.rows * p.weight_strides.group + i % p.rows * p.weight_strides.row;
-      Accumulator<T>* out = to + i * inner;
-      for (int64_t c = 0; c < p.depth; ++c, from += p.weight_strides.depth) {
-        for (int64_t t = 0; t < tap_count; ++t) *out++ = widen(from[taps[t]]);
+      const int64_t group = i / pieces, first = i % pieces * kRowsOfPiece;
+      const int64_t left = p.rows - first, rows = left < kRowsOfPiece ? left : kRowsOfPiece;
+      const T* from = p.weight + group * p.weight_strides.group + first * p.weight_strides.row;
+      Accumulator<T>* out = to + (group * p.rows + first) * inner;
+      for (int64_t c = 0; c < p.depth; ++c) {
+        for (int64_t r = 0; r < rows; ++r) {
+          const T* at = from + c * p.weight_strides.depth + r * p.weight_strides.row;
+          Accumulator<T>* row = out + r * inner + c * tap_count;
+          for (int64_t t = 0; t < tap_count; ++t) row[t] = widen(at[taps[t]]);
+        }
       }
     }
   });
@@ -145,13 +155,20 @@ void gemm_planar(const Contraction<T>& p) {
   }
 
   const int64_t depth_block = inner < kPanelDepth ? inner : kPanelDepth;
+  const bool whole = inner * columns * int64_t(sizeof(A)) <= kPanelBytes;
+  const int64_t panel_rows = whole ? inner : depth_block;
   const int64_t sum_rows = row_block < p.rows ? row_block : p.rows;
+  const int64_t index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, columns);
   parallel_for(p.groups * panels * row_blocks, 1, [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(A) * columns * (depth_block + sum_rows));
+    Scratch index(index_bytes);
+    Scratch buffer(sizeof(A) * columns * (panel_rows + sum_rows));
     A* panel = buffer.as<A>();
-    A* sums = panel + columns * depth_block;
+    A* sums = panel + columns * panel_rows;
     Segment segments[columns];
     DestRun runs[columns];
+    ColumnGatherer<T> gatherer{p, p.source_strides, inside, segments,
+                               index_bytes > 0 ? index.as<int32_t>() : nullptr};
+    int64_t run_count = 0, pointed = -1, gathered = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / (panels * row_blocks);
       const int64_t first = item / row_blocks % panels * columns;
@@ -161,20 +178,27 @@ void gemm_planar(const Contraction<T>& p) {
       const int vectors = vectors_for<A>(count);
       const int64_t pitch = vectors * kLanes<A>;
 
-      const int64_t segment_count = cut_into_segments(p, first, count, segments);
-      const int64_t run_count = join_runs(p.dest_strides, segments, segment_count, runs);
+      if (pointed != first) {
+        pointed = first;
+        gatherer.set_columns(first, count);
+        run_count = join_runs(p.dest_strides, segments, gatherer.segment_count, runs);
+      }
       const T* source = p.source + group * p.depth * p.source_strides.channel;
-      const ColumnGatherer<T> gatherer{p, source, p.source_strides, inside, segments, segment_count};
+      if (whole && gathered != item / row_blocks) {
+        gathered = item / row_blocks;
+        gatherer.gather(source, 0, inner, panel, pitch);
+      }
       for (int64_t k = 0; k < inner; k += depth_block) {
         const int64_t run = inner - k < depth_block ? inner - k : depth_block;
-        gatherer.gather(k, run, panel, pitch);
+        if (!whole) gatherer.gather(source, k, run, panel, pitch);
+        const A* slice = whole ? panel + k * pitch : panel;
         for (int64_t row = row_begin; row < row_end; row += kTileRows) {
           const int rows = int(row_end - row < kTileRows ? row_end - row : kTileRows);
           const A* pointers[kTileRows];
           for (int i = 0; i < rows; ++i) {
             pointers[i] = weight.data + group * weight.group + (row + i) * weight.row;
           }
-          multiply<A>({pointers, k, 1, run, 1, panel}, sums + (row - row_begin) * pitch, pitch, k > 0,
+          multiply<A>({pointers, k, 1, run, 1, slice}, sums + (row - row_begin) * pitch, pitch, k > 0,
                       rows, vectors);
         }
       }

@@ -65,7 +65,7 @@ void weight_direct_planar(const WeightContraction<T>& p) {
   constexpr int lanes = kLanes<A>;
   const Walk* walk = p.walk;
   const int64_t taps = p.taps(), taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
-  const BandLayout band = lay_out_band<A>(p);
+  const BandLayout band = lay_out_band<A>(p, 1);
   const int64_t grad_row = round_up(walk[2].count, lanes);
   const int64_t group_sums = p.rows * p.depth * taps;
   const int64_t splits = choose_splits(p.groups, p.batch, sizeof(A) * p.groups * group_sums);

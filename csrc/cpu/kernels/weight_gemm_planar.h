@@ -115,13 +115,17 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
   Scratch table(sizeof(Inside) * p.walk[2].tap_count);
   find_inside(p.walk[2], table.as<Inside>());
   Scratch workspace(sizeof(A) * splits * set);
+  const int64_t index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, kPixelChunk);
   parallel_for(p.groups * blocks * splits, 1, [&](int64_t begin, int64_t end) {
+    Scratch index(index_bytes);
     Scratch buffer(sizeof(A) * kPixelChunk * (inner_block + padded_rows) +
                    kPixelChunk * (sizeof(Segment) + sizeof(DestRun)));
     A* matrix = buffer.as<A>();
     A* grad = matrix + kPixelChunk * inner_block;
     Segment* segments = reinterpret_cast<Segment*>(grad + kPixelChunk * padded_rows);
     DestRun* runs = reinterpret_cast<DestRun*>(segments + kPixelChunk);
+    ColumnGatherer<T> gatherer{p, p.source_strides, table.as<Inside>(), segments,
+                               index_bytes > 0 ? index.as<int32_t>() : nullptr};
     for (int64_t item = begin; item < end; ++item) {
       const int64_t split = item % splits, k = item / splits % blocks * inner_block;
       const int64_t group = item / splits / blocks;
@@ -133,15 +137,10 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
       for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
         const int64_t first = chunk * kPixelChunk;
         const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
-        const int64_t segment_count = cut_into_segments(p, first, count, segments);
-        const int64_t run_count = join_runs(p.grad_strides, segments, segment_count, runs);
-        const ColumnGatherer<T> gatherer{p,
-                                         p.source + group * p.depth * p.source_strides.channel,
-                                         p.source_strides,
-                                         table.as<Inside>(),
-                                         segments,
-                                         segment_count};
-        gatherer.gather(k, run, matrix, kPixelChunk);
+        gatherer.set_columns(first, count);
+        const int64_t run_count = join_runs(p.grad_strides, segments, gatherer.segment_count, runs);
+        gatherer.gather(p.source + group * p.depth * p.source_strides.channel, k, run, matrix,
+                        kPixelChunk);
         transpose_grad(p.grad + group * p.rows * p.grad_strides.channel, p.grad_strides, p.rows,
                        runs, run_count, count, grad);
         for (int64_t column = 0; column < padded_rows; column += columns) {
