@@ -10,7 +10,7 @@ TORCH_2_10 = "0x020a000000000000"
 
 ROOT = Path(__file__).parent
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=fast",
-         "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-psabi",
+         "-fno-math-errno", "-fno-trapping-math", "-fno-tree-loop-distribute-patterns", "-Wall", "-Wextra", "-Wno-psabi",
          "-Wno-unused-parameter", f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]  # fmt: skip
 
 

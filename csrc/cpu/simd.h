@@ -238,6 +238,22 @@ inline Vec<Accumulator<T>> load_strided(const T* from, int64_t stride) {
   return v;
 }
 
+/// Like store_narrow for elements `stride` apart.
+template <class T>
+inline void store_strided(T* to, Vec<Accumulator<T>> v, int64_t stride) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && sizeof(Accumulator<T>) == 4) {
+    if (stride <= INT32_MAX / kLanes<T>) {
+      Vec<int32_t> lane;
+      for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+      _mm512_i32scatter_epi32(to, (__m512i)(lane * broadcast(int32_t(stride))), (__m512i)v, 4);
+      return;
+    }
+  }
+#endif
+  for (int i = 0; i < kLanes<Accumulator<T>>; ++i) to[i * stride] = narrow<T>(v[i]);
+}
+
 /// Like load_wide for the elements that `index` names; lanes with a negative index are zero.
 template <class T>
 inline Vec<Accumulator<T>> load_indexed(const T* from, const int32_t* index) {

@@ -11,13 +11,6 @@
 constexpr int64_t kPixelBlock = 8 * kTileRows;
 constexpr int64_t kChannelBlock = 256;
 
-inline bool taps_are_contiguous(const int64_t* taps, int64_t count) {
-  for (int64_t t = 0; t < count; ++t) {
-    if (taps[t] != t) return false;
-  }
-  return true;
-}
-
 /// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
 template <class T>
 void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {

@@ -63,6 +63,14 @@ inline void tap_offsets(const ContractionShape& shape, const WeightStrides& stri
   }
 }
 
+/// True for taps that lie side by side in the weight, in order.
+inline bool taps_are_contiguous(const int64_t* taps, int64_t count) {
+  for (int64_t t = 0; t < count; ++t) {
+    if (taps[t] != t) return false;
+  }
+  return true;
+}
+
 /// Packs the weights as [groups][rows][channel][tap]. A piece is a few rows, so that whichever of the
 /// two channels is the inner one in memory, whole cache lines are used on both sides.
 template <class T>
@@ -70,6 +78,7 @@ void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<
   constexpr int64_t kRowsOfPiece = 16;
   const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
   const int64_t pieces = ceil_div(p.rows, kRowsOfPiece);
+  const bool contiguous = taps_are_contiguous(taps, tap_count);
   parallel_for(p.groups * pieces, ceil_div(1024, inner), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces, first = i % pieces * kRowsOfPiece;
@@ -80,7 +89,11 @@ void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<
         for (int64_t r = 0; r < rows; ++r) {
           const T* at = from + c * p.weight_strides.depth + r * p.weight_strides.row;
           Accumulator<T>* row = out + r * inner + c * tap_count;
-          for (int64_t t = 0; t < tap_count; ++t) row[t] = widen(at[taps[t]]);
+          if (contiguous) {
+            copy_strided(at, 1, tap_count, row);
+          } else {
+            for (int64_t t = 0; t < tap_count; ++t) row[t] = widen(at[taps[t]]);
+          }
         }
       }
     }
@@ -94,15 +107,18 @@ inline void store_run(const Accumulator<T>* sums, Accumulator<T> bias, int64_t c
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   int64_t i = 0;
+  const Vec<A> add = broadcast(bias);
   if (stride == 1) {
-    const Vec<A> add = broadcast(bias);
     for (; i + lanes <= count; i += lanes) store_narrow(to + i, load(sums + i) + add);
     if (i < count) store_partial(to + i, load_partial(sums + i, count - i) + add, count - i);
     return;
   }
-  if (stride == 2) {
-    const Vec<A> add = broadcast(bias);
-    for (; i + lanes <= count; i += lanes) store_every_second(to + 2 * i, load(sums + i) + add);
+  for (; i + lanes <= count; i += lanes) {
+    if (stride == 2) {
+      store_every_second(to + 2 * i, load(sums + i) + add);
+    } else {
+      store_strided(to + i * stride, load(sums + i) + add, stride);
+    }
   }
   for (; i < count; ++i) to[i * stride] = narrow<T>(sums[i] + bias);
 }

@@ -67,8 +67,7 @@ void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* su
   Scratch table(sizeof(int64_t) * taps);
   int64_t* offsets = table.as<int64_t>();
   tap_offsets(p, p.dest_strides, offsets);
-  bool contiguous = p.dest_strides.depth == taps;
-  for (int64_t t = 0; t < taps; ++t) contiguous = contiguous && offsets[t] == t;
+  const bool contiguous = p.dest_strides.depth == taps && taps_are_contiguous(offsets, taps);
   const int64_t pieces = padded_rows / lanes;
   parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
