@@ -33,17 +33,19 @@ class LayerRow:
     """One line of a network's summary."""
 
     layer: str
+    weight: tuple[int, ...]  # empty where the layer has none
     output: tuple[int, ...]  # without the batch axis
     parameters: int
 
 
 def summary(model: nn.Sequential, image: Tensor) -> list[LayerRow]:
-    """What each layer of `model` puts out for one batch `image` `(N, C, H, W)`, and its parameters."""
+    """The layers of `model`, with their outputs for the batch `image` `(N, C, H, W)`."""
     rows = []
     activations = image
     with torch.no_grad():
         for layer in model:
             activations = layer(activations)
+            weight = tuple(layer.weight.shape) if hasattr(layer, "weight") else ()
             count = sum(parameter.numel() for parameter in layer.parameters())
-            rows.append(LayerRow(repr(layer), tuple(activations.shape[1:]), count))
+            rows.append(LayerRow(type(layer).__name__, weight, tuple(activations.shape[1:]), count))
     return rows

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 INK, GRAY, BLUE, ORANGE, RED = "#1f2933", "#7b8794", "#0b6e99", "#e8871e", "#c62828"
@@ -20,6 +21,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlepad": 12,
+    "axes.titlesize": 12,
     "xtick.color": GRAY,
     "ytick.color": GRAY,
 }
@@ -46,7 +48,8 @@ def save_picture(
         predictions: predicted classes `(N,)`.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 7.6), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(10, 7.8), layout="constrained", facecolor="white")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
         figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
         top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1], hspace=0.04)
         left, right = top.subfigures(1, 2, width_ratios=[1.6, 1], wspace=0.04)
@@ -62,6 +65,8 @@ def _draw_losses(axes: Axes, losses: dict[str, Sequence[float]]) -> None:
     for (name, values), look in zip(losses.items(), looks, strict=True):
         axes.plot(range(1, len(values) + 1), values, label=name, **look)
     axes.set_yscale("log")
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.8)))
     axes.set_title("Training loss (cross-entropy)")
     axes.set_xlabel("epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -53,8 +53,8 @@ def run(data: Path | None, epochs: int | None, seed: int, out: Path, console: Co
     if epochs is None:
         epochs = SMALL_DIGITS_EPOCHS if data is None else MNIST_EPOCHS
     console.print(
-        f"{digits.name}: {len(digits.train_images):,} to train on, "
-        f"{len(digits.test_images):,} to test on."
+        f"{digits.name}:\n{len(digits.train_images):,} to train on, "
+        f"{len(digits.test_images):,} to test on.\n"
     )
     torch.manual_seed(seed)
     ours = lenet5(cnnops.nn)
@@ -64,8 +64,8 @@ def run(data: Path | None, epochs: int | None, seed: int, out: Path, console: Co
 
     console.print(
         f"\nTraining {epochs} epochs with each library on {torch.get_num_threads()} threads: Adam, "
-        f"batches of {BATCH},\neach image rotated by up to {ROTATION_DEGREES} degrees, zoomed by up "
-        f"to {ZOOM:.0%} and shifted by up to {SHIFT_PIXELS} pixels at random."
+        f"batches of {BATCH};\neach image is randomly rotated by up to {ROTATION_DEGREES} degrees, "
+        f"zoomed by up to {ZOOM:.0%}\nand shifted by up to {SHIFT_PIXELS} pixels."
     )
     histories = {
         name: _train(name, model, digits, epochs, seed, console)
@@ -124,14 +124,14 @@ def _print_summary(model: nn.Sequential, digits: Digits, console: Console) -> No
     """The network layer by layer."""
     table = Table(title="LeNet-5", title_justify="left")
     table.add_column("layer")
-    table.add_column("output", justify="right")
-    table.add_column("parameters", justify="right")
+    for name in ("weight", "output", "parameters"):
+        table.add_column(name, justify="right")
     rows = summary(model, digits.train_images[:1])
     for row in rows:
-        output = " x ".join(map(str, row.output))
-        table.add_row(row.layer, output, f"{row.parameters:,}" if row.parameters else "")
+        shapes = (" x ".join(map(str, shape)) for shape in (row.weight, row.output))
+        table.add_row(row.layer, *shapes, f"{row.parameters:,}" if row.parameters else "")
     table.add_section()
-    table.add_row("total", "", f"{sum(row.parameters for row in rows):,}")
+    table.add_row("total", "", "", f"{sum(row.parameters for row in rows):,}")
     console.print(table)
 
 
@@ -162,5 +162,6 @@ def _print_results(
     first, second = (history.after_first_step for history in histories.values())
     console.print(
         "Largest weight difference after the first step: "
-        f"{largest_difference(first, second):.2e} (of a step of up to {LEARNING_RATE:.0e})"
+        f"{largest_difference(first, second):.1e}\n(Adam's first step moves a weight by up to "
+        f"{LEARNING_RATE:.0e})."
     )
