@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 INK, GRAY, BLUE, ORANGE, RED = "#1f2933", "#7b8794", "#0b6e99", "#e8871e", "#c62828"
@@ -65,8 +65,9 @@ def _draw_losses(axes: Axes, losses: dict[str, Sequence[float]]) -> None:
     for (name, values), look in zip(losses.items(), looks, strict=True):
         axes.plot(range(1, len(values) + 1), values, label=name, **look)
     axes.set_yscale("log")
-    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.8)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title("Training loss (cross-entropy)")
     axes.set_xlabel("epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
