@@ -9,7 +9,7 @@ from click.testing import CliRunner
 import cnnops
 from cnnops import _C
 from cnnops.cli import main
-from cnnops.demo import run as demo_run
+from cnnops.demo import side_by_side
 
 
 def test_info_names_what_runs() -> None:
@@ -45,7 +45,7 @@ def test_demo_prints_and_saves(tmp_path: Path) -> None:
 
 
 def test_demo_fails_below_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_run, "SMALL_DIGITS_EPOCHS", 1)
+    monkeypatch.setattr(side_by_side, "SMALL_DIGITS_EPOCHS", 1)
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "demo.png")])
     assert result.exit_code == 1
     assert "FAILED" in result.output

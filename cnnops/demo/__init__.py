@@ -4,6 +4,6 @@ One network is trained with the layers of cnnops and its twin with torch's, from
 weights and the same batches; their losses, accuracies and times are printed side by side.
 """
 
-from cnnops.demo.run import run
+from cnnops.demo.side_by_side import run
 
 __all__ = ["run"]
