@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from . import nn as cnnops_nn
+from cnnops import nn as cnnops_nn
 
 Model = TypeVar("Model", bound=nn.Module)
 

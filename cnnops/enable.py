@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 from torch.overrides import TorchFunctionMode
 
-from . import functional, ops
-from .fallback import or_torch
-from .support import UnsupportedError, check
+from cnnops import functional, ops
+from cnnops.fallback import or_torch
+from cnnops.support import UnsupportedError, check
 
 __all__ = ["enable"]
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .support import UnsupportedError, warn_fallback
+from cnnops.support import UnsupportedError, warn_fallback
 
 __all__ = ["or_torch"]
 

@@ -6,8 +6,8 @@ without kernels) goes to torch's own, with one FallbackWarning per reason. Modul
 torch.compile like torch's. torch.jit.script does not take them: `cnnops.revert` the model first.
 """
 
-from . import conv, pooling
-from .conv import *  # noqa: F403
-from .pooling import *  # noqa: F403
+from cnnops.nn import conv, pooling
+from cnnops.nn.conv import *  # noqa: F403
+from cnnops.nn.pooling import *  # noqa: F403
 
 __all__ = [*conv.__all__, *pooling.__all__]

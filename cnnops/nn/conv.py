@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .. import functional, ops
-from ..autocast import to_lower_precision
-from ..fallback import or_torch
-from ..support import check
+from cnnops import functional, ops
+from cnnops.autocast import to_lower_precision
+from cnnops.fallback import or_torch
+from cnnops.support import check
 
 __all__ = [
     "Conv1d",
@@ -126,36 +126,36 @@ class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
 
 
 class LazyConv1d(nn.LazyConv1d, Conv1d):
-    """Conv1d that learns in_channels from its first input, as torch.nn.LazyConv1d."""
+    """Conv1d that learns in_channels from its first input."""
 
     cls_to_become = Conv1d
 
 
 class LazyConv2d(nn.LazyConv2d, Conv2d):
-    """Conv2d that learns in_channels from its first input, as torch.nn.LazyConv2d."""
+    """Conv2d that learns in_channels from its first input."""
 
     cls_to_become = Conv2d
 
 
 class LazyConv3d(nn.LazyConv3d, Conv3d):
-    """Conv3d that learns in_channels from its first input, as torch.nn.LazyConv3d."""
+    """Conv3d that learns in_channels from its first input."""
 
     cls_to_become = Conv3d
 
 
 class LazyConvTranspose1d(nn.LazyConvTranspose1d, ConvTranspose1d):
-    """ConvTranspose1d that learns in_channels from its first input, as torch.nn.LazyConvTranspose1d."""
+    """ConvTranspose1d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose1d
 
 
 class LazyConvTranspose2d(nn.LazyConvTranspose2d, ConvTranspose2d):
-    """ConvTranspose2d that learns in_channels from its first input, as torch.nn.LazyConvTranspose2d."""
+    """ConvTranspose2d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose2d
 
 
 class LazyConvTranspose3d(nn.LazyConvTranspose3d, ConvTranspose3d):
-    """ConvTranspose3d that learns in_channels from its first input, as torch.nn.LazyConvTranspose3d."""
+    """ConvTranspose3d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose3d

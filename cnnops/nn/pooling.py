@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
-from .. import functional
-from ..fallback import or_torch
+from cnnops import functional
+from cnnops.fallback import or_torch
 
 __all__ = [
     "AdaptiveAvgPool1d",
