@@ -1,6 +1,18 @@
 """cnnops: convolution and pooling for PyTorch on its own kernels."""
 
-from cnnops import functional
+from cnnops import functional, nn
+from cnnops.convert import convert, revert
+from cnnops.enable import enable
 from cnnops.support import FallbackWarning, UnsupportedError
 
-__all__ = ["FallbackWarning", "UnsupportedError", "functional"]
+__version__ = "0.1.0"
+__all__ = [
+    "FallbackWarning",
+    "UnsupportedError",
+    "__version__",
+    "convert",
+    "enable",
+    "functional",
+    "nn",
+    "revert",
+]
