@@ -182,8 +182,12 @@ def _convolutions_of_rank(rank: int) -> Iterator[Case]:
         yield _conv(shape, 5, 3, padding=1, stride=2, weight_layout=layout)
         yield _conv(shape, 5, 3, padding=1, grad_layout=layout)
     if rank > 1:
-        last = {"layout": "channels_last"}
-        both = {**last, "weight_layout": "channels_last", "grad_layout": "channels_last"}
+        last: dict[str, Any] = {"layout": "channels_last"}
+        both: dict[str, Any] = {
+            **last,
+            "weight_layout": "channels_last",
+            "grad_layout": "channels_last",
+        }
         for channels, out_channels in ((1, 4), (5, 17), (17, 5), (64, 64)):
             yield _conv((2, channels, *plane), out_channels, 3, padding=1, **last)
         yield _conv(shape, 8, 1, **both)
@@ -283,7 +287,7 @@ def _transposed_of_rank(rank: int) -> Iterator[Case]:
         yield conv(shape, 5, 3, stride=2, weight_layout=layout)
         yield conv(shape, 5, 3, stride=2, grad_layout=layout)
     if rank > 1:
-        last = {"layout": "channels_last", "grad_layout": "channels_last"}
+        last: dict[str, Any] = {"layout": "channels_last", "grad_layout": "channels_last"}
         yield conv((2, 17, *plane), 20, 3, stride=2, padding=1, **last)
         yield conv((2, 8, *plane), 12, 4, stride=2, padding=1, groups=4, **last)
         yield conv((2, 8, *plane), 8, 3, padding=1, groups=8, **last)
@@ -355,9 +359,9 @@ def _max_pools() -> Iterator[Case]:
         yield _pool(
             function, shape, kernel_size=3, stride=2, padding=1, values="ties", dtypes=INTEGERS
         )
-        if rank > 1:
+        if rank > 1:  # torch's channels_last kernel for int8 takes planes of at most 127 pixels
             yield _pool(
-                function, (2, 33, *plane), kernel_size=2, values="ties", dtypes=INTEGERS,
+                function, (2, 33, *(4,) * rank), kernel_size=2, values="ties", dtypes=INTEGERS,
                 layout="channels_last",
             )  # fmt: skip
     for width in (15, 16, 17, 31, 32, 33, 63, 64, 65, 129):

@@ -79,23 +79,24 @@ def _cell(records: Sequence[_Record]) -> str:
         return ""
     failed = sum(not record.passed for record in records)
     if failed:
-        return f"[red]{failed} failed[/red]"
+        return f"[red]{failed} fail[/red]"
     outcomes = [record.outcome for record in records if record.outcome is not None]
     forward = max(outcome.forward for outcome in outcomes)
     backward = max(outcome.backward for outcome in outcomes)
     if forward == backward == 0:
         return "exact"
-    return f"{forward:.2f} {backward:.2f}"
+    return f"{forward:4.2f} {backward:4.2f}".replace("0.", ".")
 
 
 def _table(records: Sequence[_Record], device: str) -> Table:
     """A row per operator; a column per floating dtype and one for all integers."""
-    table = Table(title=f"cnnops against torch on {device}", title_justify="left")
+    table = Table(
+        title=f"cnnops against torch on {device}", title_justify="left", box=None, pad_edge=False
+    )
     table.add_column("operator", no_wrap=True)
     table.add_column("runs", justify="right")
-    for dtype in FLOATS:
-        table.add_column(_short(dtype), justify="right", no_wrap=True)
-    table.add_column("integers", justify="right", no_wrap=True)
+    for name in ("fp32", "fp64", "bf16", "fp16", "integer"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=7)
     table.add_column("")
     for function, group in itertools.groupby(records, key=lambda record: record.case.function):
         mine = list(group)
@@ -152,7 +153,10 @@ def run(device: str = "cpu", pattern: str | None = None, console: Console | None
     console = console or Console()
     reason = _why_not(device)
     if reason is not None:
-        console.print(f"[red]Nothing was checked: cnnops cannot run on {device}.[/red] {reason}")
+        console.print(
+            f"[red]Nothing was checked: cnnops cannot run on {device}.[/red] {reason}",
+            soft_wrap=True,
+        )
         return 1
     pairs = _selected(pattern)
     if not pairs:
@@ -165,10 +169,10 @@ def run(device: str = "cpu", pattern: str | None = None, console: Console | None
     failures = [record for record in records if not record.passed]
     console.print(_table(records, device))
     console.print(
-        "Numbers are the worst errors of output and gradients as fractions of their bounds,\n"
-        "against torch in float64; max pooling and integers have to be equal to torch's.\n"
-        "Not covered here: padding modes other than zeros, second derivatives and Lazy modules;\n"
-        "the test suite has them. Integers have no gradients.",
+        "Numbers: worst error of output and of gradients as fractions of their bounds,\n"
+        "against torch in float64. Max pooling and integers have to equal torch's.\n"
+        "Not covered here, but in the test suite: padding modes other than zeros, second\n"
+        "derivatives, modules. Integers have no gradients.",
         style="dim",
     )
     for record in failures[:SHOWN_FAILURES]:
@@ -177,6 +181,7 @@ def run(device: str = "cpu", pattern: str | None = None, console: Console | None
             style="red",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
     if len(failures) > SHOWN_FAILURES:
         console.print(f"... and {len(failures) - SHOWN_FAILURES} more", style="red")
@@ -184,6 +189,7 @@ def run(device: str = "cpu", pattern: str | None = None, console: Console | None
     isa = f", {cnnops._C.isa()}" if device == "cpu" else ""
     console.print(
         f"{len(records) - len(failures)} of {len(records)} runs passed in {seconds:.0f} s "
-        f"({platform.machine()}{isa}, torch {torch.__version__})"
+        f"({platform.machine()}{isa}, torch {torch.__version__})",
+        soft_wrap=True,
     )
     return len(failures)
