@@ -4,9 +4,10 @@ The bound. A sum of K products computed with unit roundoff u has an error that g
 u * sum |x * w|, times sqrt(K) for rounding errors that add up at random. So the same call is made a
 second time in float64 with the absolute values of all tensors: it yields that sum of magnitudes for
 each result, the output as well as the gradients, because convolution and pooling are sums of
-products in each of their arguments. Storing a result in its own dtype rounds once more:
+products in each of their arguments. Storing a result in its own dtype rounds that once more:
 
-    |error| <= ACCUMULATION * (sqrt(K) + 2) * u(accumulator) * magnitude + u(dtype) * magnitude_out
+    |error| <= accumulated + u(dtype) * (|expected| + accumulated)
+    accumulated = ACCUMULATION * (sqrt(K) + 2) * u(accumulator) * magnitude
 
 Max pooling copies numbers, so its outputs and indices have to be equal to torch's.
 """
@@ -287,9 +288,11 @@ def _fraction(
     got, expected = got.double().cpu(), expected.double()
     info = torch.finfo(dtype)
     accumulator = torch.float64 if dtype == torch.float64 else torch.float32
-    unit = torch.finfo(accumulator).eps / 2
-    relative = ACCUMULATION * (math.sqrt(terms) + 2) * unit + roundings * info.eps / 2
-    bound = relative * magnitude.double() + roundings * info.smallest_normal * info.eps
+    magnitude = magnitude.double()
+    accumulated = ACCUMULATION * (math.sqrt(terms) + 2) * torch.finfo(accumulator).eps / 2
+    stored = expected.abs() if roundings == 1 else magnitude
+    bound = accumulated * magnitude
+    bound += roundings * (info.eps / 2) * (stored + bound + info.smallest_normal)
     same = (got == expected) | (got.isnan() & expected.isnan())
     ratio = ((got - expected).abs() / bound).nan_to_num(nan=math.inf, posinf=math.inf)
     return float(torch.where(same, 0.0, ratio).max())
