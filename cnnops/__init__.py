@@ -1,3 +1,6 @@
-"""Placeholder while the package is being written."""
-import torch
-from cnnops import _C
+"""cnnops: convolution and pooling for PyTorch on its own kernels."""
+
+from cnnops import functional
+from cnnops.support import FallbackWarning, UnsupportedError
+
+__all__ = ["FallbackWarning", "UnsupportedError", "functional"]
