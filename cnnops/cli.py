@@ -1,6 +1,7 @@
 """The `cnnops` command: info, check and demo."""
 
-import importlib
+import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cnnops
-from cnnops import _C
+from cnnops import _C, support
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +37,16 @@ def _facts() -> list[tuple[str, str]]:
         ("instruction set", f"{_C.isa()} (available: {', '.join(_C.available_isas())})"),
         ("threads", str(torch.get_num_threads())),
         ("CUDA", _cuda_state()),
+        ("convolution dtypes", _names(support.dtypes("conv2d"))),
+        ("max pooling dtypes", _names(support.dtypes("max_pool2d"))),
+        ("average pooling dtypes", _names(support.dtypes("avg_pool2d"))),
     ]
+
+
+def _names(dtypes: Iterable[torch.dtype]) -> str:
+    """Dtypes without `torch.`, floating point first."""
+    ordered = sorted(dtypes, key=lambda dtype: (not dtype.is_floating_point, -dtype.itemsize))
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in ordered)
 
 
 def _torch_build() -> str:

@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["FallbackWarning", "UnsupportedError", "check", "warn_fallback"]
+__all__ = ["FallbackWarning", "UnsupportedError", "check", "dtypes", "warn_fallback"]
 
 
 class UnsupportedError(NotImplementedError):
@@ -105,3 +105,8 @@ def warn_fallback(name: str, reason: str) -> None:
             return
         _warned.add(reason)
     warnings.warn(f"{name} runs on torch's own kernels: {reason}", FallbackWarning, stacklevel=3)
+
+
+def dtypes(name: str) -> frozenset[torch.dtype]:
+    """The dtypes that the function `name` (e.g. ``"conv2d"``) has kernels for."""
+    return _DTYPES[name]

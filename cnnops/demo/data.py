@@ -23,9 +23,9 @@ class Digits:
 
 
 def load_small_digits(seed: int) -> Digits:
-    """The 1,797 digits that come with scikit-learn, enlarged from 8x8; `seed` draws the 80/20 split.
+    """The 1,797 digits of 8x8 pixels that come with scikit-learn; `seed` draws the 80/20 split.
 
-    Bilinear enlargement, as torch.nn.functional.interpolate does it.
+    torch.nn.functional.interpolate enlarges them, bilinearly.
     """
     from sklearn.datasets import load_digits
 

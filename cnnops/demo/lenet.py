@@ -45,7 +45,8 @@ def summary(model: nn.Sequential, image: Tensor) -> list[LayerRow]:
     with torch.no_grad():
         for layer in model:
             activations = layer(activations)
-            weight = tuple(layer.weight.shape) if hasattr(layer, "weight") else ()
-            count = sum(parameter.numel() for parameter in layer.parameters())
+            parameters = dict(layer.named_parameters())
+            weight = tuple(parameters["weight"].shape) if "weight" in parameters else ()
+            count = sum(parameter.numel() for parameter in parameters.values())
             rows.append(LayerRow(type(layer).__name__, weight, tuple(activations.shape[1:]), count))
     return rows

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 INK, GRAY, BLUE, ORANGE, RED = "#1f2933", "#7b8794", "#0b6e99", "#e8871e", "#c62828"
 DIGITS_SHOWN = 12
 MISTAKES_SHOWN = 6
-STYLE = {
+STYLE: Any = {  # matplotlib types each key on its own
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": GRAY,
@@ -48,20 +50,24 @@ def save_picture(
         predictions: predicted classes `(N,)`.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 7.8), layout="constrained", facecolor="white")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+        figure = Figure(figsize=(10, 7.8), layout=layout, facecolor="white")
         figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
-        top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1], hspace=0.04)
-        left, right = top.subfigures(1, 2, width_ratios=[1.6, 1], wspace=0.04)
-        _draw_losses(left.subplots(), losses)
-        _draw_filters(right, filters)
-        _draw_digits(bottom, images, labels, predictions)
+        # subfigures() is typed as one SubFigure, but gives an array of them here.
+        rows: Any = figure.subfigures(2, 1, height_ratios=[1.25, 1], hspace=0.04)
+        columns: Any = rows[0].subfigures(1, 2, width_ratios=[1.6, 1], wspace=0.04)
+        _draw_losses(columns[0].subplots(), losses)
+        _draw_filters(columns[1], filters)
+        _draw_digits(rows[1], images, labels, predictions)
         figure.savefig(path, dpi=150)
 
 
 def _draw_losses(axes: Axes, losses: dict[str, Sequence[float]]) -> None:
     """Loss curves on a logarithmic axis; the second run is dashed, so that both show."""
-    looks = ({"color": BLUE, "lw": 4.5, "alpha": 0.45}, {"color": ORANGE, "lw": 1.6, "ls": "--"})
+    looks: tuple[dict[str, Any], ...] = (
+        {"color": BLUE, "lw": 4.5, "alpha": 0.45},
+        {"color": ORANGE, "lw": 1.6, "ls": "--"},
+    )
     for (name, values), look in zip(losses.items(), looks, strict=True):
         axes.plot(range(1, len(values) + 1), values, label=name, **look)
     axes.set_yscale("log")
@@ -70,7 +76,7 @@ def _draw_losses(axes: Axes, losses: dict[str, Sequence[float]]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title("Training loss (cross-entropy)")
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="#e4e7eb", lw=0.8)
     axes.set_axisbelow(True)
     axes.legend(frameon=False)

@@ -85,7 +85,7 @@ def run(data: Path | None, epochs: int | None, seed: int, out: Path, console: Co
         out,
         f"LeNet-5 trained by cnnops: {accuracies['cnnops']:.2%} of test digits right",
         {name: history.losses for name, history in histories.items()},
-        ours[0].weight.detach(),
+        next(ours.parameters()).detach(),
         digits.test_images,
         digits.test_labels,
         predictions,
