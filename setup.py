@@ -45,6 +45,15 @@ def builds_cuda() -> bool:
     return wanted != "0" and not missing
 
 
+class BuildKeepingObjects(BuildExtension):
+    """Keeps the object files between runs of pip, so that it recompiles only what changed."""
+
+    def finalize_options(self) -> None:
+        """Puts them into the tree instead of the temporary directory of an editable install."""
+        super().finalize_options()
+        self.build_temp = "build/objects"
+
+
 extensions = [
     CppExtension(
         "cnnops._C",
@@ -67,10 +76,6 @@ if builds_cuda():
 
 setup(
     ext_modules=extensions,
-    cmdclass={"build_ext": BuildExtension},
-    options={
-        "bdist_wheel": {"py_limited_api": "cp310"},
-        # Kept between pip runs, so that an editable install recompiles only what changed.
-        "build_ext": {"build_temp": "build/objects"},
-    },
+    cmdclass={"build_ext": BuildKeepingObjects},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

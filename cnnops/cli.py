@@ -45,7 +45,9 @@ def _facts() -> list[tuple[str, str]]:
 
 def _names(dtypes: Iterable[torch.dtype]) -> str:
     """Dtypes without `torch.`, floating point first."""
-    ordered = sorted(dtypes, key=lambda dtype: (not dtype.is_floating_point, -dtype.itemsize))
+    ordered = sorted(
+        dtypes, key=lambda dtype: (not dtype.is_floating_point, -dtype.itemsize, str(dtype))
+    )
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in ordered)
 
 
