@@ -4,7 +4,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -332,7 +332,7 @@ def test_plain_tensor_subclasses_are_routed_and_kept() -> None:
 class Logged(Tensor):
     """A tensor that takes over torch's functions, as the subclasses of many libraries do."""
 
-    seen: list[Any] = []
+    seen: ClassVar[list[Any]] = []
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

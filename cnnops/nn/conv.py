@@ -67,10 +67,10 @@ class _ConvTranspose(_ConvTransposeNd):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Transposed convolution; `output_size` picks among the sizes that the stride allows."""
-        arguments: Any = (self.stride, self.padding, self.kernel_size)
-        output_padding = self._output_padding(
-            input, output_size, *arguments, len(self.kernel_size), list(self.dilation)
-        )
+        # Any: torch declares lists where its modules hold tuples.
+        rank = len(self.kernel_size)
+        sizes: Any = (self.stride, self.padding, self.kernel_size, rank, self.dilation)
+        output_padding = self._output_padding(input, output_size, *sizes)
         return self._function(
             input,
             self.weight,
@@ -125,37 +125,38 @@ class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
     )
 
 
-class LazyConv1d(nn.LazyConv1d, Conv1d):
+# torch's mixin of the lazy modules declares `weight` and `bias` otherwise than its convolutions.
+class LazyConv1d(nn.LazyConv1d, Conv1d):  # type: ignore[misc]
     """Conv1d that learns in_channels from its first input."""
 
     cls_to_become = Conv1d
 
 
-class LazyConv2d(nn.LazyConv2d, Conv2d):
+class LazyConv2d(nn.LazyConv2d, Conv2d):  # type: ignore[misc]
     """Conv2d that learns in_channels from its first input."""
 
     cls_to_become = Conv2d
 
 
-class LazyConv3d(nn.LazyConv3d, Conv3d):
+class LazyConv3d(nn.LazyConv3d, Conv3d):  # type: ignore[misc]
     """Conv3d that learns in_channels from its first input."""
 
     cls_to_become = Conv3d
 
 
-class LazyConvTranspose1d(nn.LazyConvTranspose1d, ConvTranspose1d):
+class LazyConvTranspose1d(nn.LazyConvTranspose1d, ConvTranspose1d):  # type: ignore[misc]
     """ConvTranspose1d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose1d
 
 
-class LazyConvTranspose2d(nn.LazyConvTranspose2d, ConvTranspose2d):
+class LazyConvTranspose2d(nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
     """ConvTranspose2d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose2d
 
 
-class LazyConvTranspose3d(nn.LazyConvTranspose3d, ConvTranspose3d):
+class LazyConvTranspose3d(nn.LazyConvTranspose3d, ConvTranspose3d):  # type: ignore[misc]
     """ConvTranspose3d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose3d
