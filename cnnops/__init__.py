@@ -1,4 +1,16 @@
-"""Placeholder while the package is being written."""
+"""cnnops: convolution and pooling for PyTorch on its own kernels."""
 
-import torch
-from cnnops import _C
+from cnnops import functional, nn
+from cnnops.convert import convert, revert
+from cnnops.enable import enable
+from cnnops.support import FallbackWarning, UnsupportedError
+
+__all__ = [
+    "FallbackWarning",
+    "UnsupportedError",
+    "convert",
+    "enable",
+    "functional",
+    "nn",
+    "revert",
+]

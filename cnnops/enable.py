@@ -11,9 +11,9 @@ from torch.nn import functional as torch_functional
 from torch.overrides import TorchFunctionMode
 
 from cnnops import functional, ops
-from cnnops.autocast import to_float32
 from cnnops.fallback import or_torch
-from cnnops.support import UnsupportedError, check
+from cnnops.functional.arguments import supported
+from cnnops.support import UnsupportedError
 
 __all__ = ["enable"]
 
@@ -102,9 +102,7 @@ def _max_unpool(name: str) -> Callable[..., Any]:
     def max_unpool(
         input: Tensor, indices: Tensor, output_size: Any, stride: Any = None, padding: Any = None
     ) -> Tensor:
-        check(name, input)
-        input = to_float32(name, input)
-        return ops.max_unpool(input, indices, output_size)
+        return ops.max_unpool(supported(name, input, indices), indices, output_size)
 
     return max_unpool
 

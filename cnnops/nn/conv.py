@@ -49,7 +49,7 @@ class _Conv(_ConvNd):
     def _padded_convolution(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolution that reads its border through the padding mode, where torch copies first."""
         check(self._function.__name__, input, weight, bias)
-        input, weight, bias = to_lower_precision(input, weight, bias)
+        input, weight, bias = to_lower_precision(input, weight, bias)  # type: ignore[assignment]
         # F.pad's list begins with the last axis; the operator's begins with the first.
         pairs = self._reversed_padding_repeated_twice
         padding = [
