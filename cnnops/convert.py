@@ -116,7 +116,7 @@ def _with_base(cls: type, base: type) -> type:
 
 
 @functools.cache
-def _with_kernels(cls: type, ours: type) -> type:
+def _with_kernels(cls: Any, ours: type) -> type:
     """A subclass of `cls` in whose method resolution order `ours` comes before torch's class."""
 
     def reduce_ex(self: Any, protocol: int) -> Any:

@@ -302,6 +302,22 @@ def test_compiles_without_a_graph_break(
     _assert_same_function(theirs, compiled, _input(2))
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_is_traced_by_fx(padding_mode: str) -> None:
+    model = nn.Sequential(
+        cnnops.nn.Conv2d(4, 4, 3, padding=1, padding_mode=padding_mode),
+        cnnops.nn.MaxPool2d(2, return_indices=False),
+        cnnops.nn.ConvTranspose2d(4, 4, 3),
+        cnnops.nn.AdaptiveAvgPool2d(2),
+        cnnops.nn.LPPool2d(2, 2),
+    ).double()
+    graph = torch.fx.symbolic_trace(model)
+    with OpCalls() as calls:
+        actual = graph(_input(2))
+    assert_on_cnnops(calls)
+    assert_same(actual, model(_input(2)))
+
+
 @pytest.fixture
 def no_warning_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support, "_warned", set())
