@@ -79,7 +79,7 @@ def padded_convolution(
     `padding` is (begin, end) for each spatial axis. Raises as `cnnops.functional.conv2d`.
     """
     if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             padded_convolution,
             (input, weight, bias),
             input,
