@@ -78,7 +78,7 @@ def _converted(cls: type) -> type | None:
     if torchs not in _OURS:
         return None
     if _is_parametrized(cls):
-        base = _converted(cls.__base__)
+        base = _converted(cls.__bases__[0])
         return base and _with_base(cls, base)
     inherited = all(
         getattr(cls, name, None) is getattr(torchs, name, None)
@@ -92,16 +92,16 @@ def _reverted(cls: type) -> type | None:
     if cls in _TORCHS:
         return _TORCHS[cls]
     if "_cnnops_original" in vars(cls):
-        return cls._cnnops_original
+        return vars(cls)["_cnnops_original"]
     if _is_parametrized(cls):
-        base = _reverted(cls.__base__)
+        base = _reverted(cls.__bases__[0])
         return base and _with_base(cls, base)
     return None
 
 
 def _is_parametrized(cls: type) -> bool:
     """Whether `cls` is the class that torch.nn.utils.parametrize made for one module."""
-    return cls.__name__ == f"Parametrized{cls.__base__.__name__}"
+    return cls.__name__ == f"Parametrized{cls.__bases__[0].__name__}"
 
 
 def _with_base(cls: type, base: type) -> type:
@@ -116,20 +116,19 @@ def _with_base(cls: type, base: type) -> type:
 
 
 @functools.cache
-def _with_kernels(cls: type, ours: type) -> type:
+def _with_kernels(cls: Any, ours: type) -> type:
     """A subclass of `cls` in whose method resolution order `ours` comes before torch's class."""
 
     def reduce_ex(self: Any, protocol: int) -> Any:
         # Pickle looks classes up by name and would find `cls`.
-        function, arguments, *rest = super(made, self).__reduce_ex__(max(protocol, 2))
-        if function is copyreg.__newobj__:
+        function, arguments, *rest = cls.__reduce_ex__(self, max(protocol, 2))
+        if function is copyreg.__newobj__:  # type: ignore[attr-defined]
             function, arguments = _new, (cls, *arguments[1:])
         return function, arguments, *rest
 
     names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     own = {"_cnnops_original": cls, "__reduce_ex__": reduce_ex}
-    made = type(cls.__name__, (cls, ours), names | own)
-    return made
+    return type(cls.__name__, (cls, ours), names | own)
 
 
 def _new(cls: type, *arguments: Any) -> Any:

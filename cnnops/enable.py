@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from cnnops import functional, ops
 from cnnops.fallback import or_torch
-from cnnops.support import UnsupportedError, check
+from cnnops.functional.arguments import supported
+from cnnops.support import UnsupportedError
 
 __all__ = ["enable"]
 
@@ -74,28 +75,23 @@ class enable(TorchFunctionMode):  # noqa: N801  (used as `with enable():`, like 
         return call  # type: ignore[return-value]
 
 
+_DEFAULT = Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
+_DISABLED = torch._C._disabled_torch_function_impl
+
+
 def _overrides_torch(cls: type) -> bool:
     """Whether tensors of class `cls` take over the torch functions that are called with them."""
     handler = cls.__torch_function__  # type: ignore[attr-defined]
-    return cls is not Tensor and handler is not torch._C._disabled_torch_function_impl
-
-
-def _with_indices(pool: Callable[..., Any]) -> Callable[..., Any]:
-    """`pool` as the functions of torch that always return (values, indices)."""
-
-    def pool_with_indices(*args: Any, **kwargs: Any) -> Any:
-        return pool(*args, **(kwargs | {"return_indices": True}))
-
-    return pool_with_indices
+    return handler is not _DISABLED and getattr(handler, "__func__", None) is not _DEFAULT
 
 
 def _fractional_max_pool(pool: Callable[..., Any]) -> Callable[..., Any]:
-    """`pool` with the signature of torch._C._nn.fractional_max_pool2d and 3d."""
+    """torch._C._nn.fractional_max_pool2d and 3d."""
 
     def fractional_max_pool(
         input: Tensor, kernel_size: Any, output_size: Any, random_samples: Tensor
     ) -> Any:
-        return pool(input, kernel_size, output_size, None, True, random_samples)
+        return pool(input, kernel_size, output_size, _random_samples=random_samples)
 
     return fractional_max_pool
 
@@ -106,8 +102,7 @@ def _max_unpool(name: str) -> Callable[..., Any]:
     def max_unpool(
         input: Tensor, indices: Tensor, output_size: Any, stride: Any = None, padding: Any = None
     ) -> Tensor:
-        check(name, input)
-        return ops.max_unpool(input, indices, output_size)
+        return ops.max_unpool(supported(name, input, indices), indices, output_size)
 
     return max_unpool
 
@@ -134,44 +129,32 @@ def _convolution(
     return function(input, weight, bias, stride, padding, dilation, groups)
 
 
-_FAMILIES = {
-    "conv": (1, 2, 3),
-    "conv_transpose": (1, 2, 3),
-    "max_pool": (1, 2, 3),
-    "max_unpool": (1, 2, 3),
-    "avg_pool": (1, 2, 3),
-    "adaptive_max_pool": (1, 2, 3),
-    "adaptive_avg_pool": (1, 2, 3),
-    "lp_pool": (1, 2, 3),
-    "fractional_max_pool": (2, 3),
+# Functions of torch and torch._C._nn that differ from their namesakes in torch.nn.functional.
+_BACKENDS: dict[str, Callable[..., Any]] = {
+    "adaptive_max_pool1d": functional.adaptive_max_pool1d_with_indices,
+    "adaptive_max_pool2d": functional.adaptive_max_pool2d_with_indices,
+    "adaptive_max_pool3d": functional.adaptive_max_pool3d_with_indices,
+    "fractional_max_pool2d": _fractional_max_pool(functional.fractional_max_pool2d_with_indices),
+    "fractional_max_pool3d": _fractional_max_pool(functional.fractional_max_pool3d_with_indices),
+    "max_unpool2d": _max_unpool("max_unpool2d"),
+    "max_unpool3d": _max_unpool("max_unpool3d"),
+    "convolution": _convolution,
 }
 
 
 def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What runs for each function of torch; the keys are what __torch_function__ receives."""
     routes: dict[Callable[..., Any], Callable[..., Any]] = {}
-
-    def route(name: str, function: Callable[..., Any], *namespaces: Any) -> None:
-        for namespace in namespaces:
-            if hasattr(namespace, name):
-                torch_function = getattr(namespace, name)
+    functions = {name: getattr(functional, name) for name in functional.__all__}
+    for module, table in (
+        (torch_functional, functions),
+        (torch, functions | _BACKENDS),
+        (torch._C._nn, functions | _BACKENDS),
+    ):
+        for name, function in table.items():
+            torch_function = getattr(module, name, None)
+            if torch_function is not None:
                 routes[torch_function] = or_torch(function, torch_function, name)
-
-    aten = (torch, torch._C._nn)
-    for family, ranks in _FAMILIES.items():
-        for name in (f"{family}{rank}d" for rank in ranks):
-            function = behind = getattr(functional, name)
-            if family == "adaptive_max_pool":
-                behind = _with_indices(function)
-            elif family == "fractional_max_pool":
-                behind = _fractional_max_pool(function)
-            elif family == "max_unpool":
-                behind = _max_unpool(name)
-            route(name, function, torch_functional)
-            route(name, behind, *aten)
-            # torch.nn.functional itself calls these when it is asked to return indices.
-            route(f"{name}_with_indices", _with_indices(function), torch_functional, *aten)
-    route("convolution", _convolution, torch)
     return routes
 
 

@@ -15,9 +15,7 @@ class OpCalls(TorchDispatchMode):
         self.cnnops: Counter[str] = Counter()
         self.torch: Counter[str] = Counter()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         namespace, name = func.name().split("::")
         if namespace == "cnnops":
             self.cnnops[name.split(".")[0]] += 1
@@ -26,7 +24,30 @@ class OpCalls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def assert_on_cnnops(calls: OpCalls) -> None:
+class GraphCalls:
+    """A backend for torch.compile that runs graphs as they are and notes what they call.
+
+    It stands in for OpCalls where torch.compile is at work, which does not compile under a
+    dispatch mode.
+    """
+
+    def __init__(self) -> None:
+        self.cnnops: list[str] = []
+        self.torch: list[str] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        """Notes the convolutions and poolings of `graph`."""
+        targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        self.cnnops += [target for target in targets if target.startswith("cnnops")]
+        self.torch += [
+            target
+            for target in targets
+            if ("conv" in target or "pool" in target) and not target.startswith("cnnops")
+        ]
+        return graph
+
+
+def assert_on_cnnops(calls: OpCalls | GraphCalls) -> None:
     """Some operator of cnnops ran, and no convolution or pooling of torch."""
     assert calls.cnnops
     assert not calls.torch

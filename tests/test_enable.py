@@ -4,12 +4,12 @@ import re
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
-from op_calls import OpCalls, assert_on_cnnops, assert_same
+from op_calls import GraphCalls, OpCalls, assert_on_cnnops, assert_same
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -61,7 +61,7 @@ def _arguments(namespace: str, name: str) -> tuple[Any, ...]:
             return (values, indices, size, twos, ones)[: None if rank == 3 else 3]
         return values, indices, 3, 2, 1, size
     if name.startswith("lp_pool"):
-        return input, 3.0, 3, 2, True
+        return input, 4.0, 3, 2, True
     if name.startswith("avg"):
         return input, threes, twos, ones, True, False
     return input, threes, twos, ones, ones, True
@@ -109,7 +109,7 @@ def test_torch_convolution(rank: int, transposed: bool) -> None:
     bias = torch.randn(4, dtype=torch.float64)
     lists = [2] * rank, [1] * rank, [1] * rank
     extra = [int(transposed)] * rank
-    arguments = (_input(rank), weight, bias[: 4], *lists, transposed, extra, 2)
+    arguments = (_input(rank), weight, bias[:4], *lists, transposed, extra, 2)
     expected = torch.convolution(*arguments)
     with OpCalls() as calls, cnnops.enable():
         actual = torch.convolution(*arguments)
@@ -299,12 +299,14 @@ def test_falls_back_to_torch_with_one_warning() -> None:
 
 
 @pytest.mark.usefixtures("no_warning_yet")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without mkldnn")
 def test_torch_convolution_falls_back() -> None:
-    input, weight = _input().to(torch.complex64), WEIGHT.to(torch.complex64)
-    lists = [1, 1], [0, 0], [1, 1]
-    with cnnops.enable(), pytest.warns(cnnops.FallbackWarning):
-        actual = torch.convolution(input, weight, None, *lists, False, [0, 0], 1)
-    assert torch.equal(actual, F.conv2d(input, weight))
+    input, weight = _input().float(), WEIGHT.float()
+    arguments = weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1
+    with cnnops.enable(), pytest.warns(cnnops.FallbackWarning, match="mkldnn"):
+        actual = torch.convolution(input.to_mkldnn(), *arguments)
+    # Sums of 36 products in float32.
+    torch.testing.assert_close(actual.to_dense(), torch.convolution(input, *arguments))
 
 
 def test_out_stays_with_torch() -> None:
@@ -315,15 +317,25 @@ def test_out_stays_with_torch() -> None:
     assert_same(out, F.avg_pool2d(_input(), 2))
 
 
+class Plain(Tensor):
+    """A tensor with torch's own handling of subclasses."""
+
+
+def test_plain_tensor_subclasses_are_routed_and_kept() -> None:
+    input = _input().as_subclass(Plain)
+    with OpCalls() as calls, cnnops.enable():
+        result = F.max_pool2d(F.conv2d(input, WEIGHT), 2)
+    assert_on_cnnops(calls)
+    assert type(result) is Plain
+
+
 class Logged(Tensor):
     """A tensor that takes over torch's functions, as the subclasses of many libraries do."""
 
-    seen: list[Any] = []
+    seen: ClassVar[list[Any]] = []
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cls.seen.append(func)
         return super().__torch_function__(func, types, args, kwargs or {})
 
@@ -377,25 +389,28 @@ def _inside(input: Tensor) -> Tensor:
         return _network(input)
 
 
-@pytest.mark.parametrize("where", ["around the compiled function", "inside it"])
-def test_compiles_without_a_graph_break(where: str) -> None:
+@torch.no_grad()
+def test_compiles_inside_a_function() -> None:
     torch._dynamo.reset()
-    graphs = []
+    graphs = GraphCalls()
+    actual = torch.compile(_inside, backend=graphs, fullgraph=True)(_input())
+    assert_on_cnnops(graphs)
+    assert_same(actual, _network(_input()))
 
-    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph
 
+@torch.no_grad()
+def test_compiled_function_notices_the_context() -> None:
+    torch._dynamo.reset()
+    outside, inside = GraphCalls(), GraphCalls()
     expected = _network(_input())
-    with OpCalls() as calls:
-        if where == "inside it":
-            actual = torch.compile(_inside, backend=backend, fullgraph=True)(_input())
-        else:
-            compiled = torch.compile(_network, backend=backend, fullgraph=True)
-            assert_same(compiled(_input()), expected)
-            calls.torch.clear()
-            with cnnops.enable():
-                actual = compiled(_input())
-    assert graphs
-    assert_on_cnnops(calls)
-    assert_same(actual, expected)
+    graphs = outside
+    compiled = torch.compile(
+        _network, backend=lambda graph, inputs: graphs(graph, inputs), fullgraph=True
+    )
+    assert_same(compiled(_input()), expected)
+    graphs = inside
+    with cnnops.enable():
+        assert_same(compiled(_input()), expected)
+    assert outside.torch
+    assert not outside.cnnops
+    assert_on_cnnops(inside)

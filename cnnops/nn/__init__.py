@@ -3,7 +3,8 @@
 Each has the constructor, repr, state_dict and initialization of the torch.nn class of its name;
 only the forward pass runs cnnops' kernels. Input that these do not take (a device or dtype
 without kernels) goes to torch's own, with one FallbackWarning per reason. Modules pickle, copy and
-torch.compile like torch's. torch.jit.script does not take them: `cnnops.revert` the model first.
+torch.compile like torch's. TorchScript (torch.jit.script and trace) does not take them:
+`cnnops.revert` the model first.
 """
 
 from cnnops.nn import conv, pooling

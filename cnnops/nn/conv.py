@@ -4,12 +4,13 @@ Constructor arguments, initialization, parameters, state_dict and repr are inher
 batched (N, C_in, *spatial) or unbatched (C_in, *spatial).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from cnnops import functional, ops
 from cnnops.autocast import to_lower_precision
@@ -42,22 +43,57 @@ class _Conv(_ConvNd):
             return self._function(
                 input, weight, bias, self.stride, self.padding, self.dilation, self.groups
             )
-        name = self._function.__name__
-        convolution = or_torch(self._padded_convolution, super()._conv_forward, name)
-        return convolution(input, weight, bias)
 
-    def _padded_convolution(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolution that reads its border through the padding mode, where torch copies first."""
-        input, weight, bias = to_lower_precision(input, weight, bias)
-        check(self._function.__name__, input, weight, bias)
-        # F.pad's list begins with the last axis; the operator's begins with the first.
-        pairs = self._reversed_padding_repeated_twice
-        padding = [
-            side for axis in range(len(pairs) - 2, -1, -2) for side in pairs[axis : axis + 2]
-        ]
-        return ops.convolution(
-            input, weight, bias, self.stride, padding, self.dilation, self.groups, self.padding_mode
+        def padded(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            # F.pad's list begins with the last axis, the operator's with the first.
+            pairs = self._reversed_padding_repeated_twice
+            padding = [pad for end in range(len(pairs), 0, -2) for pad in pairs[end - 2 : end]]
+            return padded_convolution(
+                input,
+                weight,
+                bias,
+                self.stride,
+                padding,
+                self.dilation,
+                self.groups,
+                self.padding_mode,
+            )
+
+        call = or_torch(padded, super()._conv_forward, self._function.__name__)
+        return call(input, weight, bias)
+
+
+def padded_convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> Tensor:
+    """Convolution that finds its border through `padding_mode`, where torch pads a copy first.
+
+    input (N, C_in, *M) or (C_in, *M), weight (C_out, C_in / groups, *K), bias (C_out) or None;
+    `padding` is (begin, end) for each spatial axis. Raises as `cnnops.functional.conv2d`.
+    """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(
+            padded_convolution,
+            (input, weight, bias),
+            input,
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
         )
+    check(f"conv{len(stride)}d", input, weight, bias)
+    input, weight, bias = to_lower_precision(input, weight, bias)  # type: ignore[assignment]
+    return ops.convolution(input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 class _ConvTranspose(_ConvTransposeNd):
@@ -67,10 +103,10 @@ class _ConvTranspose(_ConvTransposeNd):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Transposed convolution; `output_size` picks among the sizes that the stride allows."""
-        arguments: Any = (self.stride, self.padding, self.kernel_size)
-        output_padding = self._output_padding(
-            input, output_size, *arguments, len(self.kernel_size), list(self.dilation)
-        )
+        # Any: torch declares lists where its modules hold tuples.
+        rank = len(self.kernel_size)
+        sizes: Any = (self.stride, self.padding, self.kernel_size, rank, self.dilation)
+        output_padding = self._output_padding(input, output_size, *sizes)
         return self._function(
             input,
             self.weight,
@@ -125,37 +161,38 @@ class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
     )
 
 
-class LazyConv1d(nn.LazyConv1d, Conv1d):
+# torch's mixin of the lazy modules declares `weight` and `bias` otherwise than its convolutions.
+class LazyConv1d(nn.LazyConv1d, Conv1d):  # type: ignore[misc]
     """Conv1d that learns in_channels from its first input."""
 
     cls_to_become = Conv1d
 
 
-class LazyConv2d(nn.LazyConv2d, Conv2d):
+class LazyConv2d(nn.LazyConv2d, Conv2d):  # type: ignore[misc]
     """Conv2d that learns in_channels from its first input."""
 
     cls_to_become = Conv2d
 
 
-class LazyConv3d(nn.LazyConv3d, Conv3d):
+class LazyConv3d(nn.LazyConv3d, Conv3d):  # type: ignore[misc]
     """Conv3d that learns in_channels from its first input."""
 
     cls_to_become = Conv3d
 
 
-class LazyConvTranspose1d(nn.LazyConvTranspose1d, ConvTranspose1d):
+class LazyConvTranspose1d(nn.LazyConvTranspose1d, ConvTranspose1d):  # type: ignore[misc]
     """ConvTranspose1d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose1d
 
 
-class LazyConvTranspose2d(nn.LazyConvTranspose2d, ConvTranspose2d):
+class LazyConvTranspose2d(nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
     """ConvTranspose2d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose2d
 
 
-class LazyConvTranspose3d(nn.LazyConvTranspose3d, ConvTranspose3d):
+class LazyConvTranspose3d(nn.LazyConvTranspose3d, ConvTranspose3d):  # type: ignore[misc]
     """ConvTranspose3d that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose3d
