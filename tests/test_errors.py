@@ -289,7 +289,7 @@ BAD_CALLS = [*_convolutions(), *_transposed(), *_windows(), *_adaptive(), *_othe
 
 @pytest.mark.parametrize("row", BAD_CALLS, ids=str)
 def test_raises_what_torch_raises(row: Bad) -> None:
-    with pytest.raises(Exception) as torchs_error:  # noqa: B017, PT011: any, it is the standard
+    with pytest.raises(Exception) as torchs_error:  # noqa: PT011
         row.call(torchs)
     with pytest.raises(torchs_error.type) as our_error:
         row.call(ours)
@@ -511,11 +511,10 @@ def test_hostile_indices_are_refused(
     where.view(-1)[position] = index
     where = where.contiguous(memory_format=layout)
     values = t(1, 2, 4, 4).contiguous(memory_format=layout)
-    plane = t(1, 2, 8, 8).contiguous(memory_format=layout)
     for call in (
         lambda: OPS.max_unpool(values, where, [8, 8]),
         lambda: OPS.max_pool_backward(values, where, [8, 8]),
-        lambda: OPS.max_pool_gather(plane, where),
+        lambda: OPS.max_pool_gather(t(2, 64), where.reshape(2, 16)),
     ):
         with pytest.raises(REFUSALS):
             call()
@@ -527,7 +526,7 @@ def test_indices_of_another_dtype_are_refused(dtype: torch.dtype) -> None:
     for call in (
         lambda: OPS.max_unpool(t(1, 2, 4, 4), where, [8, 8]),
         lambda: OPS.max_pool_backward(t(1, 2, 4, 4), where, [8, 8]),
-        lambda: OPS.max_pool_gather(t(1, 2, 8, 8), where),
+        lambda: OPS.max_pool_gather(t(2, 64), where.reshape(2, 16)),
     ):
         with pytest.raises(REFUSALS):
             call()
@@ -548,9 +547,9 @@ def test_indices_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_gather_refuses_other_planes() -> None:
-    for shape in ((1, 3, 4, 4), (2, 2, 4, 4), (4,), (), (2, 4, 4)):
+    for shape in ((3, 16), (1, 16), (16,), (), (1, 2, 2, 4, 4, 1)):
         with pytest.raises(REFUSALS):
-            OPS.max_pool_gather(t(1, 2, 8, 8), indices(*shape))
+            OPS.max_pool_gather(t(2, 64), indices(*shape))
 
 
 SIZES: list[list[int]] = [[], [8], [8, 8, 8, 8], [-8, 8], [8, -1], [BIG, BIG], [2**63 - 1, 2]]
@@ -569,11 +568,9 @@ def test_bad_sizes_are_refused(size: list[int]) -> None:
         lambda: OPS.fractional_max_pool(grad, [2, 2], size, torch.rand(1, 2, 2)),
         lambda: OPS.fractional_max_pool(grad, size, [2, 2], torch.rand(1, 2, 2)),
     ]
-    for number, call in enumerate(calls):
-        # [8] reads (1, 2, 4, 4) as a batch of no known rank, [8, 8] is good; -1 and more are not.
+    for call in calls:
         with pytest.raises(REFUSALS):
             call()
-            pytest.fail(f"call {number} was accepted")
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 3, 3), (1, 2, 5, 4), (4,), (), (1, 1, 2, 4, 4)], ids=str)
