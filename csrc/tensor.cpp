@@ -34,12 +34,45 @@ Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, Sc
                               std::nullopt, format);
 }
 
-void check_same_dtype(const char* name, const Tensor& tensor, const Tensor& like) {
-  CNNOPS_CHECK(tensor.is_cpu(), "Expected all tensors to be on the same device, but ", name,
-               " is not on cpu");
-  CNNOPS_CHECK(tensor.scalar_type() == like.scalar_type(), "expected ", name,
-               " to have the dtype of the input, but got ", static_cast<int>(tensor.scalar_type()),
-               " and ", static_cast<int>(like.scalar_type()));
+const char* dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte: return "unsigned char";
+    case ScalarType::Char: return "signed char";
+    case ScalarType::Short: return "short int";
+    case ScalarType::Int: return "int";
+    case ScalarType::Long: return "long int";
+    case ScalarType::Half: return "c10::Half";
+    case ScalarType::BFloat16: return "c10::BFloat16";
+    case ScalarType::Float: return "float";
+    case ScalarType::Double: return "double";
+    case ScalarType::Bool: return "bool";
+    case ScalarType::ComplexFloat: return "c10::complex<float>";
+    case ScalarType::ComplexDouble: return "c10::complex<double>";
+    default: return "another dtype";
+  }
+}
+
+void check_like_input(const char* name, const Tensor& tensor, const Tensor& input) {
+  CNNOPS_CHECK(tensor.is_cpu(), "Expected all tensors to be on the same device, but found ", name,
+               " on another device than the input on cpu");
+  CNNOPS_CHECK(tensor.scalar_type() == input.scalar_type(), "Input type (",
+               dtype_name(input.scalar_type()), ") and ", name, " type (",
+               dtype_name(tensor.scalar_type()), ") should be the same");
+}
+
+Tensor to_channels_last(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  const int64_t dim = tensor.dim();
+  bool dense = true;
+  for (int64_t step = 0, expected = 1; step < dim && dense; ++step) {
+    const int64_t d = step == 0 ? 1 : step == dim - 1 ? 0 : dim - step;
+    dense = strides[d] == expected;
+    expected *= sizes[d];
+  }
+  if (dense) return tensor;
+  return torch::stable::contiguous(
+      tensor, dim == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d);
 }
 
 }  // namespace cnnops

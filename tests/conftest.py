@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from cnnops import _C
 
@@ -30,3 +31,8 @@ def set_isa() -> Iterator[Callable[[str], None]]:
     before = _C.isa()
     yield _C.set_isa
     _C.set_isa(before)
+
+
+# The same examples on every run: a red build means a change, not luck.
+settings.register_profile("cnnops", deadline=None, derandomize=True, max_examples=150)
+settings.load_profile("cnnops")

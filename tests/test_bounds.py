@@ -18,13 +18,15 @@ from torch import Tensor
 from cnnops.check.cases import CASES, Case
 from cnnops.check.reference import Outcome, examine
 
-CASE = next(c for c in CASES if c.name == "conv2d 2x96x8x8 w50x96x3x3 bias padding=1")
-POOL = next(
-    c for c in CASES if c.name == "max_pool2d 2x3x13x11 kernel_size=3 stride=2 padding=1 ties"
-)
-AVERAGE = next(
-    c for c in CASES if c.name == "avg_pool2d 2x3x13x11 kernel_size=3 stride=2 padding=1 channels_last"
-)  # fmt: skip
+
+def named(name: str) -> Case:
+    """The case of the grid that has this name."""
+    return next(case for case in CASES if case.name == name)
+
+
+CASE = named("conv2d 2x96x8x8 w50x96x3x3 bias padding=1")
+POOL = named("max_pool2d 2x3x13x11 kernel_size=3 stride=2 padding=1 ties")
+AVERAGE = named("avg_pool2d 2x3x13x11 kernel_size=3 stride=2 padding=1 channels_last")
 
 
 @pytest.mark.parametrize("case", sample(3), ids=lambda case: case.name)

@@ -65,7 +65,8 @@ def test_max_pool_takes_the_first_of_equal_values_and_the_last_nan() -> None:
     x = torch.tensor([[[[math.nan, 2.0], [math.nan, 5.0]]]])
     value, index = cnnops.functional.max_pool2d(x, 2, return_indices=True)
     torchs_value, torchs_index = F.max_pool2d(x, 2, return_indices=True)
-    assert math.isnan(value.item()) and math.isnan(torchs_value.item())
+    assert math.isnan(value.item())
+    assert math.isnan(torchs_value.item())
     assert index.item() == torchs_index.item()
 
 

@@ -36,6 +36,7 @@ class Case:
         grad_layout: the same for the gradient that comes back to the output.
         values: what the input holds, one of `reference.VALUES`.
         dtypes: the dtypes this case is defined for.
+
     """
 
     function: str

@@ -47,6 +47,7 @@ class Problem:
         tensors: the differentiable arguments, the input first, then weight and bias.
         extras: tensors that no gradient reaches: indices of unpooling, random samples.
         cotangent: the gradient for the output, or None for integers, which have none.
+
     """
 
     case: Case
@@ -94,6 +95,7 @@ class Outcome:
         forward: worst error of the output as a fraction of its bound.
         backward: the same over all gradients, 0 where there are none.
         mismatches: sentences on shape, dtype, memory format or indices that differ from torch's.
+
     """
 
     forward: float
@@ -373,6 +375,7 @@ def examine(
         device: where they run; the reference always runs on the CPU.
 
     Raises whatever the function itself raises.
+
     """
     if namespace is None:
         import cnnops.functional as own

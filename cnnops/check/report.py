@@ -149,6 +149,7 @@ def run(device: str = "cpu", pattern: str | None = None, console: Console | None
     Returns:
         The number of runs that failed; 1 when cnnops cannot run on the device or when no case
         matches the pattern, for then nothing was shown to be right.
+
     """
     console = console or Console()
     reason = _why_not(device)

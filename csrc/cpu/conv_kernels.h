@@ -1,6 +1,7 @@
 // The convolution kernels of one instruction set for one storage type, as a table of pointers.
 #pragma once
 
+#include "cpu/contraction.h"
 #include "dtype.h"
 
 /// Calls X(T) for every storage type with convolution kernels.
@@ -8,7 +9,21 @@
 
 namespace cnnops {
 
+/// "planar" kernels run their vectors along the innermost spatial axis and take any strides;
+/// "channels_last" kernels run them along channels, which must have stride 1.
 template <class T>
-struct ConvKernels {};
+struct ConvKernels {
+  void (*gemm_planar)(const Contraction<T>&);
+  void (*gemm_channels_last)(const Contraction<T>&);
+  void (*direct_planar)(const Contraction<T>&);
+  void (*depthwise_channels_last)(const Contraction<T>&);
+
+  void (*weight_gemm_planar)(const WeightContraction<T>&);
+  void (*weight_gemm_channels_last)(const WeightContraction<T>&);
+  void (*weight_direct_planar)(const WeightContraction<T>&);
+  void (*weight_depthwise_channels_last)(const WeightContraction<T>&);
+
+  void (*fold_padding)(const Fold<T>&);
+};
 
 }  // namespace cnnops

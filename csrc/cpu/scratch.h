@@ -21,7 +21,7 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
 
   template <class T>
-  T* as() const {
+  [[gnu::always_inline]] T* as() const {
     return static_cast<T*>(data_);
   }
 

@@ -17,6 +17,18 @@ constexpr int kLanes = CNNOPS_VECTOR_BYTES / int(sizeof(T));
 template <class T>
 using Vec = typename VectorOf<T, kLanes<T>>::type;
 
+/// The integer type whose vectors name lanes of elements of this size in a shuffle.
+template <int kBytes>
+struct IndexOf;
+template <>
+struct IndexOf<4> {
+  using type = int32_t;
+};
+template <>
+struct IndexOf<8> {
+  using type = int64_t;
+};
+
 /// Unaligned load and store of one register.
 template <class T>
 inline Vec<T> load(const T* from) {
@@ -144,4 +156,105 @@ inline void store_narrow(T* to, Vec<Accumulator<T>> v) {
     }
     __builtin_memcpy(to, &half, sizeof(half));
   }
+}
+
+// ---- the first `count` elements of a register, 0 <= count <= lanes: never touches memory past them
+
+/// Like load_wide for `count` elements; the other lanes are zero.
+template <class T>
+inline Vec<Accumulator<T>> load_partial(const T* from, int64_t count) {
+  using A = Accumulator<T>;
+#if defined(__AVX512F__)
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (sizeof(T) == 8) return (Vec<A>)_mm512_maskz_loadu_epi64(__mmask8(mask), from);
+  if constexpr (sizeof(T) == 4) return (Vec<A>)_mm512_maskz_loadu_epi32(__mmask16(mask), from);
+  if constexpr (sizeof(T) == 2 && sizeof(A) == 4) {
+    alignas(32) T padded[16];
+    _mm256_store_si256((__m256i*)padded, _mm256_maskz_loadu_epi16(__mmask16(mask), from));
+    return load_wide(padded);
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 8 || sizeof(T) == 4) {
+    using Index = typename IndexOf<sizeof(T)>::type;
+    Vec<Index> lane;
+    for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+    const auto mask = (__m256i)(lane < broadcast(Index(count)));
+    if constexpr (sizeof(T) == 8) return (Vec<A>)_mm256_maskload_epi64((const long long*)from, mask);
+    if constexpr (sizeof(T) == 4) return (Vec<A>)_mm256_maskload_epi32((const int*)from, mask);
+  }
+#endif
+  Vec<A> v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = widen(from[i]);
+  return v;
+}
+
+/// Like store_narrow for the first `count` lanes.
+template <class T>
+inline void store_partial(T* to, Vec<Accumulator<T>> v, int64_t count) {
+#if defined(__AVX512F__)
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_epi64(to, __mmask8(mask), (__m512i)v);
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_epi32(to, __mmask16(mask), (__m512i)v);
+  if constexpr (sizeof(T) == 2 && sizeof(Accumulator<T>) == 4) {
+    alignas(32) T padded[16];
+    store_narrow(padded, v);
+    return _mm256_mask_storeu_epi16(to, __mmask16(mask), _mm256_load_si256((const __m256i*)padded));
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 8 || sizeof(T) == 4) {
+    using Index = typename IndexOf<sizeof(T)>::type;
+    Vec<Index> lane;
+    for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+    const auto mask = (__m256i)(lane < broadcast(Index(count)));
+    if constexpr (sizeof(T) == 8) return _mm256_maskstore_epi64((long long*)to, mask, (__m256i)v);
+    if constexpr (sizeof(T) == 4) return _mm256_maskstore_epi32((int*)to, mask, (__m256i)v);
+  }
+#endif
+  for (int64_t i = 0; i < count; ++i) to[i] = narrow<T>(v[i]);
+}
+
+// ---- rearranging registers ----------------------------------------------------------------------
+
+/// One round of `transpose`: swaps the off-diagonal kHalf x kHalf blocks of every 2 kHalf square.
+template <int kHalf, class T>
+inline void swap_blocks(Vec<T> (&row)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  Vec<typename IndexOf<sizeof(T)>::type> upper, lower;  // lane numbers; n + i is lane i of the second
+  for (int lane = 0; lane < n; ++lane) {
+    const bool second = (lane & kHalf) != 0;
+    upper[lane] = second ? n + lane - kHalf : lane;
+    lower[lane] = second ? n + lane : lane + kHalf;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    if (i & kHalf) continue;
+    const Vec<T> a = row[i], b = row[i + kHalf];
+    row[i] = __builtin_shuffle(a, b, upper);
+    row[i + kHalf] = __builtin_shuffle(a, b, lower);
+  }
+}
+
+/// Transposes a square of kLanes registers in place, in log2(kLanes) rounds of shuffles.
+template <class T>
+inline void transpose(Vec<T> (&row)[kLanes<T>]) {
+  if constexpr (kLanes<T> >= 16) swap_blocks<8, T>(row);
+  if constexpr (kLanes<T> >= 8) swap_blocks<4, T>(row);
+  if constexpr (kLanes<T> >= 4) swap_blocks<2, T>(row);
+  swap_blocks<1, T>(row);
+}
+
+/// The elements of even number of the 2 * kLanes that `a` and then `b` hold.
+template <class T>
+inline Vec<T> even_lanes(Vec<T> a, Vec<T> b) {
+  Vec<typename IndexOf<sizeof(T)>::type> index;
+  for (int lane = 0; lane < kLanes<T>; ++lane) index[lane] = 2 * lane;
+  return __builtin_shuffle(a, b, index);
+}
+
+/// The sum of all lanes, always in the same order.
+template <class T>
+inline T sum_lanes(Vec<T> v) {
+  T sum = v[0];
+  for (int lane = 1; lane < kLanes<T>; ++lane) sum += v[lane];
+  return sum;
 }

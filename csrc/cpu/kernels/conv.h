@@ -1,8 +1,37 @@
-// The table of conv kernels of one instruction set. Included by isa/conv_*.cpp.
+// The convolution kernels of one instruction set. Included by isa/conv_*.cpp inside the namespace of
+// the instruction set; the kernels build on each other in this order.
+
+#include "cpu/kernels/tile.h"
+//
+#include "cpu/kernels/gather.h"
+//
+#include "cpu/kernels/gemm_planar.h"
+//
+#include "cpu/kernels/gemm_channels_last.h"
+//
+#include "cpu/kernels/band.h"
+//
+#include "cpu/kernels/direct_planar.h"
+//
+#include "cpu/kernels/depthwise_channels_last.h"
+//
+#include "cpu/kernels/weight_gemm_planar.h"
+//
+#include "cpu/kernels/weight_gemm_channels_last.h"
+//
+#include "cpu/kernels/weight_direct_planar.h"
+//
+#include "cpu/kernels/weight_depthwise_channels_last.h"
+//
+#include "cpu/kernels/fold_padding.h"
 
 template <class T>
 const ConvKernels<T>& conv_kernels() {
-  static constexpr ConvKernels<T> table{};
+  static constexpr ConvKernels<T> table{
+      gemm_planar<T>,          gemm_channels_last<T>,        direct_planar<T>,
+      depthwise_channels_last<T>, weight_gemm_planar<T>,     weight_gemm_channels_last<T>,
+      weight_direct_planar<T>, weight_depthwise_channels_last<T>, fold_padding<T>,
+  };
   return table;
 }
 

@@ -1,0 +1,125 @@
+// The two loop nests that all convolution kernels run, as plain data.
+//
+// A Contraction computes   dest[n, g, m, j] = bias[g, m] + sum over c, t of
+//                              weight[g, m, c, kernel(t)] * source[n, g, c, position(j, t)]
+// The forward pass is one Contraction. The gradient for the input (also the transposed convolution)
+// is one for each phase of the stride: the destinations j * stride + phase together see only every
+// stride-th tap, and for them the taps form a dense convolution of grad_output.
+//
+// A WeightContraction computes  dest[g, m, c, t] = sum over n, j of
+//                              grad[n, g, m, j] * source[n, g, c, position(j, t)]
+#pragma once
+
+#include <cstdint>
+
+#include "conv_geometry.h"
+
+namespace cnnops {
+
+/// One kernel position on one axis, and the source offset it reads at.
+struct Tap {
+  int64_t offset;
+  int64_t kernel;
+};
+
+/// One axis: destination j of `count` reads, for a tap, source position j * step + tap.offset.
+/// Positions outside [0, size) read what `mode` says.
+struct Walk {
+  int64_t count = 1;
+  int64_t step = 1;
+  int64_t size = 1;
+  PaddingMode mode = PaddingMode::zeros;
+  const Tap* taps = nullptr;
+  int64_t tap_count = 1;
+
+  /// The source position that `position` reads, or -1 for zero.
+  int64_t resolve(int64_t position) const {
+    if (position >= 0 && position < size) return position;
+    switch (mode) {
+      case PaddingMode::zeros: return -1;
+      case PaddingMode::replicate: return position < 0 ? 0 : size - 1;
+      case PaddingMode::circular: return position < 0 ? position + size : position - size;
+      case PaddingMode::reflect: return position < 0 ? -position : 2 * (size - 1) - position;
+    }
+    return -1;
+  }
+
+  /// First and past-the-last destination whose read for this offset lies inside the source.
+  int64_t inside_begin(int64_t offset) const {
+    if (offset >= 0) return 0;
+    const int64_t begin = (-offset - 1) / step + 1;
+    return begin < count ? begin : count;
+  }
+  int64_t inside_end(int64_t offset) const {
+    if (offset >= size) return inside_begin(offset);
+    const int64_t end = (size - 1 - offset) / step + 1;
+    const int64_t begin = inside_begin(offset);
+    return end > count ? count : end < begin ? begin : end;
+  }
+};
+
+/// Element strides of a tensor, groups merged in `channel`.
+struct Strides {
+  int64_t batch = 0;
+  int64_t channel = 0;
+  int64_t axis[kAxes] = {0, 0, 0};
+};
+
+/// Element strides of a weight by role: destination channel, source channel, kernel position, group.
+struct WeightStrides {
+  int64_t group = 0;
+  int64_t row = 0;
+  int64_t depth = 0;
+  int64_t axis[kAxes] = {0, 0, 0};
+};
+
+/// The sizes that both contractions share.
+struct ContractionShape {
+  int64_t batch = 1;
+  int64_t groups = 1;
+  int64_t rows = 1;   // destination channels (WeightContraction: grad channels) of a group
+  int64_t depth = 1;  // source channels of a group
+  Walk walk[kAxes];
+
+  int64_t taps() const { return walk[0].tap_count * walk[1].tap_count * walk[2].tap_count; }
+  int64_t pixels() const { return walk[0].count * walk[1].count * walk[2].count; }
+};
+
+template <class T>
+struct Contraction : ContractionShape {
+  const T* source = nullptr;
+  Strides source_strides;
+  const T* weight = nullptr;
+  WeightStrides weight_strides;
+  const T* bias = nullptr;  // one for each of groups * rows, or none
+  T* dest = nullptr;
+  Strides dest_strides;
+};
+
+template <class T>
+struct WeightContraction : ContractionShape {
+  const T* source = nullptr;
+  Strides source_strides;
+  const T* grad = nullptr;
+  Strides grad_strides;
+  T* dest = nullptr;
+  WeightStrides dest_strides;
+};
+
+/// The adjoint of padding by index: dest[n, c, i] = bias[c] + sum of source[n, c, q] over the padded
+/// positions q in [0, extent) that read i. Only size and mode of the walks count.
+template <class T>
+struct Fold {
+  int64_t batch = 1;
+  int64_t channels = 1;
+  Walk walk[kAxes];
+  int64_t extent[kAxes] = {1, 1, 1};
+  int64_t pad_begin[kAxes] = {0, 0, 0};
+  const T* source = nullptr;
+  Strides source_strides;
+  const T* bias = nullptr;
+  T* dest = nullptr;
+  Strides dest_strides;
+};
+
+}  // namespace cnnops

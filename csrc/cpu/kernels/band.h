@@ -1,0 +1,91 @@
+// Bands: the source rows that some destination rows need, gathered into scratch for the direct
+// kernels. Elements are accumulators, padding is resolved, and the `step` phases of the width lie
+// apart, so that what one tap reads for consecutive destinations is consecutive. Behind this every tap
+// is a shifted vector load and there are no borders.
+
+/// A band fits this much where it can: half of a small L2, and close to L1.
+constexpr int64_t kBandBytes = 96 << 10;
+
+/// Most registers of consecutive destinations that a direct kernel handles at a time.
+constexpr int kBandVectors = 4;
+
+/// Where things lie in a band: [source channel][depth tap][row][phase][position].
+struct BandLayout {
+  int64_t low[2];    // smallest tap offset of height and width
+  int64_t span[2];   // largest minus smallest
+  int64_t phase;     // elements of one phase of a row
+  int64_t row;       // elements of a row
+  int64_t max_rows;  // destination rows of a band
+
+  /// Source rows under `count` destination rows.
+  int64_t rows(const Walk& height, int64_t count) const {
+    return (count - 1) * height.step + span[0] + 1;
+  }
+  /// Where a tap of the width starts in a row.
+  int64_t start(const Walk& width, int64_t tap) const {
+    const int64_t offset = width.taps[tap].offset - low[1];
+    return offset % width.step * phase + offset / width.step;
+  }
+};
+
+/// `lanes` elements of `bytes` each make a register.
+inline BandLayout lay_out_band(const ContractionShape& shape, int64_t lanes, int64_t bytes) {
+  BandLayout band;
+  for (int axis = 0; axis < 2; ++axis) {
+    const Walk& walk = shape.walk[1 + axis];
+    int64_t low = walk.taps[0].offset, high = low;
+    for (int64_t t = 1; t < walk.tap_count; ++t) {
+      const int64_t offset = walk.taps[t].offset;
+      low = offset < low ? offset : low;
+      high = offset > high ? offset : high;
+    }
+    band.low[axis] = low;
+    band.span[axis] = high - low;
+  }
+  const Walk &height = shape.walk[1], &width = shape.walk[2];
+  // Kernels read whole blocks of registers: up to one block past the last destination.
+  band.phase = round_up(width.count + band.span[1] / width.step + 1, lanes) + lanes * kBandVectors;
+  band.row = band.phase * width.step;
+  const int64_t row_bytes = band.row * bytes * shape.depth * shape.walk[0].tap_count;
+  const int64_t rows = kBandBytes / row_bytes;
+  band.max_rows = rows <= band.span[0] ? 1 : (rows - band.span[0] - 1) / height.step + 1;
+  band.max_rows = band.max_rows < height.count ? band.max_rows : height.count;
+  return band;
+}
+
+/// One row of a band from a source row of elements `stride` apart; null reads as zeros.
+template <class T>
+void gather_band_row(const BandLayout& band, const Walk& width, const T* row, int64_t stride,
+                     Accumulator<T>* to) {
+  if (row == nullptr) return fill(to, band.row, Accumulator<T>(0));
+  const int64_t positions = (width.count - 1) * width.step + band.span[1] + 1;
+  for (int64_t phase = 0; phase < width.step; ++phase, to += band.phase) {
+    Walk of_phase = width;
+    of_phase.count = phase < positions ? (positions - 1 - phase) / width.step + 1 : 0;
+    const int64_t offset = band.low[1] + phase;
+    const Inside inside{of_phase.inside_begin(offset), of_phase.inside_end(offset)};
+    gather_run(of_phase, inside, offset, 0, of_phase.count, row, stride, to);
+    fill(to + of_phase.count, band.phase - of_phase.count, Accumulator<T>(0));
+  }
+}
+
+/// The band under destination rows [first, first + count) at depth `d`; `source` is channel 0 of the
+/// group in the image.
+template <class T>
+void gather_band(const ContractionShape& shape, const BandLayout& band, const T* source,
+                 const Strides& strides, int64_t d, int64_t first, int64_t count,
+                 Accumulator<T>* to) {
+  const Walk* walk = shape.walk;
+  const int64_t rows = band.rows(walk[1], count);
+  for (int64_t c = 0; c < shape.depth; ++c) {
+    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+      const T* plane = source + c * strides.channel + z * strides.axis[0];
+      for (int64_t r = 0; r < rows; ++r, to += band.row) {
+        const int64_t y = walk[1].resolve(first * walk[1].step + band.low[0] + r);
+        const T* row = z < 0 || y < 0 ? nullptr : plane + y * strides.axis[1];
+        gather_band_row(band, walk[2], row, strides.axis[2], to);
+      }
+    }
+  }
+}

@@ -1,0 +1,155 @@
+// Depthwise convolution (one source and one destination channel a group), vectors along channels.
+//
+// An item is a row of destination pixels. Pixels whose taps all read inside the source go four at a
+// time, so that a loaded weight vector serves four of them; border pixels go alone, with the taps that
+// read padding left out. Weights are repacked to [tap][channel]. Channels that do not fill a register
+// are covered by a last register that overlaps the one before; fewer than one register of them by
+// partial loads.
+
+constexpr int kDepthwisePixels = 4;
+
+/// The source of one destination row: a pointer for each (depth, height) tap, null where padding.
+template <class T>
+struct DepthwiseRow {
+  const T* const* lines;
+  int64_t line_count;
+  const int64_t* columns;  // for each tap of the width: element offset in a line; < 0: reads zero
+  int64_t taps_w;
+  int64_t pixel;  // elements between the sources of neighbouring destinations
+};
+
+/// Destination channels [c, c + lanes * kVectors) of kPixels pixels; with kPartial the first `count`.
+template <class T, int kPixels, int kVectors, bool kPartial>
+inline void depthwise_block(const DepthwiseRow<T>& row, const Accumulator<T>* weight,
+                            const Accumulator<T>* bias, int64_t channels, int64_t c, int64_t count,
+                            T* to, int64_t to_pixel) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const auto read = [count](const T* from) {
+    return kPartial ? load_partial(from, count) : load_wide(from);
+  };
+  Vec<A> sum[kPixels][kVectors];
+#pragma GCC unroll 4
+  for (int i = 0; i < kPixels; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) sum[i][j] = load(bias + c + j * lanes);
+  }
+  weight += c;
+  for (int64_t line = 0; line < row.line_count; ++line) {
+    const T* base = row.lines[line];
+    if (base == nullptr) {
+      weight += row.taps_w * channels;
+      continue;
+    }
+    for (int64_t t = 0; t < row.taps_w; ++t, weight += channels) {
+      if (row.columns[t] < 0) continue;
+      Vec<A> w[kVectors];
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) w[j] = load(weight + j * lanes);
+      const T* from = base + row.columns[t] + c;
+#pragma GCC unroll 4
+      for (int i = 0; i < kPixels; ++i) {
+#pragma GCC unroll 2
+        for (int j = 0; j < kVectors; ++j) sum[i][j] += w[j] * read(from + i * row.pixel + j * lanes);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kPixels; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) {
+      T* out = to + i * to_pixel + c + j * lanes;
+      if (kPartial) {
+        store_partial(out, sum[i][j], count);
+      } else {
+        store_narrow(out, sum[i][j]);
+      }
+    }
+  }
+}
+
+/// All channels of kPixels pixels.
+template <class T, int kPixels>
+inline void depthwise_pixels(const DepthwiseRow<T>& row, const Accumulator<T>* weight,
+                             const Accumulator<T>* bias, int64_t pitch, int64_t channels, T* to,
+                             int64_t to_pixel) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  if (channels < lanes) {
+    return depthwise_block<T, kPixels, 1, true>(row, weight, bias, pitch, 0, channels, to, to_pixel);
+  }
+  int64_t c = 0;
+  for (; c + 2 * lanes <= channels; c += 2 * lanes) {
+    depthwise_block<T, kPixels, 2, false>(row, weight, bias, pitch, c, 0, to, to_pixel);
+  }
+  for (; c < channels; c += lanes) {
+    const int64_t at = c + lanes <= channels ? c : channels - lanes;
+    depthwise_block<T, kPixels, 1, false>(row, weight, bias, pitch, at, 0, to, to_pixel);
+  }
+}
+
+template <class T>
+void depthwise_channels_last(const Contraction<T>& p) {
+  using A = Accumulator<T>;
+  const Walk* walk = p.walk;
+  const int64_t taps = p.taps(), channels = p.groups, taps_w = walk[2].tap_count;
+  const int64_t pitch = round_up(channels, kLanes<A>);  // partial blocks load whole registers
+  const int64_t lines = walk[0].tap_count * walk[1].tap_count;
+  const Strides &from = p.source_strides, &dest = p.dest_strides;
+
+  Scratch packed(sizeof(A) * (taps + 1) * pitch + sizeof(int64_t) * taps);
+  A* weight = packed.as<A>();
+  A* bias = weight + taps * pitch;
+  int64_t* offsets = reinterpret_cast<int64_t*>(bias + pitch);
+  tap_offsets(p, p.weight_strides, offsets);
+  for (int64_t c = 0; c < pitch; ++c) {
+    const bool real = c < channels;
+    bias[c] = real && p.bias != nullptr ? widen(p.bias[c]) : A(0);
+    for (int64_t t = 0; t < taps; ++t) {
+      weight[t * pitch + c] = real ? widen(p.weight[c * p.weight_strides.group + offsets[t]]) : A(0);
+    }
+  }
+
+  int64_t inside_begin = 0, inside_end = walk[2].count;
+  for (int64_t t = 0; t < taps_w; ++t) {
+    const int64_t begin = walk[2].inside_begin(walk[2].taps[t].offset);
+    const int64_t end = walk[2].inside_end(walk[2].taps[t].offset);
+    inside_begin = begin > inside_begin ? begin : inside_begin;
+    inside_end = end < inside_end ? end : inside_end;
+  }
+  const int64_t rows = p.batch * walk[0].count * walk[1].count;
+  const int64_t row_work = walk[2].count * taps * channels;
+  parallel_for(rows, ceil_div(kSmallestWork, row_work), [&](int64_t begin, int64_t end) {
+    Scratch buffer(sizeof(T*) * lines + sizeof(int64_t) * taps_w);
+    const T** line_table = buffer.as<const T*>();
+    int64_t* columns = reinterpret_cast<int64_t*>(line_table + lines);
+    const DepthwiseRow<T> row{line_table, lines, columns, taps_w, walk[2].step * from.axis[2]};
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t h = item % walk[1].count, d = item / walk[1].count % walk[0].count;
+      const int64_t image = item / walk[1].count / walk[0].count;
+      for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+        const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+        for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+          const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+          line_table[td * walk[1].tap_count + th] =
+              z < 0 || y < 0 ? nullptr
+                             : p.source + image * from.batch + z * from.axis[0] + y * from.axis[1];
+        }
+      }
+      T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
+      for (int64_t w = 0; w < walk[2].count;) {
+        const bool inside = w >= inside_begin && w + kDepthwisePixels <= inside_end;
+        for (int64_t t = 0; t < taps_w; ++t) {
+          const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[t].offset);
+          columns[t] = x < 0 ? -1 : x * from.axis[2];
+        }
+        T* pixel = to + w * dest.axis[2];
+        if (inside) {
+          depthwise_pixels<T, kDepthwisePixels>(row, weight, bias, pitch, channels, pixel, dest.axis[2]);
+        } else {
+          depthwise_pixels<T, 1>(row, weight, bias, pitch, channels, pixel, dest.axis[2]);
+        }
+        w += inside ? kDepthwisePixels : 1;
+      }
+    }
+  });
+}

@@ -1,0 +1,144 @@
+// Reading the virtual im2col matrix, a row at a time, from a planar tensor as it lies.
+//
+// Columns of that matrix are destination pixels in the order (batch, depth, height, width). A block
+// of columns is a list of segments: runs of pixels of one image row. For one source channel and tap a
+// segment reads a strided run of one source row; the part inside the tensor moves as whole registers,
+// the border goes element by element through the walk's index map.
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+/// `length` consecutive destinations along the width, at `column` of the block.
+struct Segment {
+  int64_t batch;
+  int64_t position[2];  // depth, height
+  int64_t width;        // first position
+  int64_t length;
+  int64_t column;
+};
+
+/// Cuts columns [first, first + count) into segments; returns how many. `segments` holds `count`.
+inline int64_t cut_into_segments(const ContractionShape& shape, int64_t first, int64_t count,
+                                 Segment* segments) {
+  const int64_t width = shape.walk[2].count, height = shape.walk[1].count;
+  const int64_t depth = shape.walk[0].count;
+  int64_t row = first / width, w = first % width, found = 0;
+  for (int64_t column = 0; column < count;) {
+    const int64_t left = count - column;
+    const int64_t length = width - w < left ? width - w : left;
+    const int64_t plane = row / height;
+    segments[found++] = {plane / depth, {plane % depth, row % height}, w, length, column};
+    column += length;
+    w = 0;
+    ++row;
+  }
+  return found;
+}
+
+/// Copies `count` elements, `stride` apart, into consecutive accumulators.
+template <class T>
+inline void copy_strided(const T* from, int64_t stride, int64_t count, Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  int64_t i = 0;
+  if (stride == 1) {
+    for (; i + lanes <= count; i += lanes) store(to + i, load_wide(from + i));
+    if (i < count) store_partial(to + i, load_partial(from + i, count - i), count - i);
+  } else if (stride == 2) {
+    // The last element read by the vectors is number 2 * (i + lanes) - 1: one more must follow.
+    for (; i + lanes < count; i += lanes) {
+      store(to + i, even_lanes<A>(load_wide(from + 2 * i), load_wide(from + 2 * i + lanes)));
+    }
+    for (; i < count; ++i) to[i] = widen(from[2 * i]);
+  } else {
+    for (; i < count; ++i) to[i] = widen(from[i * stride]);
+  }
+}
+
+template <class A>
+inline void fill(A* to, int64_t count, A value) {
+  constexpr int lanes = kLanes<A>;
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) store(to + i, broadcast(value));
+  for (; i < count; ++i) to[i] = value;
+}
+
+/// Destinations [begin, end) of a walk whose reads lie inside the source.
+struct Inside {
+  int64_t begin;
+  int64_t end;
+};
+
+/// Reads, for destinations [first, first + count) of `walk`, the source positions of a tap. `row`
+/// points to position 0, positions are `stride` elements apart.
+template <class T>
+inline void gather_run(const Walk& walk, const Inside& inside, int64_t offset, int64_t first,
+                       int64_t count, const T* row, int64_t stride, Accumulator<T>* to) {
+  const int64_t last = first + count;
+  const int64_t begin = inside.begin < first ? first : inside.begin > last ? last : inside.begin;
+  const int64_t end = inside.end < begin ? begin : inside.end > last ? last : inside.end;
+  const auto border = [&](int64_t from, int64_t until) {
+    for (int64_t j = from; j < until; ++j) {
+      const int64_t position = walk.resolve(j * walk.step + offset);
+      to[j - first] = position < 0 ? Accumulator<T>(0) : widen(row[position * stride]);
+    }
+  };
+  border(first, begin);
+  if (begin < end) {
+    copy_strided(row + (begin * walk.step + offset) * stride, walk.step * stride, end - begin,
+                 to + (begin - first));
+  }
+  border(end, last);
+}
+
+/// The rows of the virtual im2col matrix of one group, for the columns in `segments`.
+template <class T>
+struct ColumnGatherer {
+  using A = Accumulator<T>;
+  const ContractionShape& shape;
+  const T* source;  // channel 0 of the group, image 0
+  const Strides& strides;
+  const Inside* inside;  // for each tap of the width
+  const Segment* segments;
+  int64_t segment_count;
+
+  /// Writes matrix rows [first, first + count), where row = ((channel * taps_d + td) * taps_h + th) *
+  /// taps_w + tw, to `to`, `pitch` elements a row.
+  void gather(int64_t first, int64_t count, A* to, int64_t pitch) const {
+    const Walk* walk = shape.walk;
+    const int64_t taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
+    int64_t tw = first % taps_w, rest = first / taps_w;
+    for (int64_t row = 0; row < count; ++rest, tw = 0) {
+      const int64_t run = taps_w - tw < count - row ? taps_w - tw : count - row;
+      const int64_t th = rest % taps_h;
+      const int64_t td = rest / taps_h % walk[0].tap_count;
+      const int64_t channel = rest / taps_h / walk[0].tap_count;
+      for (int64_t s = 0; s < segment_count; ++s) {
+        const Segment& segment = segments[s];
+        const int64_t d =
+            walk[0].resolve(segment.position[0] * walk[0].step + walk[0].taps[td].offset);
+        const int64_t h =
+            walk[1].resolve(segment.position[1] * walk[1].step + walk[1].taps[th].offset);
+        A* block = to + row * pitch + segment.column;
+        if (d < 0 || h < 0) {
+          for (int64_t t = 0; t < run; ++t) fill(block + t * pitch, segment.length, A(0));
+          continue;
+        }
+        const T* base = source + segment.batch * strides.batch + channel * strides.channel +
+                        d * strides.axis[0] + h * strides.axis[1];
+        for (int64_t t = 0; t < run; ++t) {
+          gather_run(walk[2], inside[tw + t], walk[2].taps[tw + t].offset, segment.width,
+                     segment.length, base, strides.axis[2], block + t * pitch);
+        }
+      }
+      row += run;
+    }
+  }
+};
+
+/// Fills `inside` for each tap of the width.
+inline void find_inside(const Walk& walk, Inside* inside) {
+  for (int64_t t = 0; t < walk.tap_count; ++t) {
+    inside[t] = {walk.inside_begin(walk.taps[t].offset), walk.inside_end(walk.taps[t].offset)};
+  }
+}

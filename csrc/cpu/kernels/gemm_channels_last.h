@@ -1,0 +1,208 @@
+// Dense and grouped convolution with vectors along destination channels: dest[pixels x rows] =
+// im2col[pixels x K] * weight[K x rows] for each group, K = taps * source channels.
+//
+// The pixels are never copied where the tensor already holds accumulators: a tile takes one pointer
+// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Weights are
+// packed once per call as [group][column block][tap][channel][kTileColumns] and shared by all threads.
+// Items are (group, block of kPixelBlock pixels, column block); K is cut so that the slice of packed
+// weights stays in L2 while all pixel tiles of the item use it.
+
+constexpr int64_t kPixelBlock = 8 * kTileRows;
+constexpr int64_t kChannelBlock = 256;
+
+inline bool taps_are_contiguous(const int64_t* taps, int64_t count) {
+  for (int64_t t = 0; t < count; ++t) {
+    if (taps[t] != t) return false;
+  }
+  return true;
+}
+
+/// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
+template <class T>
+void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  constexpr int64_t columns = kTileColumns<A>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
+  const int64_t blocks = ceil_div(p.rows, columns);
+  const int64_t padded_rows = round_up(p.rows, lanes);
+  // A piece is `lanes` destination channels times all of K; the pieces of a block interleave.
+  const int64_t pieces = padded_rows / lanes;
+  parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / pieces, first = i % pieces * lanes, block = first / columns;
+      const int64_t width =
+          block + 1 < blocks ? columns : padded_rows - (blocks - 1) * columns;
+      const T* from = p.weight + group * p.weight_strides.group + first * p.weight_strides.row;
+      A* out = to + (group * padded_rows + block * columns) * inner + first % columns;
+      const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
+      const int64_t row = p.weight_strides.row, depth = p.weight_strides.depth;
+      const auto element = [&](int64_t tap, int64_t c) {
+        alignas(64) A values[lanes] = {};
+        const T* at = from + taps[tap] + c * depth;
+        for (int64_t r = 0; r < rows; ++r) values[r] = widen(at[r * row]);
+        store(out + (tap * p.depth + c) * width, load(values));
+      };
+      // Squares of lanes x lanes go through registers when K or the channels are contiguous.
+      const int64_t squares = rows < lanes ? 0 : p.depth / lanes * lanes;
+      for (int64_t c = 0; c < squares; c += lanes) {
+        if (depth == 1) {
+          for (int64_t tap = 0; tap < tap_count; ++tap) {
+            Vec<A> square[lanes];
+            for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + taps[tap] + c + r * row);
+            transpose<A>(square);
+            for (int r = 0; r < lanes; ++r) store(out + (tap * p.depth + c + r) * width, square[r]);
+          }
+        } else if (row == 1) {
+          for (int64_t tap = 0; tap < tap_count; ++tap) {
+            for (int64_t r = c; r < c + lanes; ++r) {
+              store(out + (tap * p.depth + r) * width, load_wide(from + taps[tap] + r * depth));
+            }
+          }
+        } else if (depth == tap_count && taps_are_contiguous(taps, tap_count)) {
+          // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
+          for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
+            Vec<A> square[lanes];
+            for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + c * depth + k + r * row);
+            transpose<A>(square);
+            for (int64_t r = 0; r < lanes; ++r) {
+              const int64_t tap = (k + r) % tap_count, channel = c + (k + r) / tap_count;
+              store(out + (tap * p.depth + channel) * width, square[r]);
+            }
+          }
+        } else {
+          for (int64_t tap = 0; tap < tap_count; ++tap) {
+            for (int64_t r = c; r < c + lanes; ++r) element(tap, r);
+          }
+        }
+      }
+      for (int64_t tap = 0; tap < tap_count; ++tap) {
+        for (int64_t c = squares; c < p.depth; ++c) element(tap, c);
+      }
+    }
+  });
+}
+
+/// One pointer for each tap and pixel of a block, [pixel tile][tap][kTileRows].
+template <class T>
+void point_to_pixels(const Contraction<T>& p, const T* source, const T* zeros, int64_t first,
+                     int64_t count, const T** to) {
+  const Walk* walk = p.walk;
+  const int64_t taps = p.taps();
+  const int64_t width = walk[2].count, height = walk[1].count, depth = walk[0].count;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t pixel = first + i, w = pixel % width, row = pixel / width;
+    const int64_t h = row % height, d = row / height % depth, image = row / height / depth;
+    const T* base = source + image * p.source_strides.batch;
+    const T** out = to + i / kTileRows * taps * kTileRows + i % kTileRows;
+    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+      for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+        const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+        const T* line = base + z * p.source_strides.axis[0] + y * p.source_strides.axis[1];
+        for (int64_t tw = 0; tw < walk[2].tap_count; ++tw, out += kTileRows) {
+          const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[tw].offset);
+          *out = z < 0 || y < 0 || x < 0 ? zeros : line + x * p.source_strides.axis[2];
+        }
+      }
+    }
+  }
+}
+
+/// Adds the bias to the sums of pixels [first, first + count), `pitch` apart, and stores `channels`
+/// destination channels of each from `channel` on.
+template <class T>
+void store_pixels(const Contraction<T>& p, int64_t channel, int64_t channels, int64_t first,
+                  int64_t count, const Accumulator<T>* sums, int64_t pitch) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t width = p.walk[2].count, height = p.walk[1].count, depth = p.walk[0].count;
+  const Strides& strides = p.dest_strides;
+  A bias[kTileColumns<A>];
+  for (int64_t c = 0; c < pitch; ++c) {
+    bias[c] = p.bias != nullptr && c < channels ? widen(p.bias[channel + c]) : A(0);
+  }
+  for (int64_t i = 0; i < count; ++i, sums += pitch) {
+    const int64_t pixel = first + i, row = pixel / width, plane = row / height;
+    T* to = p.dest + plane / depth * strides.batch + plane % depth * strides.axis[0] +
+            row % height * strides.axis[1] + pixel % width * strides.axis[2] + channel;
+    int64_t c = 0;
+    for (; c + lanes <= channels; c += lanes) store_narrow(to + c, load(sums + c) + load(bias + c));
+    if (c < channels) store_partial(to + c, load(sums + c) + load(bias + c), channels - c);
+  }
+}
+
+template <class T>
+void gemm_channels_last(const Contraction<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int64_t columns = kTileColumns<A>;
+  constexpr bool in_place = __is_same(T, A);
+  const int64_t taps = p.taps(), inner = p.depth * taps, pixels = p.batch * p.pixels();
+  const int64_t pixel_blocks = ceil_div(pixels, kPixelBlock);
+  const int64_t column_blocks = ceil_div(p.rows, columns);
+  const int64_t padded_rows = round_up(p.rows, kLanes<A>);
+  // A slice of K: some channels of one tap, or all channels of some taps.
+  const int64_t run = p.depth < kChannelBlock ? p.depth : kChannelBlock;
+  const int64_t tap_block = p.depth > run ? 1 : ceil_div(kChannelBlock, run);
+
+  Scratch weights(sizeof(A) * p.groups * padded_rows * inner);
+  Scratch tables(sizeof(int64_t) * taps);
+  tap_offsets(p, p.weight_strides, tables.as<int64_t>());
+  pack_weight_columns(p, tables.as<int64_t>(), weights.as<A>());
+  Scratch zero_row(sizeof(T) * p.depth);
+  T* zeros = zero_row.as<T>();
+  memset(static_cast<void*>(zeros), 0, sizeof(T) * p.depth);
+
+  parallel_for(p.groups * pixel_blocks * column_blocks, 1, [&](int64_t begin, int64_t end) {
+    const int64_t slice = tap_block * run;
+    Scratch pointers(sizeof(T*) * (kPixelBlock * taps + kTileRows * tap_block));
+    Scratch buffer(sizeof(A) * (kPixelBlock * columns + (in_place ? 0 : kTileRows * slice)));
+    const T** pixel_rows = pointers.as<const T*>();
+    [[maybe_unused]] auto wide_rows = reinterpret_cast<const A**>(pixel_rows + kPixelBlock * taps);
+    A* sums = buffer.as<A>();
+    [[maybe_unused]] A* widened = sums + kPixelBlock * columns;
+    int64_t pointed = -1;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / (pixel_blocks * column_blocks);
+      const int64_t first = item / column_blocks % pixel_blocks * kPixelBlock;
+      const int64_t column = item % column_blocks * columns;
+      const int64_t count = pixels - first < kPixelBlock ? pixels - first : kPixelBlock;
+      const int64_t width = padded_rows - column < columns ? padded_rows - column : columns;
+      const int vectors = vectors_for<A>(width);
+      if (pointed != item / column_blocks) {
+        pointed = item / column_blocks;
+        point_to_pixels(p, p.source + group * p.depth, zeros, first, count, pixel_rows);
+      }
+      const A* packed = weights.as<A>() + (group * padded_rows + column) * inner;
+      for (int64_t tap = 0; tap < taps; tap += tap_block) {
+        const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
+        for (int64_t c = 0; c < p.depth; c += run) {
+          const int64_t channels = p.depth - c < run ? p.depth - c : run;
+          const bool accumulate = tap > 0 || c > 0;
+          for (int64_t i = 0; i < count; i += kTileRows) {
+            const int rows = int(count - i < kTileRows ? count - i : kTileRows);
+            const T** from = pixel_rows + (i * taps + tap * kTileRows);
+            const A* slice_of_weights = packed + (tap * p.depth + c) * width;
+            A* to = sums + i * width;
+            if constexpr (in_place) {
+              multiply<A>({from, c, tap_count, channels, 1, slice_of_weights}, to, width, accumulate,
+                          rows, vectors);
+            } else {
+              for (int64_t t = 0; t < tap_count; ++t) {
+                for (int r = 0; r < rows; ++r) {
+                  A* wide = widened + (t * kTileRows + r) * channels;
+                  copy_strided(from[t * kTileRows + r] + c, 1, channels, wide);
+                  wide_rows[t * kTileRows + r] = wide;
+                }
+              }
+              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice_of_weights}, to, width,
+                          accumulate, rows, vectors);
+            }
+          }
+        }
+      }
+      const int64_t channels = p.rows - column < width ? p.rows - column : width;
+      store_pixels(p, group * p.rows + column, channels, first, count, sums, width);
+    }
+  });
+}

@@ -1,0 +1,188 @@
+// Dense and grouped convolution with vectors along pixels: dest[rows x pixels] = weight[rows x K] *
+// im2col[K x pixels] for each group, K = source channels * taps.
+//
+// Work is cut into items of (group, panel, row block). A panel is up to kTileColumns pixels, taken
+// across image rows and images so that small maps fill it; its slice of im2col, kPanelDepth rows at a
+// time, is gathered from the source as it lies into a buffer that stays in L1/L2, and is multiplied
+// with every row of the block. Sums of a panel live in scratch of the accumulator type until K is
+// done, then get the bias and go to the destination. Row blocks exist so that layers with many
+// channels and few pixels have enough items; they depend on the shape only.
+
+constexpr int64_t kPanelDepth = 256;  // 256 x 64 floats = 64 KiB: L2 with room, 6 x 256 weights in L1
+constexpr int64_t kMaxRowBlock = 384;
+constexpr int64_t kWantedItems = 16;
+
+/// Multiply-adds that pay for waking another thread.
+constexpr int64_t kSmallestWork = 1 << 16;
+
+
+/// Rows of a row block: few enough that `blocks_before` blocks make kWantedItems items.
+inline int64_t choose_row_block(int64_t rows, int64_t blocks_before) {
+  const int64_t parts = ceil_div(kWantedItems, blocks_before < 1 ? 1 : blocks_before);
+  const int64_t wanted = round_up(ceil_div(rows, parts), kTileRows);
+  const int64_t least = 8 * kTileRows;  // fewer would gather the panel more often than they use it
+  return wanted < least ? least : wanted > kMaxRowBlock ? kMaxRowBlock : wanted;
+}
+
+/// The weights as matrices [groups][rows][K] of accumulators.
+template <class A>
+struct WeightMatrix {
+  const A* data;
+  int64_t group;  // elements from group to group
+  int64_t row;    // elements from row to row
+};
+
+/// True when K of the weight is contiguous in the order (channel, tap): no packing needed.
+template <class T>
+bool weight_in_place(const Contraction<T>& p) {
+  if (!__is_same(T, Accumulator<T>)) return false;
+  int64_t expected = 1;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    const Walk& walk = p.walk[axis];
+    if (walk.tap_count > 1 && p.weight_strides.axis[axis] != expected) return false;
+    for (int64_t t = 0; t < walk.tap_count; ++t) {
+      if (walk.taps[t].kernel != t) return false;
+    }
+    expected *= walk.tap_count;
+  }
+  return p.depth == 1 || p.weight_strides.depth == expected;
+}
+
+/// Element offsets of all taps in the weight, in the order of the virtual matrix.
+inline void tap_offsets(const ContractionShape& shape, const WeightStrides& strides, int64_t* to) {
+  const Walk* walk = shape.walk;
+  for (int64_t d = 0; d < walk[0].tap_count; ++d) {
+    for (int64_t h = 0; h < walk[1].tap_count; ++h) {
+      for (int64_t w = 0; w < walk[2].tap_count; ++w) {
+        *to++ = walk[0].taps[d].kernel * strides.axis[0] + walk[1].taps[h].kernel * strides.axis[1] +
+                walk[2].taps[w].kernel * strides.axis[2];
+      }
+    }
+  }
+}
+
+/// Packs the weights as [groups][rows][channel][tap].
+template <class T>
+void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {
+  const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
+  parallel_for(p.groups * p.rows, ceil_div(16384, inner), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* from =
+          p.weight + i / p.rows * p.weight_strides.group + i % p.rows * p.weight_strides.row;
+      Accumulator<T>* out = to + i * inner;
+      for (int64_t c = 0; c < p.depth; ++c, from += p.weight_strides.depth) {
+        for (int64_t t = 0; t < tap_count; ++t) *out++ = widen(from[taps[t]]);
+      }
+    }
+  });
+}
+
+/// Adds the bias to `count` sums and stores them `stride` apart.
+template <class T>
+inline void store_run(const Accumulator<T>* sums, Accumulator<T> bias, int64_t count, T* to,
+                      int64_t stride) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  int64_t i = 0;
+  if (stride == 1) {
+    const Vec<A> add = broadcast(bias);
+    for (; i + lanes <= count; i += lanes) store_narrow(to + i, load(sums + i) + add);
+    if (i < count) store_partial(to + i, load_partial(sums + i, count - i) + add, count - i);
+    return;
+  }
+  for (; i < count; ++i) to[i * stride] = narrow<T>(sums[i] + bias);
+}
+
+/// A run of destination pixels at consecutive addresses, `stride` apart.
+struct DestRun {
+  int64_t offset;  // of the first, from channel 0 of image 0
+  int64_t length;
+  int64_t column;
+};
+
+/// Destination runs of the segments, neighbours joined; returns how many.
+inline int64_t join_runs(const Strides& dest, const Segment* segments, int64_t count, DestRun* runs) {
+  int64_t found = 0;
+  for (int64_t s = 0; s < count; ++s) {
+    const Segment& segment = segments[s];
+    const int64_t offset = segment.batch * dest.batch + segment.position[0] * dest.axis[0] +
+                           segment.position[1] * dest.axis[1] + segment.width * dest.axis[2];
+    DestRun* last = found > 0 ? &runs[found - 1] : nullptr;
+    if (last != nullptr && last->offset + last->length * dest.axis[2] == offset) {
+      last->length += segment.length;
+    } else {
+      runs[found++] = {offset, segment.length, segment.column};
+    }
+  }
+  return found;
+}
+
+template <class T>
+void gemm_planar(const Contraction<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int64_t columns = kTileColumns<A>;
+  const int64_t taps = p.taps(), inner = p.depth * taps, pixels = p.batch * p.pixels();
+  const int64_t panels = ceil_div(pixels, columns);
+  const int64_t row_block = choose_row_block(p.rows, p.groups * panels);
+  const int64_t row_blocks = ceil_div(p.rows, row_block);
+
+  const bool in_place = weight_in_place(p);
+  Scratch tables(sizeof(int64_t) * taps + sizeof(Inside) * p.walk[2].tap_count);
+  Inside* inside = tables.as<Inside>();
+  find_inside(p.walk[2], inside);
+  Scratch packed(in_place ? 0 : sizeof(A) * p.groups * p.rows * inner);
+  WeightMatrix<A> weight{packed.as<A>(), p.rows * inner, inner};
+  if (in_place) {
+    weight = {reinterpret_cast<const A*>(p.weight), p.weight_strides.group, p.weight_strides.row};
+  } else {
+    int64_t* offsets = reinterpret_cast<int64_t*>(inside + p.walk[2].tap_count);
+    tap_offsets(p, p.weight_strides, offsets);
+    pack_weight_rows(p, offsets, packed.as<A>());
+  }
+
+  const int64_t depth_block = inner < kPanelDepth ? inner : kPanelDepth;
+  const int64_t sum_rows = row_block < p.rows ? row_block : p.rows;
+  parallel_for(p.groups * panels * row_blocks, 1, [&](int64_t begin, int64_t end) {
+    Scratch buffer(sizeof(A) * columns * (depth_block + sum_rows));
+    A* panel = buffer.as<A>();
+    A* sums = panel + columns * depth_block;
+    Segment segments[columns];
+    DestRun runs[columns];
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item / (panels * row_blocks);
+      const int64_t first = item / row_blocks % panels * columns;
+      const int64_t row_begin = item % row_blocks * row_block;
+      const int64_t row_end = row_begin + row_block < p.rows ? row_begin + row_block : p.rows;
+      const int64_t count = pixels - first < columns ? pixels - first : columns;
+      const int vectors = vectors_for<A>(count);
+      const int64_t pitch = vectors * kLanes<A>;
+
+      const int64_t segment_count = cut_into_segments(p, first, count, segments);
+      const int64_t run_count = join_runs(p.dest_strides, segments, segment_count, runs);
+      const T* source = p.source + group * p.depth * p.source_strides.channel;
+      const ColumnGatherer<T> gatherer{p, source, p.source_strides, inside, segments, segment_count};
+      for (int64_t k = 0; k < inner; k += depth_block) {
+        const int64_t run = inner - k < depth_block ? inner - k : depth_block;
+        gatherer.gather(k, run, panel, pitch);
+        for (int64_t row = row_begin; row < row_end; row += kTileRows) {
+          const int rows = int(row_end - row < kTileRows ? row_end - row : kTileRows);
+          const A* pointers[kTileRows];
+          for (int i = 0; i < rows; ++i) {
+            pointers[i] = weight.data + group * weight.group + (row + i) * weight.row;
+          }
+          multiply<A>({pointers, k, 1, run, 1, panel}, sums + (row - row_begin) * pitch, pitch, k > 0,
+                      rows, vectors);
+        }
+      }
+      for (int64_t row = row_begin; row < row_end; ++row) {
+        const int64_t channel = group * p.rows + row;
+        const A bias = p.bias != nullptr ? widen(p.bias[channel]) : A(0);
+        T* to = p.dest + channel * p.dest_strides.channel;
+        for (int64_t r = 0; r < run_count; ++r) {
+          store_run(sums + (row - row_begin) * pitch + runs[r].column, bias, runs[r].length,
+                    to + runs[r].offset, p.dest_strides.axis[2]);
+        }
+      }
+    }
+  });
+}

@@ -1,0 +1,96 @@
+// The register tile: C[i][j] += sum over taps t and positions k of A[i][t][k] * B[t][k][j], the inner
+// loop of every GEMM-shaped convolution kernel.
+//
+// A comes as one pointer for each row and tap, so it may lie anywhere: packed weights, pixels of a
+// channels_last tensor in place, a row of zeros for padding. B is packed, a vector row per k. Per k
+// a full tile loads kTileVectors registers of B, broadcasts kTileRows elements of A and does
+// kTileRows * kTileVectors FMAs. AVX-512: 6 x 4 = 24 accumulators, 4 of B and one broadcast fill 29
+// of 32 registers, with 10 loads for 24 FMAs, so the two FMA ports are the limit and not the two load
+// ports. With 16 registers: 6 x 2. Six row pointers and their offset stay in general registers.
+
+constexpr int kTileRows = 6;
+constexpr int kTileVectors = CNNOPS_VECTOR_BYTES == 64 ? 4 : 2;
+
+/// Columns of a full tile.
+template <class A>
+constexpr int kTileColumns = kTileVectors * kLanes<A>;
+
+/// Operands of one tile.
+template <class A>
+struct TileOperands {
+  const A* const* rows;  // [taps][kTileRows]
+  int64_t start;         // elements from there to the first k
+  int64_t taps;
+  int64_t run;   // positions k of a tap
+  int64_t step;  // elements from one k to the next in A
+  const A* b;    // [taps * run][vectors * lanes]
+};
+
+template <class A, int kRows, int kVectors>
+void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate) {
+  constexpr int lanes = kLanes<A>;
+  Vec<A> sum[kRows][kVectors];
+#pragma GCC unroll 6
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      sum[i][j] = accumulate ? load(c + i * pitch + j * lanes) : Vec<A>{};
+    }
+  }
+  const A* b = in.b;
+  const A* const* rows = in.rows;
+  for (int64_t tap = 0; tap < in.taps; ++tap, rows += kTileRows) {
+    const A* a[kRows];
+#pragma GCC unroll 6
+    for (int i = 0; i < kRows; ++i) a[i] = rows[i];
+    for (int64_t k = 0, offset = in.start; k < in.run; ++k, offset += in.step, b += kVectors * lanes) {
+      Vec<A> column[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
+#pragma GCC unroll 6
+      for (int i = 0; i < kRows; ++i) {
+        const Vec<A> value = broadcast(a[i][offset]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sum[i][j] += value * column[j];
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) store(c + i * pitch + j * lanes, sum[i][j]);
+  }
+}
+
+template <class A, int kVectors>
+inline void multiply_rows(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate, int rows) {
+  switch (rows) {
+    case 1: return multiply_tile<A, 1, kVectors>(in, c, pitch, accumulate);
+    case 2: return multiply_tile<A, 2, kVectors>(in, c, pitch, accumulate);
+    case 3: return multiply_tile<A, 3, kVectors>(in, c, pitch, accumulate);
+    case 4: return multiply_tile<A, 4, kVectors>(in, c, pitch, accumulate);
+    case 5: return multiply_tile<A, 5, kVectors>(in, c, pitch, accumulate);
+    default: return multiply_tile<A, 6, kVectors>(in, c, pitch, accumulate);
+  }
+}
+
+/// C (+)= A * B for a tile of `rows` (1 to kTileRows) by `vectors` (1 to kTileVectors) registers; C
+/// has `pitch` elements a row.
+template <class A>
+inline void multiply(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate, int rows,
+                     int vectors) {
+  switch (vectors) {
+    case 1: return multiply_rows<A, 1>(in, c, pitch, accumulate, rows);
+    case 2: return multiply_rows<A, 2>(in, c, pitch, accumulate, rows);
+#if CNNOPS_VECTOR_BYTES == 64
+    case 3: return multiply_rows<A, 3>(in, c, pitch, accumulate, rows);
+    case 4: return multiply_rows<A, 4>(in, c, pitch, accumulate, rows);
+#endif
+  }
+}
+
+/// Registers that `columns` elements fill.
+template <class A>
+inline int vectors_for(int64_t columns) {
+  return int((columns + kLanes<A> - 1) / kLanes<A>);
+}

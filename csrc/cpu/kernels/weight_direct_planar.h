@@ -1,0 +1,134 @@
+// Weight gradient for few source channels in a group, vectors along the width.
+//
+// An item is a group and a fixed share of the images. For every band (band.h) of source rows, and
+// every destination channel, the band of grad is read once for up to kTapsAtOnce taps of a kernel row,
+// whose sums stay in registers; each tap reads the source band at its own shift. Lanes are added up at
+// the end, shares in order.
+
+constexpr int kTapsAtOnce = 8;
+
+/// sums[t] += grad row * shifted source row over `rows` rows of `width` elements, for kTaps taps.
+template <class A, int kTaps>
+inline void correlate_rows(const A* source, int64_t source_row, const int64_t* starts, const A* grad,
+                           int64_t grad_row, int64_t rows, int64_t width, A* sums) {
+  constexpr int lanes = kLanes<A>;
+  Vec<A> sum[kTaps];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTaps; ++t) sum[t] = load(sums + t * lanes);
+  const int64_t whole = width / lanes * lanes;
+  Vec<typename IndexOf<sizeof(A)>::type> lane;
+  for (int i = 0; i < lanes; ++i) lane[i] = i;
+  const auto valid = lane < broadcast(typename IndexOf<sizeof(A)>::type(width - whole));
+  for (int64_t r = 0; r < rows; ++r, source += source_row, grad += grad_row) {
+    for (int64_t w = 0; w < whole; w += lanes) {
+      const Vec<A> g = load(grad + w);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTaps; ++t) sum[t] += g * load(source + starts[t] + w);
+    }
+    if (whole == width) continue;
+    // What lies behind the row is not part of the sum, and times a zero it could still be a NaN.
+    const Vec<A> g = load(grad + whole);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTaps; ++t) {
+      const Vec<A> x = load(source + starts[t] + whole);
+      sum[t] += g * (valid ? x : Vec<A>{});
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTaps; ++t) store(sums + t * lanes, sum[t]);
+}
+
+template <class A>
+inline void correlate_taps(const A* source, int64_t source_row, const int64_t* starts, int64_t taps,
+                           const A* grad, int64_t grad_row, int64_t rows, int64_t width, A* sums) {
+  constexpr int lanes = kLanes<A>;
+  for (; taps >= kTapsAtOnce; taps -= kTapsAtOnce) {
+    correlate_rows<A, kTapsAtOnce>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    starts += kTapsAtOnce;
+    sums += kTapsAtOnce * lanes;
+  }
+  switch (taps) {
+    case 1: return correlate_rows<A, 1>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 2: return correlate_rows<A, 2>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 3: return correlate_rows<A, 3>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 4: return correlate_rows<A, 4>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 5: return correlate_rows<A, 5>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 6: return correlate_rows<A, 6>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 7: return correlate_rows<A, 7>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    default: return;
+  }
+}
+
+template <class T>
+void weight_direct_planar(const WeightContraction<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const Walk* walk = p.walk;
+  const int64_t taps = p.taps(), taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
+  const BandLayout band = lay_out_band(p, lanes, sizeof(A));
+  const int64_t most_rows = band.rows(walk[1], band.max_rows);
+  const int64_t planes = p.depth * walk[0].tap_count;
+  const int64_t grad_row = round_up(walk[2].count, lanes);
+  const int64_t group_sums = p.rows * p.depth * taps;
+  const int64_t splits = choose_splits(p.groups, p.batch, sizeof(A) * p.groups * group_sums);
+  const int64_t images = ceil_div(p.batch, splits);
+
+  Scratch tables(sizeof(int64_t) * (taps_w + taps));
+  int64_t* starts = tables.as<int64_t>();
+  for (int64_t t = 0; t < taps_w; ++t) starts[t] = band.start(walk[2], t);
+  Scratch workspace(sizeof(A) * splits * p.groups * group_sums);
+  const int64_t item_work = images * p.pixels() * group_sums;
+  parallel_for(p.groups * splits, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
+    Scratch buffer(sizeof(A) * (planes * most_rows * band.row + band.max_rows * grad_row +
+                                group_sums * lanes));
+    A* rows = buffer.as<A>();
+    A* grad = rows + planes * most_rows * band.row;
+    A* sums = grad + band.max_rows * grad_row;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item % p.groups, split = item / p.groups;
+      fill(sums, group_sums * lanes, A(0));
+      for (int64_t image = split * images; image < p.batch && image < (split + 1) * images; ++image) {
+        const T* source = p.source + image * p.source_strides.batch +
+                          group * p.depth * p.source_strides.channel;
+        for (int64_t d = 0; d < walk[0].count; ++d) {
+          for (int64_t first = 0; first < walk[1].count; first += band.max_rows) {
+            const int64_t left = walk[1].count - first;
+            const int64_t count = left < band.max_rows ? left : band.max_rows;
+            const int64_t band_rows = band.rows(walk[1], count);
+            gather_band(p, band, source, p.source_strides, d, first, count, rows);
+            for (int64_t m = 0; m < p.rows; ++m) {
+              const T* from = p.grad + image * p.grad_strides.batch +
+                              (group * p.rows + m) * p.grad_strides.channel +
+                              d * p.grad_strides.axis[0] + first * p.grad_strides.axis[1];
+              for (int64_t h = 0; h < count; ++h) {
+                A* to = grad + h * grad_row;
+                copy_strided(from + h * p.grad_strides.axis[1], p.grad_strides.axis[2], walk[2].count, to);
+                fill(to + walk[2].count, grad_row - walk[2].count, A(0));
+              }
+              A* sum = sums + m * p.depth * taps * lanes;
+              for (int64_t plane = 0; plane < planes; ++plane) {
+                for (int64_t th = 0; th < taps_h; ++th, sum += taps_w * lanes) {
+                  const A* row = rows + (plane * band_rows + walk[1].taps[th].offset - band.low[0]) * band.row;
+                  correlate_taps(row, walk[1].step * band.row, starts, taps_w, grad, grad_row, count,
+                                 walk[2].count, sum);
+                }
+              }
+            }
+          }
+        }
+      }
+      A* out = workspace.as<A>() + (split * p.groups + group) * group_sums;
+      for (int64_t i = 0; i < group_sums; ++i) out[i] = sum_lanes<A>(load(sums + i * lanes));
+    }
+  });
+
+  int64_t* offsets = starts + taps_w;
+  tap_offsets(p, p.dest_strides, offsets);
+  for (int64_t i = 0; i < p.groups * group_sums; ++i) {
+    A sum = 0;
+    for (int64_t s = 0; s < splits; ++s) sum += workspace.as<A>()[s * p.groups * group_sums + i];
+    const int64_t tap = i % taps, channel = i / taps % p.depth, row = i / taps / p.depth;
+    p.dest[row / p.rows * p.dest_strides.group + row % p.rows * p.dest_strides.row +
+           channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(sum);
+  }
+}

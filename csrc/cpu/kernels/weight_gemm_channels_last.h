@@ -1,0 +1,137 @@
+// Weight gradient with vectors along K = taps * source channels: sums[rows x K] = grad^T[rows x
+// pixels] * im2col[pixels x K] for each group.
+//
+// A tile broadcasts grad in place: its six rows are six neighbouring channels of the same pixels, and
+// the reduction walks from pixel to pixel. The panel of im2col, kTileColumns of K for a chunk of
+// pixels, is copied in runs of channels straight from the source. Items are (group, panel of K,
+// split), splits as in weight_gemm_planar. grad must be dense: one distance between all pixels.
+
+/// Rows of im2col for pixels [first, first + count), elements [k, k + width) of K, `width` a row.
+template <class T>
+void gather_panel(const WeightContraction<T>& p, int64_t group, int64_t first, int64_t count,
+                  int64_t k, int64_t width, Accumulator<T>* to) {
+  const Walk* walk = p.walk;
+  const int64_t inner = p.depth * p.taps();
+  const T* source = p.source + group * p.depth;
+  int64_t w = first % walk[2].count, row = first / walk[2].count;
+  int64_t h = row % walk[1].count, plane = row / walk[1].count;
+  for (int64_t i = 0; i < count; ++i, to += width) {
+    const T* image = source + plane / walk[0].count * p.source_strides.batch;
+    const int64_t d = plane % walk[0].count;
+    for (int64_t column = 0; column < width;) {
+      if (k + column >= inner) {
+        fill(to + column, width - column, Accumulator<T>(0));
+        break;
+      }
+      const int64_t tap = (k + column) / p.depth, c = (k + column) % p.depth;
+      const int64_t run = p.depth - c < width - column ? p.depth - c : width - column;
+      const int64_t tw = tap % walk[2].tap_count, th = tap / walk[2].tap_count % walk[1].tap_count;
+      const int64_t td = tap / walk[2].tap_count / walk[1].tap_count;
+      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+      const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+      const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[tw].offset);
+      if (z < 0 || y < 0 || x < 0) {
+        fill(to + column, run, Accumulator<T>(0));
+      } else {
+        copy_strided(image + z * p.source_strides.axis[0] + y * p.source_strides.axis[1] +
+                         x * p.source_strides.axis[2] + c,
+                     1, run, to + column);
+      }
+      column += run;
+    }
+    if (++w == walk[2].count) {
+      w = 0;
+      if (++h == walk[1].count) h = 0, ++plane;
+    }
+  }
+}
+
+/// Adds the splits of `sums`, [splits][groups][rows][padded K], and stores them as weights.
+template <class T>
+void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator<T>* sums,
+                                int64_t padded_inner, int64_t splits) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t taps = p.taps();
+  const int64_t split = p.groups * p.rows * padded_inner;
+  Scratch table(sizeof(int64_t) * taps);
+  int64_t* offsets = table.as<int64_t>();
+  tap_offsets(p, p.dest_strides, offsets);
+  parallel_for(p.groups * p.rows, ceil_div(16384, padded_inner), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      T* to = p.dest + i / p.rows * p.dest_strides.group + i % p.rows * p.dest_strides.row;
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const A* from = sums + i * padded_inner + tap * p.depth;
+        for (int64_t c = 0; c < p.depth; c += lanes) {
+          const int64_t count = p.depth - c < lanes ? p.depth - c : lanes;
+          Vec<A> sum = load_partial(from + c, count);
+          for (int64_t s = 1; s < splits; ++s) sum += load_partial(from + s * split + c, count);
+          if (p.dest_strides.depth == 1) {
+            store_partial(to + offsets[tap] + c, sum, count);
+          } else {
+            for (int64_t j = 0; j < count; ++j) {
+              to[offsets[tap] + (c + j) * p.dest_strides.depth] = narrow<T>(sum[j]);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void weight_gemm_channels_last(const WeightContraction<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int64_t columns = kTileColumns<A>;
+  constexpr bool in_place = __is_same(T, A);
+  const int64_t inner = p.depth * p.taps(), pixels = p.batch * p.pixels();
+  const int64_t padded_inner = round_up(inner, kLanes<A>);
+  const int64_t chunks = ceil_div(pixels, kPixelChunk);
+  const int64_t panels = ceil_div(inner, columns);
+  const int64_t set = p.groups * p.rows * padded_inner;
+  const int64_t splits = choose_splits(p.groups * panels, chunks, set * sizeof(A));
+  const int64_t chunks_of_split = ceil_div(chunks, splits);
+  const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
+
+  Scratch workspace(sizeof(A) * splits * set);
+  parallel_for(p.groups * panels * splits, 1, [&](int64_t begin, int64_t end) {
+    Scratch buffer(sizeof(A) * kPixelChunk * (columns + (in_place ? 0 : p.rows)));
+    A* panel = buffer.as<A>();
+    [[maybe_unused]] A* widened = panel + kPixelChunk * columns;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t split = item % splits, k = item / splits % panels * columns;
+      const int64_t group = item / splits / panels;
+      const int64_t width = padded_inner - k < columns ? padded_inner - k : columns;
+      A* sums = workspace.as<A>() + split * set + group * p.rows * padded_inner + k;
+      const int64_t chunk_begin = split * chunks_of_split;
+      const int64_t chunk_end = chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
+      if (chunk_begin >= chunk_end) {
+        for (int64_t row = 0; row < p.rows; ++row) fill(sums + row * padded_inner, width, A(0));
+      }
+      for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
+        const int64_t first = chunk * kPixelChunk;
+        const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
+        gather_panel(p, group, first, count, k, width, panel);
+        const T* grad = p.grad + first * pixel + group * p.rows;
+        const A* rows_of_grad;
+        int64_t step;
+        if constexpr (in_place) {
+          rows_of_grad = grad;
+          step = pixel;
+        } else {
+          for (int64_t i = 0; i < count; ++i) copy_strided(grad + i * pixel, 1, p.rows, widened + i * p.rows);
+          rows_of_grad = widened;
+          step = p.rows;
+        }
+        for (int64_t row = 0; row < p.rows; row += kTileRows) {
+          const int rows = int(p.rows - row < kTileRows ? p.rows - row : kTileRows);
+          const A* pointers[kTileRows];
+          for (int r = 0; r < rows; ++r) pointers[r] = rows_of_grad + row + r;
+          multiply<A>({pointers, 0, 1, count, step, panel}, sums + row * padded_inner, padded_inner,
+                      chunk > chunk_begin, rows, vectors_for<A>(width));
+        }
+      }
+    }
+  });
+  store_weight_channels_last(p, workspace.as<A>(), padded_inner, splits);
+}

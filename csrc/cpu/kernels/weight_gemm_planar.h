@@ -1,0 +1,162 @@
+// Weight gradient with vectors along destination channels: sums[K x rows] = im2col[K x pixels] *
+// grad^T[pixels x rows] for each group, K = source channels * taps.
+//
+// Pixels, flattened over images, go in chunks of kPixelChunk. For a chunk the rows of the virtual
+// im2col matrix are gathered as in the forward pass, and grad is transposed through registers; neither
+// matrix ever exists as a whole. Items are (group, block of K, split): a split is a fixed share of the
+// chunks with its own sums, used where there are too few blocks, and the splits are added in order.
+
+constexpr int64_t kPixelChunk = 256;
+constexpr int64_t kInnerBlock = 32 * kTileRows;      // grad is transposed once for each block of K
+constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;  // workspace beyond one set of sums
+
+/// Shares of the reduction: enough for kWantedItems, within the workspace bound.
+inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) {
+  int64_t splits = ceil_div(kWantedItems, items < 1 ? 1 : items);
+  if (splits > chunks) splits = chunks;
+  if (splits * bytes_each > kMaxSplitBytes) splits = kMaxSplitBytes / bytes_each;
+  return splits < 1 ? 1 : splits;
+}
+
+/// Writes grad of channels [0, rows) over the runs of a chunk as blocks [pixel][columns of the block].
+template <class T>
+void transpose_grad(const T* grad, const Strides& strides, int64_t rows, const DestRun* runs,
+                    int64_t run_count, int64_t pixels, Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  constexpr int64_t columns = kTileColumns<A>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t padded_rows = round_up(rows, lanes);
+  const int64_t pixel = strides.axis[2];
+  for (int64_t first = 0; first < padded_rows; first += lanes) {
+    const int64_t block = first / columns * columns;
+    const int64_t width = padded_rows - block < columns ? padded_rows - block : columns;
+    A* out = to + block * pixels + (first - block);
+    const int64_t channels = rows - first < lanes ? rows - first : lanes;
+    for (int64_t r = 0; r < run_count; ++r) {
+      const DestRun& run = runs[r];
+      const T* from = grad + first * strides.channel + run.offset;
+      for (int64_t i = 0; i < run.length; i += lanes) {
+        const int64_t count = run.length - i < lanes ? run.length - i : lanes;
+        Vec<A> square[lanes];
+        for (int64_t c = 0; c < lanes; ++c) {
+          const T* at = from + c * strides.channel + i * pixel;
+          if (c >= channels) {
+            square[c] = Vec<A>{};
+          } else if (pixel == 1) {
+            square[c] = count == lanes ? load_wide(at) : load_partial(at, count);
+          } else {
+            alignas(64) A values[lanes] = {};
+            for (int64_t j = 0; j < count; ++j) values[j] = widen(at[j * pixel]);
+            square[c] = load(values);
+          }
+        }
+        transpose<A>(square);
+        for (int64_t j = 0; j < count; ++j) store(out + (run.column + i + j) * width, square[j]);
+      }
+    }
+  }
+}
+
+/// Adds the splits of `sums`, [splits][groups][K][padded rows], and stores them as weights.
+template <class T>
+void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* sums, int64_t splits) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t taps = p.taps(), inner = p.depth * taps, padded_rows = round_up(p.rows, lanes);
+  const int64_t split = p.groups * inner * padded_rows;
+  Scratch table(sizeof(int64_t) * taps);
+  int64_t* offsets = table.as<int64_t>();
+  tap_offsets(p, p.dest_strides, offsets);
+  bool contiguous = p.dest_strides.depth == taps;
+  for (int64_t t = 0; t < taps; ++t) contiguous = contiguous && offsets[t] == t;
+  const int64_t pieces = padded_rows / lanes;
+  parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / pieces, first = i % pieces * lanes;
+      const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
+      const A* from = sums + group * inner * padded_rows + first;
+      T* to = p.dest + group * p.dest_strides.group + first * p.dest_strides.row;
+      for (int64_t k = 0; k < inner; k += lanes) {
+        const int64_t count = inner - k < lanes ? inner - k : lanes;
+        Vec<A> square[lanes] = {};
+        for (int64_t j = 0; j < count; ++j) {
+          for (int64_t s = 0; s < splits; ++s) square[j] += load(from + s * split + (k + j) * padded_rows);
+        }
+        transpose<A>(square);
+        for (int64_t r = 0; r < rows; ++r) {
+          T* row = to + r * p.dest_strides.row;
+          if (contiguous) {
+            store_partial(row + k, square[r], count);
+            continue;
+          }
+          for (int64_t j = 0; j < count; ++j) {
+            const int64_t channel = (k + j) / taps, tap = (k + j) % taps;
+            row[channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(square[r][j]);
+          }
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void weight_gemm_planar(const WeightContraction<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int64_t columns = kTileColumns<A>;
+  const int64_t inner = p.depth * p.taps(), pixels = p.batch * p.pixels();
+  const int64_t padded_rows = round_up(p.rows, kLanes<A>);
+  const int64_t chunks = ceil_div(pixels, kPixelChunk);
+  const int64_t inner_block = inner < kInnerBlock ? inner : kInnerBlock;
+  const int64_t blocks = ceil_div(inner, inner_block);
+  const int64_t set = p.groups * inner * padded_rows;
+  const int64_t splits = choose_splits(p.groups * blocks, chunks, set * sizeof(A));
+  const int64_t chunks_of_split = ceil_div(chunks, splits);
+
+  Scratch table(sizeof(Inside) * p.walk[2].tap_count);
+  find_inside(p.walk[2], table.as<Inside>());
+  Scratch workspace(sizeof(A) * splits * set);
+  parallel_for(p.groups * blocks * splits, 1, [&](int64_t begin, int64_t end) {
+    Scratch buffer(sizeof(A) * kPixelChunk * (inner_block + padded_rows) +
+                   kPixelChunk * (sizeof(Segment) + sizeof(DestRun)));
+    A* matrix = buffer.as<A>();
+    A* grad = matrix + kPixelChunk * inner_block;
+    Segment* segments = reinterpret_cast<Segment*>(grad + kPixelChunk * padded_rows);
+    DestRun* runs = reinterpret_cast<DestRun*>(segments + kPixelChunk);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t split = item % splits, k = item / splits % blocks * inner_block;
+      const int64_t group = item / splits / blocks;
+      const int64_t run = inner - k < inner_block ? inner - k : inner_block;
+      A* sums = workspace.as<A>() + split * set + (group * inner + k) * padded_rows;
+      const int64_t chunk_begin = split * chunks_of_split;
+      const int64_t chunk_end = chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
+      if (chunk_begin >= chunk_end) fill(sums, run * padded_rows, A(0));
+      for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
+        const int64_t first = chunk * kPixelChunk;
+        const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
+        const int64_t segment_count = cut_into_segments(p, first, count, segments);
+        const int64_t run_count = join_runs(p.grad_strides, segments, segment_count, runs);
+        const ColumnGatherer<T> gatherer{p,
+                                         p.source + group * p.depth * p.source_strides.channel,
+                                         p.source_strides,
+                                         table.as<Inside>(),
+                                         segments,
+                                         segment_count};
+        gatherer.gather(k, run, matrix, kPixelChunk);
+        transpose_grad(p.grad + group * p.rows * p.grad_strides.channel, p.grad_strides, p.rows,
+                       runs, run_count, count, grad);
+        for (int64_t column = 0; column < padded_rows; column += columns) {
+          const int64_t width = padded_rows - column < columns ? padded_rows - column : columns;
+          for (int64_t i = 0; i < run; i += kTileRows) {
+            const int rows = int(run - i < kTileRows ? run - i : kTileRows);
+            const A* pointers[kTileRows];
+            for (int r = 0; r < rows; ++r) pointers[r] = matrix + (i + r) * kPixelChunk;
+            multiply<A>({pointers, 0, 1, count, 1, grad + column * count},
+                        sums + i * padded_rows + column, padded_rows, chunk > chunk_begin, rows,
+                        vectors_for<A>(width));
+          }
+        }
+      }
+    }
+  });
+  store_weight_planar(p, workspace.as<A>(), splits);
+}
