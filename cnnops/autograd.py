@@ -7,16 +7,18 @@ each other to any order. Average pooling is linear: its derivative is its adjoin
 `(values, indices)`: its derivative scatters by the indices, whose derivative gathers by them.
 
 The arguments of a Function are those of the dispatcher operator of the same name, so the same
-class serves `cnnops.ops` (through `call`) and `torch.ops.cnnops` (registered in `cnnops.ops`).
+class serves the differentiable operators at the end of this file and, registered there,
+torch.ops.cnnops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function, forward_ad
 
 import cnnops._C  # noqa: F401  (loads the schemas of torch.ops.cnnops)
 from cnnops.geometry import spatial
@@ -36,7 +38,20 @@ __all__ = [
     "MaxPoolGather",
     "MaxPoolWithIndices",
     "MaxUnpool",
-    "call",
+    "adaptive_avg_pool",
+    "adaptive_avg_pool_backward",
+    "adaptive_max_pool",
+    "avg_pool",
+    "avg_pool_backward",
+    "convolution",
+    "convolution_grad_input",
+    "convolution_grad_weight",
+    "fractional_max_pool",
+    "max_pool",
+    "max_pool_backward",
+    "max_pool_gather",
+    "max_pool_with_indices",
+    "max_unpool",
 ]
 
 _OPS = torch.ops.cnnops
@@ -49,36 +64,37 @@ _any_requires_grad = torch._C._any_requires_grad
 Gradients = tuple[Any, ...]
 
 
-class _OpFunction(torch.autograd.Function):
-    """A Function whose forward is one dispatcher operator with the same arguments."""
-
-    op: ClassVar[Any]
-
-
-def call(function: type[_OpFunction], *args: Any) -> Any:
-    """The operator of `function`, recorded for autograd where a gradient may be asked for.
-
-    Without a gradient this is the bare operator: the dispatcher's autograd layer, which is Python,
-    is stepped over. A compiler sees the operator itself, whose registered derivative is the same.
-    """
-    if _dynamo_is_compiling():
-        return function.op(*args)
-    if _transforms_are_active() or _records_gradient(*args):
-        return function.apply(*args)
-    with _below_autograd():
-        return function.op(*args)
-
-
-def _records_gradient(*args: Any) -> bool:
-    if torch.autograd.forward_ad._current_level >= 0:
-        return True
-    return _is_grad_enabled() and _any_requires_grad(*args)
-
-
 def _run(op: Any, *args: Any) -> Any:
     """`op` inside a forward, where autograd is already taken care of."""
     with _below_autograd():
         return op(*args)
+
+
+def _differentiable(op: Any, function: type[Function]) -> Callable[..., Any]:
+    """The operator `op` with the derivative of `function`, both for the same arguments.
+
+    The derivative is registered on `op` as well. The function returned records it only where a
+    gradient may be asked for; otherwise it calls `op` and steps over the dispatcher's autograd
+    layer, which is Python. A compiler sees `op` itself.
+    """
+    torch.library.register_autograd(op, function.backward, setup_context=function.setup_context)
+
+    def operator(*args: Any) -> Any:
+        if _dynamo_is_compiling():
+            return op(*args)
+        if _transforms_are_active() or _records_gradient(*args):
+            return function.apply(*args)
+        with _below_autograd():
+            return op(*args)
+
+    return operator
+
+
+def _records_gradient(*args: Any) -> bool:
+    # Dual tensors ask for no gradient, but must not lose their tangents: apply() refuses them.
+    if forward_ad._current_level >= 0:
+        return True
+    return _is_grad_enabled() and _any_requires_grad(*args)
 
 
 def _sum_to_channels(grad: Tensor, rank: int) -> Tensor:
@@ -91,13 +107,11 @@ def _sum_to_channels(grad: Tensor, rank: int) -> Tensor:
 # Convolution: the three contractions.
 
 
-class Convolution(_OpFunction):
+class Convolution(Function):
     """conv(input, weight) + bias; the semantics are torch.nn.functional.conv1d, 2d and 3d.
 
     input (N, C_in, *M) or (C_in, *M), weight (C_out, C_in / groups, *K), bias (C_out) or None.
     """
-
-    op = _OPS.convolution.default
 
     @staticmethod
     def forward(
@@ -111,7 +125,15 @@ class Convolution(_OpFunction):
         padding_mode: str,
     ) -> Tensor:
         return _run(
-            Convolution.op, input, weight, bias, stride, padding, dilation, groups, padding_mode
+            _OPS.convolution.default,
+            input,
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
         )
 
     @staticmethod
@@ -128,24 +150,22 @@ class Convolution(_OpFunction):
             rank = len(ctx.geometry[0])
             if ctx.needs_input_grad[0]:
                 size = spatial(input, rank)
-                grad_input = call(ConvolutionGradInput, grad, weight, None, size, *ctx.geometry)
+                grad_input = convolution_grad_input(grad, weight, None, size, *ctx.geometry)
             if ctx.needs_input_grad[1]:
                 kernel = spatial(weight, rank)
-                grad_weight = call(ConvolutionGradWeight, grad, input, kernel, *ctx.geometry)
+                grad_weight = convolution_grad_weight(grad, input, kernel, *ctx.geometry)
             if ctx.needs_input_grad[2]:
                 grad_bias = _sum_to_channels(grad, rank)
         return grad_input, grad_weight, grad_bias, None, None, None, None, None
 
 
-class ConvolutionGradInput(_OpFunction):
+class ConvolutionGradInput(Function):
     """The gradient of a convolution for its input, which is also the transposed convolution.
 
     grad_output (N, C_out, *L) or (C_out, *L), weight (C_out, C_in / groups, *K), bias (C_in) or
     None; the result is (N, C_in, *input_size). The semantics are those of
     torch.nn.functional.conv_transpose1d, 2d and 3d with the size of the result given.
     """
-
-    op = _OPS.convolution_grad_input.default
 
     @staticmethod
     def forward(
@@ -160,7 +180,7 @@ class ConvolutionGradInput(_OpFunction):
         padding_mode: str,
     ) -> Tensor:
         return _run(
-            ConvolutionGradInput.op,
+            _OPS.convolution_grad_input.default,
             grad_output,
             weight,
             bias,
@@ -185,11 +205,11 @@ class ConvolutionGradInput(_OpFunction):
             grad_output, weight = ctx.saved_tensors
             rank = len(ctx.geometry[0])
             if ctx.needs_input_grad[0]:
-                grad_grad_output = call(Convolution, grad, weight, None, *ctx.geometry)
+                grad_grad_output = convolution(grad, weight, None, *ctx.geometry)
                 grad_grad_output = _cut_to(grad_grad_output, spatial(grad_output, rank))
             if ctx.needs_input_grad[1]:
                 kernel = spatial(weight, rank)
-                grad_weight = call(ConvolutionGradWeight, grad_output, grad, kernel, *ctx.geometry)
+                grad_weight = convolution_grad_weight(grad_output, grad, kernel, *ctx.geometry)
             if ctx.needs_input_grad[2]:
                 grad_bias = _sum_to_channels(grad, rank)
         return grad_grad_output, grad_weight, grad_bias, None, None, None, None, None, None
@@ -207,14 +227,12 @@ def _cut_to(tensor: Tensor, size: Sequence[int]) -> Tensor:
     return tensor
 
 
-class ConvolutionGradWeight(_OpFunction):
+class ConvolutionGradWeight(Function):
     """The gradient of a convolution for its weight.
 
     grad_output (N, C_out, *L), input (N, C_in, *M), both also unbatched; the result is
     (C_out, C_in / groups, *kernel_size).
     """
-
-    op = _OPS.convolution_grad_weight.default
 
     @staticmethod
     def forward(
@@ -228,7 +246,7 @@ class ConvolutionGradWeight(_OpFunction):
         padding_mode: str,
     ) -> Tensor:
         return _run(
-            ConvolutionGradWeight.op,
+            _OPS.convolution_grad_weight.default,
             grad_output,
             input,
             kernel_size,
@@ -252,13 +270,11 @@ class ConvolutionGradWeight(_OpFunction):
             grad_output, input = ctx.saved_tensors
             rank = len(ctx.geometry[0])
             if ctx.needs_input_grad[0]:
-                grad_grad_output = call(Convolution, input, grad, None, *ctx.geometry)
+                grad_grad_output = convolution(input, grad, None, *ctx.geometry)
                 grad_grad_output = _cut_to(grad_grad_output, spatial(grad_output, rank))
             if ctx.needs_input_grad[1]:
                 size = spatial(input, rank)
-                grad_input = call(
-                    ConvolutionGradInput, grad_output, grad, None, size, *ctx.geometry
-                )
+                grad_input = convolution_grad_input(grad_output, grad, None, size, *ctx.geometry)
         return grad_grad_output, grad_input, None, None, None, None, None, None
 
 
@@ -266,7 +282,7 @@ class ConvolutionGradWeight(_OpFunction):
 # Max pooling: values and indices, scatter and gather.
 
 
-class _ByIndices(_OpFunction):
+class _ByIndices(Function):
     """A max pooling (values, indices): the gradient goes to where `indices` say it came from."""
 
     @staticmethod
@@ -283,7 +299,7 @@ class _ByIndices(_OpFunction):
         grad_input = None
         if grad is not None:
             (indices,) = ctx.saved_tensors
-            grad_input = call(MaxPoolBackward, grad, indices, ctx.input_size)
+            grad_input = max_pool_backward(grad, indices, ctx.input_size)
         return (grad_input,) + (None,) * (ctx.number_of_inputs - 1)
 
 
@@ -292,8 +308,6 @@ class MaxPoolWithIndices(_ByIndices):
 
     input (N, C, *M) or (C, *M); `indices` are int64 positions in the flattened M.
     """
-
-    op = _OPS.max_pool_with_indices.default
 
     @staticmethod
     def forward(
@@ -304,7 +318,15 @@ class MaxPoolWithIndices(_ByIndices):
         dilation: Sequence[int],
         ceil_mode: bool,
     ) -> tuple[Tensor, Tensor]:
-        return _run(MaxPoolWithIndices.op, input, kernel_size, stride, padding, dilation, ceil_mode)
+        return _run(
+            _OPS.max_pool_with_indices.default,
+            input,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+        )
 
 
 class AdaptiveMaxPool(_ByIndices):
@@ -313,11 +335,9 @@ class AdaptiveMaxPool(_ByIndices):
     input (N, C, *M) or (C, *M); the results are (N, C, *output_size).
     """
 
-    op = _OPS.adaptive_max_pool.default
-
     @staticmethod
     def forward(input: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return _run(AdaptiveMaxPool.op, input, output_size)
+        return _run(_OPS.adaptive_max_pool.default, input, output_size)
 
 
 class FractionalMaxPool(_ByIndices):
@@ -326,8 +346,6 @@ class FractionalMaxPool(_ByIndices):
     input (N, C, *M) or (C, *M), random_samples (N, C, rank); results are (N, C, *output_size).
     """
 
-    op = _OPS.fractional_max_pool.default
-
     @staticmethod
     def forward(
         input: Tensor,
@@ -335,17 +353,17 @@ class FractionalMaxPool(_ByIndices):
         output_size: Sequence[int],
         random_samples: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        return _run(FractionalMaxPool.op, input, kernel_size, output_size, random_samples)
+        return _run(
+            _OPS.fractional_max_pool.default, input, kernel_size, output_size, random_samples
+        )
 
 
-class MaxPool(_OpFunction):
+class MaxPool(Function):
     """The values of a max pooling alone.
 
     `cnnops.ops.max_pool` takes `MaxPoolWithIndices` where a gradient is asked for. This Function
     makes the values-only operator differentiable all the same: it finds the indices again.
     """
-
-    op = _OPS.max_pool.default
 
     @staticmethod
     def forward(
@@ -356,7 +374,7 @@ class MaxPool(_OpFunction):
         dilation: Sequence[int],
         ceil_mode: bool,
     ) -> Tensor:
-        return _run(MaxPool.op, input, kernel_size, stride, padding, dilation, ceil_mode)
+        return _run(_OPS.max_pool.default, input, kernel_size, stride, padding, dilation, ceil_mode)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -369,23 +387,21 @@ class MaxPool(_OpFunction):
         grad_input = None
         if grad is not None:
             (input,) = ctx.saved_tensors
-            _, indices = call(MaxPoolWithIndices, input.detach(), *ctx.geometry)
+            _, indices = max_pool_with_indices(input.detach(), *ctx.geometry)
             size = spatial(input, len(ctx.geometry[0]))
-            grad_input = call(MaxPoolBackward, grad, indices, size)
+            grad_input = max_pool_backward(grad, indices, size)
         return grad_input, None, None, None, None, None
 
 
-class MaxPoolBackward(_OpFunction):
+class MaxPoolBackward(Function):
     """Scatter-add: result[indices[i]] += grad_output[i] in each plane; the adjoint of max pooling.
 
     grad_output and indices (N, C, *L) or (C, *L); the result is (N, C, *input_size).
     """
 
-    op = _OPS.max_pool_backward.default
-
     @staticmethod
     def forward(grad_output: Tensor, indices: Tensor, input_size: Sequence[int]) -> Tensor:
-        return _run(MaxPoolBackward.op, grad_output, indices, input_size)
+        return _run(_OPS.max_pool_backward.default, grad_output, indices, input_size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -403,17 +419,15 @@ class MaxPoolBackward(_OpFunction):
         return grad_grad_output, None, None
 
 
-class MaxPoolGather(_OpFunction):
+class MaxPoolGather(Function):
     """result[i] = input[indices[i]] in each plane; the adjoint of `MaxPoolBackward`.
 
     input (C, M) and indices (C, L): one spatial axis, as `_gather` arranges it.
     """
 
-    op = _OPS.max_pool_gather.default
-
     @staticmethod
     def forward(input: Tensor, indices: Tensor) -> Tensor:
-        return _run(MaxPoolGather.op, input, indices)
+        return _run(_OPS.max_pool_gather.default, input, indices)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -427,7 +441,7 @@ class MaxPoolGather(_OpFunction):
         grad_input = None
         if grad is not None:
             (indices,) = ctx.saved_tensors
-            grad_input = call(MaxPoolBackward, grad, indices, ctx.input_size)
+            grad_input = max_pool_backward(grad, indices, ctx.input_size)
         return grad_input, None
 
 
@@ -437,23 +451,21 @@ def _gather(input: Tensor, indices: Tensor, rank: int) -> Tensor:
     The operator has no argument that tells a batch axis from a spatial one, so the planes go in
     as the channels of an unbatched signal (planes, positions), which reads only one way.
     """
-    planes = call(
-        MaxPoolGather, input.flatten(-rank).flatten(0, -2), indices.flatten(-rank).flatten(0, -2)
+    planes = max_pool_gather(
+        input.flatten(-rank).flatten(0, -2), indices.flatten(-rank).flatten(0, -2)
     )
     return planes.reshape(indices.shape)
 
 
-class MaxUnpool(_OpFunction):
+class MaxUnpool(Function):
     """result[indices[i]] = input[i] in each plane, zero elsewhere, as max_unpool1d, 2d and 3d.
 
     input and indices (N, C, *L) or (C, *L); the result is (N, C, *output_size).
     """
 
-    op = _OPS.max_unpool.default
-
     @staticmethod
     def forward(input: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
-        return _run(MaxUnpool.op, input, indices, output_size)
+        return _run(_OPS.max_unpool.default, input, indices, output_size)
 
     setup_context = MaxPoolBackward.setup_context
     backward = MaxPoolBackward.backward
@@ -463,13 +475,11 @@ class MaxUnpool(_OpFunction):
 # Average pooling: linear maps and their adjoints.
 
 
-class AvgPool(_OpFunction):
+class AvgPool(Function):
     """The mean of each window, as torch.nn.functional.avg_pool1d, 2d and 3d.
 
     input (N, C, *M) or (C, *M).
     """
-
-    op = _OPS.avg_pool.default
 
     @staticmethod
     def forward(
@@ -482,7 +492,7 @@ class AvgPool(_OpFunction):
         divisor_override: int | None,
     ) -> Tensor:
         return _run(
-            AvgPool.op,
+            _OPS.avg_pool.default,
             input,
             kernel_size,
             stride,
@@ -502,14 +512,12 @@ class AvgPool(_OpFunction):
     def backward(ctx: Any, grad: Tensor | None) -> Gradients:
         grad_input = None
         if grad is not None:
-            grad_input = call(AvgPoolBackward, grad, ctx.input_size, *ctx.geometry)
+            grad_input = avg_pool_backward(grad, ctx.input_size, *ctx.geometry)
         return grad_input, None, None, None, None, None, None
 
 
-class AvgPoolBackward(_OpFunction):
+class AvgPoolBackward(Function):
     """The adjoint of `AvgPool`: grad_output (N, C, *L) spread over (N, C, *input_size)."""
-
-    op = _OPS.avg_pool_backward.default
 
     @staticmethod
     def forward(
@@ -523,7 +531,7 @@ class AvgPoolBackward(_OpFunction):
         divisor_override: int | None,
     ) -> Tensor:
         return _run(
-            AvgPoolBackward.op,
+            _OPS.avg_pool_backward.default,
             grad_output,
             input_size,
             kernel_size,
@@ -543,21 +551,19 @@ class AvgPoolBackward(_OpFunction):
     def backward(ctx: Any, grad: Tensor | None) -> Gradients:
         grad_grad_output = None
         if grad is not None:
-            grad_grad_output = call(AvgPool, grad, *ctx.geometry)
+            grad_grad_output = avg_pool(grad, *ctx.geometry)
         return grad_grad_output, None, None, None, None, None, None, None
 
 
-class AdaptiveAvgPool(_OpFunction):
+class AdaptiveAvgPool(Function):
     """The means over windows that divide the input evenly, as adaptive_avg_pool1d, 2d and 3d.
 
     input (N, C, *M) or (C, *M); the result is (N, C, *output_size).
     """
 
-    op = _OPS.adaptive_avg_pool.default
-
     @staticmethod
     def forward(input: Tensor, output_size: Sequence[int]) -> Tensor:
-        return _run(AdaptiveAvgPool.op, input, output_size)
+        return _run(_OPS.adaptive_avg_pool.default, input, output_size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -569,18 +575,16 @@ class AdaptiveAvgPool(_OpFunction):
     def backward(ctx: Any, grad: Tensor | None) -> Gradients:
         grad_input = None
         if grad is not None:
-            grad_input = call(AdaptiveAvgPoolBackward, grad, ctx.input_size)
+            grad_input = adaptive_avg_pool_backward(grad, ctx.input_size)
         return grad_input, None
 
 
-class AdaptiveAvgPoolBackward(_OpFunction):
+class AdaptiveAvgPoolBackward(Function):
     """The adjoint of `AdaptiveAvgPool`: grad_output (N, C, *L) spread over (N, C, *input_size)."""
-
-    op = _OPS.adaptive_avg_pool_backward.default
 
     @staticmethod
     def forward(grad_output: Tensor, input_size: Sequence[int]) -> Tensor:
-        return _run(AdaptiveAvgPoolBackward.op, grad_output, input_size)
+        return _run(_OPS.adaptive_avg_pool_backward.default, grad_output, input_size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -592,5 +596,28 @@ class AdaptiveAvgPoolBackward(_OpFunction):
     def backward(ctx: Any, grad: Tensor | None) -> Gradients:
         grad_grad_output = None
         if grad is not None:
-            grad_grad_output = call(AdaptiveAvgPool, grad, ctx.output_size)
+            grad_grad_output = adaptive_avg_pool(grad, ctx.output_size)
         return grad_grad_output, None
+
+
+# ---------------------------------------------------------------------------------------------
+# The operators with their derivatives, named as in torch.ops.cnnops. `cnnops.ops` documents them.
+
+convolution = _differentiable(_OPS.convolution.default, Convolution)
+convolution_grad_input = _differentiable(_OPS.convolution_grad_input.default, ConvolutionGradInput)
+convolution_grad_weight = _differentiable(
+    _OPS.convolution_grad_weight.default, ConvolutionGradWeight
+)
+max_pool_with_indices = _differentiable(_OPS.max_pool_with_indices.default, MaxPoolWithIndices)
+adaptive_max_pool = _differentiable(_OPS.adaptive_max_pool.default, AdaptiveMaxPool)
+fractional_max_pool = _differentiable(_OPS.fractional_max_pool.default, FractionalMaxPool)
+max_pool = _differentiable(_OPS.max_pool.default, MaxPool)
+max_pool_backward = _differentiable(_OPS.max_pool_backward.default, MaxPoolBackward)
+max_pool_gather = _differentiable(_OPS.max_pool_gather.default, MaxPoolGather)
+max_unpool = _differentiable(_OPS.max_unpool.default, MaxUnpool)
+avg_pool = _differentiable(_OPS.avg_pool.default, AvgPool)
+avg_pool_backward = _differentiable(_OPS.avg_pool_backward.default, AvgPoolBackward)
+adaptive_avg_pool = _differentiable(_OPS.adaptive_avg_pool.default, AdaptiveAvgPool)
+adaptive_avg_pool_backward = _differentiable(
+    _OPS.adaptive_avg_pool_backward.default, AdaptiveAvgPoolBackward
+)

@@ -27,7 +27,7 @@ __all__ = [
 
 IntOrInts = int | Sequence[int]
 
-_INT64 = range(-(2**63), 2**63)
+_MIN, _MAX = -(2**63), 2**63 - 1  # of int64
 _COUNT = {1: "one int", 2: "two ints", 3: "three ints"}
 
 
@@ -37,7 +37,7 @@ def integer(name: str, value: Any) -> int:
     Accepted: int, SymInt, 0-d integer tensors and objects with ``__index__`` such as NumPy's
     integers; not bool and not float. ValueError when it does not fit int64.
     """
-    if type(value) is int and value in _INT64:
+    if type(value) is int and _MIN <= value <= _MAX:
         return value
     if isinstance(value, SymInt):
         return value  # type: ignore[return-value]
@@ -47,7 +47,7 @@ def integer(name: str, value: Any) -> int:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"argument '{name}' must be int, not {type(value).__name__}") from None
-    if number not in _INT64:
+    if not _MIN <= number <= _MAX:
         raise ValueError(f"Overflow when unpacking long long: argument '{name}' is {number}")
     return number
 
@@ -59,10 +59,10 @@ def expand(name: str, value: Any, rank: int, *, short: bool = True) -> tuple[int
     list of integers, RuntimeError for a list of another length, as in torch's own functions.
     """
     kind = type(value)
-    if kind is int and value in _INT64:
+    if kind is int and _MIN <= value <= _MAX:
         return (value,) * rank
     if kind is tuple or kind is list or isinstance(value, (tuple, list)):
-        numbers = tuple([integer(name, entry) for entry in value])
+        numbers = tuple([_entry(name, entry) for entry in value])
         if len(numbers) == rank:
             return numbers
         if len(numbers) == 1 and short:
@@ -72,6 +72,15 @@ def expand(name: str, value: Any, rank: int, *, short: bool = True) -> tuple[int
             f"but got {name}={list(numbers)}"
         )
     return (integer(name, value),) * rank
+
+
+def _entry(name: str, value: Any) -> int:
+    if type(value) is int and _MIN <= value <= _MAX:
+        return value
+    try:
+        return integer(name, value)
+    except ValueError as error:  # torch says TypeError where the integer is in a list
+        raise TypeError(str(error)) from None
 
 
 def per_side(padding: Sequence[int]) -> tuple[int, ...]:

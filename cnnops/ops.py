@@ -5,8 +5,8 @@ and tensors of one, two or three spatial axes, batched (N, C, *M) or unbatched (
 of the kernel or output size says how many axes are spatial. Bad arguments raise RuntimeError from
 the one validator in C++.
 
-Importing this module registers for each operator its fake kernel (`cnnops.fake`) and its
-derivative (`cnnops.autograd`).
+Importing this module registers the fake kernel (`cnnops.fake`) and the derivative
+(`cnnops.autograd`) of each operator.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from cnnops import (
     autograd,
     fake,  # noqa: F401  (registers the fake kernels)
 )
-from cnnops.autograd import call
 
 __all__ = [
     "adaptive_avg_pool",
@@ -57,8 +56,7 @@ def convolution(
     `padding` is (begin, end) for each spatial axis, outermost first; `padding_mode` is "zeros",
     "reflect", "replicate" or "circular", as in torch.nn.Conv2d.
     """
-    return call(
-        autograd.Convolution,
+    return autograd.convolution(
         input,
         weight,
         bias,
@@ -86,8 +84,7 @@ def convolution_grad_input(
     grad_output (N, C_out, *L), weight (C_out, C_in / groups, *K), bias (C_in) or None; the result
     is (N, C_in, *input_size).
     """
-    return call(
-        autograd.ConvolutionGradInput,
+    return autograd.convolution_grad_input(
         grad_output,
         weight,
         bias,
@@ -114,8 +111,7 @@ def convolution_grad_weight(
 
     grad_output (N, C_out, *L), input (N, C_in, *M).
     """
-    return call(
-        autograd.ConvolutionGradWeight,
+    return autograd.convolution_grad_weight(
         grad_output,
         input,
         kernel_size,
@@ -139,7 +135,7 @@ def max_pool(
     if torch.is_grad_enabled() and input.requires_grad:
         # The gradient needs the indices; found on the way they cost far less than found again.
         return max_pool_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
-    return call(autograd.MaxPool, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return autograd.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool_with_indices(
@@ -151,36 +147,34 @@ def max_pool_with_indices(
     ceil_mode: bool,
 ) -> tuple[Tensor, Tensor]:
     """(values, indices) of a max pooling; indices are int64 positions in the flattened plane."""
-    return call(
-        autograd.MaxPoolWithIndices, input, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    return autograd.max_pool_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def adaptive_max_pool(input: Tensor, output_size: Ints) -> tuple[Tensor, Tensor]:
     """(values, indices) of an adaptive max pooling of input (N, C, *M) to (N, C, *output_size)."""
-    return call(autograd.AdaptiveMaxPool, input, output_size)
+    return autograd.adaptive_max_pool(input, output_size)
 
 
 def fractional_max_pool(
     input: Tensor, kernel_size: Ints, output_size: Ints, random_samples: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(values, indices) of a fractional max pooling; random_samples (N, C, rank) in [0, 1)."""
-    return call(autograd.FractionalMaxPool, input, kernel_size, output_size, random_samples)
+    return autograd.fractional_max_pool(input, kernel_size, output_size, random_samples)
 
 
 def max_pool_backward(grad_output: Tensor, indices: Tensor, input_size: Ints) -> Tensor:
     """result[indices[i]] += grad_output[i] in each plane: (N, C, *L) to (N, C, *input_size)."""
-    return call(autograd.MaxPoolBackward, grad_output, indices, input_size)
+    return autograd.max_pool_backward(grad_output, indices, input_size)
 
 
 def max_pool_gather(input: Tensor, indices: Tensor) -> Tensor:
     """result[i] = input[indices[i]] in each plane: (C, M) by (C, L) to (C, L)."""
-    return call(autograd.MaxPoolGather, input, indices)
+    return autograd.max_pool_gather(input, indices)
 
 
 def max_unpool(input: Tensor, indices: Tensor, output_size: Ints) -> Tensor:
     """result[indices[i]] = input[i] in each plane, zero elsewhere: to (N, C, *output_size)."""
-    return call(autograd.MaxUnpool, input, indices, output_size)
+    return autograd.max_unpool(input, indices, output_size)
 
 
 def avg_pool(
@@ -193,8 +187,7 @@ def avg_pool(
     divisor_override: int | None,
 ) -> Tensor:
     """The mean of each window of input (N, C, *M), as torch.nn.functional.avg_pool2d."""
-    return call(
-        autograd.AvgPool,
+    return autograd.avg_pool(
         input,
         kernel_size,
         stride,
@@ -216,8 +209,7 @@ def avg_pool_backward(
     divisor_override: int | None,
 ) -> Tensor:
     """The adjoint of `avg_pool`: grad_output (N, C, *L) spread over (N, C, *input_size)."""
-    return call(
-        autograd.AvgPoolBackward,
+    return autograd.avg_pool_backward(
         grad_output,
         input_size,
         kernel_size,
@@ -231,22 +223,9 @@ def avg_pool_backward(
 
 def adaptive_avg_pool(input: Tensor, output_size: Ints) -> Tensor:
     """The means over windows that divide input (N, C, *M) evenly into (N, C, *output_size)."""
-    return call(autograd.AdaptiveAvgPool, input, output_size)
+    return autograd.adaptive_avg_pool(input, output_size)
 
 
 def adaptive_avg_pool_backward(grad_output: Tensor, input_size: Ints) -> Tensor:
     """The adjoint of `adaptive_avg_pool`: (N, C, *L) spread over (N, C, *input_size)."""
-    return call(autograd.AdaptiveAvgPoolBackward, grad_output, input_size)
-
-
-def _register_derivatives() -> None:
-    """The derivative of each torch.ops.cnnops operator is that of the Function of its name."""
-    for name in autograd.__all__:
-        function = getattr(autograd, name)
-        if function is not call:
-            torch.library.register_autograd(
-                function.op, function.backward, setup_context=function.setup_context
-            )
-
-
-_register_derivatives()
+    return autograd.adaptive_avg_pool_backward(grad_output, input_size)
