@@ -72,7 +72,10 @@ def test_every_operator_is_sampled():
 
 # Fractional pooling exists in 2-d and 3-d only.
 NAMES_AND_RANKS = [
-    (name, rank) for name in NAMES for rank in (1, 2, 3) if (name, rank) != ("fractional_max_pool", 1)
+    (name, rank)
+    for name in NAMES
+    for rank in (1, 2, 3)
+    if (name, rank) != ("fractional_max_pool", 1)
 ]
 
 
