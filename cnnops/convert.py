@@ -28,7 +28,9 @@ def convert(model: Model) -> Model:
     Swapped are all instances of the torch.nn classes that `cnnops.nn` offers, of their
     parametrized forms, and of subclasses that inherit the forward pass. Left alone are modules
     with a forward pass of their own, in their class or set on the instance, and models that
-    TorchScript compiled. A converted model can be converted again without effect.
+    TorchScript compiled. A converted model can be converted again without effect. Tools that look
+    for torch's own classes or operators (TorchScript, ONNX export, quantization) want the model
+    reverted.
 
     Args:
         model: any module, itself a convolution or pooling module or containing some.

@@ -32,7 +32,9 @@ class enable(TorchFunctionMode):  # noqa: N801  (used as `with enable():`, like 
 
     Not routed: calls with an ``out=`` tensor, calls with tensors of a class that overrides
     ``__torch_function__`` (such as torch.fx proxies), what torch's functions call inside
-    (the pooling in `local_response_norm`), and TorchScript code.
+    (the pooling in `local_response_norm`), and TorchScript code. Backward passes call no torch
+    function and need no routing, with one exception: what torch.utils.checkpoint runs a second
+    time must enter by itself, so decorate the checkpointed function.
 
     Example:
         >>> with cnnops.enable():

@@ -365,26 +365,33 @@ def test_torchscript_is_left_alone() -> None:
     assert type(model[1]) is cnnops.nn.Conv2d
 
 
+def _compiled(model: nn.Module, backend: Any) -> nn.Module:
+    return torch.compile(model, backend=backend, fullgraph=True)
+
+
+def _compiled_in_place(model: nn.Module, backend: Any) -> nn.Module:
+    model.compile(backend=backend, fullgraph=True)
+    return model
+
+
 @torch.no_grad()
-def test_compiled_model_notices_the_conversion() -> None:
+@pytest.mark.parametrize("compiled", [_compiled, _compiled_in_place])
+def test_compiled_model_notices_the_conversion(compiled: Callable[..., nn.Module]) -> None:
     torch._dynamo.reset()
-    before, after, reverted = GraphCalls(), GraphCalls(), GraphCalls()
+    before, converted, reverted = GraphCalls(), GraphCalls(), GraphCalls()
     graphs = before
-    model = _model().eval()
-    compiled = torch.compile(
-        model, backend=lambda graph, inputs: graphs(graph, inputs), fullgraph=True
-    )
-    expected = compiled(_input())
+    model = compiled(_model().eval(), lambda graph, inputs: graphs(graph, inputs))
+    expected = model(_input())
     assert before.torch
 
-    graphs = after
-    assert cnnops.convert(compiled) is compiled
-    assert_same(compiled(_input()), expected)
-    assert_on_cnnops(after)
+    graphs = converted
+    assert cnnops.convert(model) is model
+    assert_same(model(_input()), expected)
+    assert_on_cnnops(converted)
 
     graphs = reverted
-    cnnops.revert(compiled)
-    assert_same(compiled(_input()), expected)
+    cnnops.revert(model)
+    assert_same(model(_input()), expected)
     assert not reverted.cnnops
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from op_calls import GraphCalls, OpCalls, assert_on_cnnops, assert_same
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 import cnnops
 from cnnops import support
@@ -160,6 +161,19 @@ def test_gradients() -> None:
         actual = gradients()
     assert_on_cnnops(calls)
     assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpoint_of_a_decorated_function(use_reentrant: bool) -> None:
+    leaf = _input().requires_grad_()
+    (expected,) = torch.autograd.grad(_network(leaf).sum(), leaf)
+    leaf = _input().requires_grad_()
+    with OpCalls() as calls:
+        output = checkpoint(cnnops.enable()(_network), leaf, use_reentrant=use_reentrant)
+        output.sum().backward()
+    assert calls.cnnops["convolution"] == 2
+    assert not calls.torch
+    assert_same(leaf.grad, expected)
 
 
 def _routed() -> bool:
