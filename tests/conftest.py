@@ -36,3 +36,8 @@ def set_isa() -> Iterator[Callable[[str], None]]:
 # The same examples on every run: a red build means a change, not luck.
 settings.register_profile("cnnops", deadline=None, derandomize=True, max_examples=150)
 settings.load_profile("cnnops")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests run last, so that a failure shows early."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

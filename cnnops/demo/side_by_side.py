@@ -63,7 +63,7 @@ def run(data: Path | None, epochs: int | None, seed: int, out: Path, console: Co
     _print_summary(ours, digits, console)
 
     console.print(
-        f"\nTraining {epochs} epochs with each library on {torch.get_num_threads()} threads: Adam, "
+        f"\nTraining {epochs} epochs with each library (threads: {torch.get_num_threads()}): Adam, "
         f"batches of {BATCH};\neach image is randomly rotated by up to {ROTATION_DEGREES} degrees, "
         f"zoomed by up to {ZOOM:.0%}\nand shifted by up to {SHIFT_PIXELS} pixels."
     )
