@@ -62,7 +62,7 @@ def expand(name: str, value: Any, rank: int, *, short: bool = True) -> tuple[int
     if kind is int and _MIN <= value <= _MAX:
         return (value,) * rank
     if kind is tuple or kind is list or isinstance(value, (tuple, list)):
-        numbers = tuple([integer(name, entry) for entry in value])
+        numbers = tuple([_entry(name, entry) for entry in value])
         if len(numbers) == rank:
             return numbers
         if len(numbers) == 1 and short:
@@ -72,6 +72,15 @@ def expand(name: str, value: Any, rank: int, *, short: bool = True) -> tuple[int
             f"but got {name}={list(numbers)}"
         )
     return (integer(name, value),) * rank
+
+
+def _entry(name: str, value: Any) -> int:
+    if type(value) is int and _MIN <= value <= _MAX:
+        return value
+    try:
+        return integer(name, value)
+    except ValueError as error:  # torch says TypeError where the integer is in a list
+        raise TypeError(str(error)) from None
 
 
 def per_side(padding: Sequence[int]) -> tuple[int, ...]:

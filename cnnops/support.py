@@ -39,6 +39,8 @@ _FAMILIES = {
 }
 _DTYPES = {f"{name}{rank}d": kinds for name, kinds in _FAMILIES.items() for rank in (1, 2, 3)}
 
+_strided = torch.strided
+
 # Meta tensors have no elements: they go to the fake kernels, which compute shapes alone.
 _DEVICES = frozenset({"cpu", "meta"})
 
@@ -50,48 +52,45 @@ def check(name: str, *tensors: Tensor | None) -> None:
     `UnsupportedError` for a device, dtype or layout without kernels, TypeError for what is no
     tensor, and RuntimeError for tensors on different devices.
     """
-    first = tensors[0]
     try:
-        device = first.device  # type: ignore[union-attr]
         for tensor in tensors:
-            if tensor is None:
-                continue
-            if tensor.device != device:
-                _mixed_devices(name, tensors)
-            if tensor.layout is not torch.strided or tensor.is_nested:
-                raise UnsupportedError(
-                    f"{name}: cnnops has no kernels for {_layout(tensor)} tensors"
-                )
-        dtype = first.dtype  # type: ignore[union-attr]
+            if tensor is not None and not (
+                tensor.is_cpu and tensor.layout is _strided and not tensor.is_nested
+            ):
+                break
+        else:
+            if tensors[0].dtype in _DTYPES[name]:  # type: ignore[union-attr]
+                return
+        _refuse(name, [tensor for tensor in tensors if tensor is not None])
     except AttributeError:
         wrong = next(t for t in tensors if t is not None and not isinstance(t, Tensor))
         raise TypeError(f"{name}(): expected a Tensor, but got {type(wrong).__name__}") from None
-    if device.type not in _DEVICES:
-        raise UnsupportedError(f"{name}: {_no_device(device)}")
+
+
+def _refuse(name: str, tensors: list[Tensor]) -> None:
+    """Says what is wrong with tensors that are not all dense, on the CPU and of a known dtype."""
+    devices = sorted({str(tensor.device) for tensor in tensors})
+    if len(devices) > 1:
+        raise RuntimeError(
+            f"{name}: Expected all tensors to be on the same device, but found at least two "
+            f"devices, {' and '.join(devices)}!"
+        )
+    for tensor in tensors:
+        if tensor.layout is not _strided or tensor.is_nested:
+            raise UnsupportedError(f"{name}: cnnops has no kernels for {_layout(tensor)} tensors")
+    device, dtype = tensors[0].device.type, tensors[0].dtype
+    if device == "cuda":
+        raise UnsupportedError(f"{name}: this build of cnnops has no CUDA kernels")
+    if device not in _DEVICES:
+        raise UnsupportedError(f"{name}: cnnops has no kernels for device '{device}'")
     if dtype not in _DTYPES[name]:
-        raise UnsupportedError(f"{name}: {_no_dtype(dtype)}")
-
-
-def _mixed_devices(name: str, tensors: tuple[Tensor | None, ...]) -> None:
-    devices = sorted({str(tensor.device) for tensor in tensors if tensor is not None})
-    raise RuntimeError(
-        f"{name}: Expected all tensors to be on the same device, but found at least two devices, "
-        f"{' and '.join(devices)}!"
-    )
+        raise UnsupportedError(
+            f"{name}: cnnops has no kernels of this operator for {str(dtype).removeprefix('torch.')}"
+        )
 
 
 def _layout(tensor: Tensor) -> str:
     return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.").lstrip("_")
-
-
-def _no_device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return "this build of cnnops has no CUDA kernels"
-    return f"cnnops has no kernels for device '{device.type}'"
-
-
-def _no_dtype(dtype: torch.dtype) -> str:
-    return f"cnnops has no kernels of this operator for {str(dtype).removeprefix('torch.')}"
 
 
 _warned: set[str] = set()

@@ -1,0 +1,220 @@
+// max_pool and adaptive_max_pool: the maximum of each window and, when asked, where in the input
+// plane it was.
+//
+// Values alone go through the reductions of pool_row.h and pool_pixel.h. With indices every tap is
+// compared in the order of memory, since that order decides between equal elements; each lane keeps
+// the position of its best element as an offset from the start of its window, in an integer as wide
+// as the lane, and int64 indices are formed when the output is stored.
+
+/// The integer that fits a lane of Compute<T>.
+template <class T, int kBytes = sizeof(Compute<T>)>
+struct OffsetOf {
+  using type = int32_t;
+};
+template <class T>
+struct OffsetOf<T, 8> {
+  using type = int64_t;
+};
+template <class T>
+using Offset = typename OffsetOf<T>::type;
+
+/// Position in its plane of the first input of output row (d, h), column 0.
+inline int64_t corner_of(const PoolProblem& p, int64_t d, int64_t h) {
+  return (p.axis[0].begin[d] * p.axis[1].input + p.axis[1].begin[h]) * p.axis[2].input;
+}
+
+/// Folds from[0, count) into the best value so far; `index` follows, with from[0] at `position`.
+template <class T>
+inline void max_run(const T* from, int64_t count, int64_t position, Compute<T>* best,
+                    int64_t* index) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  constexpr Offset<T> kCountOffset = Offset<T>(kCount);
+  int64_t i = 0;
+  if (count >= 2 * kCount) {
+    Vec<Offset<T>> offset = {};
+    for (int lane = 0; lane < kCount; ++lane) offset[lane] = lane;
+    Vec<Offset<T>> at = offset;
+    Vec<Compute<T>> lanes = load_compute(from);
+    for (i = kCount; i + kCount <= count; i += kCount) {
+      const Vec<Compute<T>> value = load_compute(from + i);
+      offset += kCountOffset;
+      const auto wins = Maximum::wins(value, lanes);
+      lanes = wins ? value : lanes;
+      at = wins ? offset : at;
+    }
+    // Over the lanes: the first of equal elements, the last NaN.
+    Compute<T> most_of = lanes[0];
+    Offset<T> where = at[0];
+    for (int lane = 1; lane < kCount; ++lane) {
+      const Compute<T> value = lanes[lane];
+      const bool better = value != value ? most_of == most_of || at[lane] > where
+                                         : value > most_of || (value == most_of && at[lane] < where);
+      if (!better) continue;
+      most_of = value;
+      where = at[lane];
+    }
+    if (Maximum::wins(most_of, *best)) {
+      *best = most_of;
+      *index = position + where;
+    }
+  }
+  for (; i < count; ++i) {
+    const Compute<T> value = load_one(from + i);
+    if (!Maximum::wins(value, *best)) continue;
+    *best = value;
+    *index = position + i;
+  }
+}
+
+/// One output row of (N, C, D, H, W), windows on a grid of stride 1 or 2.
+template <class T>
+void max_row_by_phases(const PoolProblem& p, const T* plane, int64_t d, int64_t h, T* output,
+                       int64_t* indices) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const PoolWindows& axis = p.axis[2];
+  const int64_t corner = corner_of(p, d, h);
+  Phases<T> columns;
+  alignas(CNNOPS_VECTOR_BYTES) Compute<T> best[kRowOutputs];
+  alignas(CNNOPS_VECTOR_BYTES) Offset<T> offsets[kRowOutputs];
+  for (int64_t first = 0; first < axis.output; first += kRowOutputs) {
+    const int64_t count = least(kRowOutputs, axis.output - first);
+    // Offsets count from the column where the window would start if there were no border.
+    const int64_t start = first * axis.stride - axis.padding;
+    for (int64_t i = 0; i < count; ++i) {
+      offsets[i] = Offset<T>(axis.begin[first + i] - (start + i * axis.stride));
+    }
+    for (int64_t i = count; i < round_up(count, kCount); ++i) offsets[i] = 0;
+    for (int64_t i = 0; i < count; i += kCount) store(best + i, broadcast(lowest<T>()));
+    for_each_row(p, d, h, [&](int64_t row) {
+      columns.add_row(plane + row, axis, first, count, lowest<T>(), Replace());
+      for (int64_t i = 0; i < count; i += kCount) {
+        Vec<Compute<T>> value = load(best + i);
+        Vec<Offset<T>> at = load(offsets + i);
+        for (int64_t tap = 0; tap < axis.kernel; ++tap) {
+          const Vec<Compute<T>> next = load(columns.tap(axis, tap) + i);
+          const auto wins = Maximum::wins(next, value);
+          value = wins ? next : value;
+          at = wins ? broadcast(Offset<T>(row - corner + tap * axis.dilation)) : at;
+        }
+        store(best + i, value);
+        store(offsets + i, at);
+      }
+    });
+    for (int64_t i = 0; i < count; i += kCount) {
+      store_first(output + first + i, load(best + i), count - i);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      indices[first + i] = corner + start + i * axis.stride + offsets[i];
+    }
+  }
+}
+
+/// One output row of (N, C, D, H, W), any windows.
+template <class T>
+void max_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int64_t h, T* output,
+                        int64_t* indices) {
+  const PoolWindows& axis = p.axis[2];
+  for (int64_t w = 0; w < axis.output; ++w) {
+    Compute<T> best = lowest<T>();
+    int64_t index = corner_of(p, d, h) + axis.begin[w];
+    for_each_row(p, d, h, [&](int64_t row) {
+      if (axis.dilation == 1) {
+        const int64_t at = row + axis.begin[w];
+        return max_run(plane + at, axis.end[w] - axis.begin[w], at, &best, &index);
+      }
+      for (int64_t x = axis.begin[w]; x < axis.end[w]; x += axis.dilation) {
+        max_run(plane + row + x, 1, row + x, &best, &index);
+      }
+    });
+    store_one(output + w, best);
+    indices[w] = index;
+  }
+}
+
+/// All rows of a (N, C, D, H, W) tensor.
+template <class T>
+void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+  const int64_t width = p.axis[2].output;
+  const int64_t rows = p.batch * p.channels * p.axis[0].output * p.axis[1].output;
+  const bool by_phases = Phases<T>::fit(p.axis[2]);
+  parallel_for(rows, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const Row row(p.axis[0].output, p.axis[1].output, r);
+      const T* plane = input + row.outer * input_plane(p);
+      const auto max_row = by_phases ? max_row_by_phases<T> : max_row_by_windows<T>;
+      max_row(p, plane, row.d, row.h, output + r * width, indices + r * width);
+    }
+  });
+}
+
+/// `kVectors` registers of channels of one output pixel; `from` is the plane at the first channel.
+template <class T, int kVectors>
+inline void max_channels(const PoolProblem& p, const T* from, int64_t d, int64_t h, int64_t w,
+                         T* output, int64_t* indices) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const int64_t corner = corner_of(p, d, h) + p.axis[2].begin[w];
+  Vec<Compute<T>> best[kVectors];
+  Vec<Offset<T>> at[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    best[i] = broadcast(lowest<T>());
+    at[i] = Vec<Offset<T>>{};
+  }
+  for_each_pixel(p, d, h, w, [&](int64_t pixel) {
+    const Vec<Offset<T>> offset = broadcast(Offset<T>(pixel - corner));
+    for (int i = 0; i < kVectors; ++i) {
+      const Vec<Compute<T>> value = load_compute(from + pixel * p.channels + i * kCount);
+      const auto wins = Maximum::wins(value, best[i]);
+      best[i] = wins ? value : best[i];
+      at[i] = wins ? offset : at[i];
+    }
+  });
+  for (int i = 0; i < kVectors; ++i) {
+    store_compute(output + i * kCount, best[i]);
+    for (int lane = 0; lane < kCount; ++lane) indices[i * kCount + lane] = corner + at[i][lane];
+  }
+}
+
+/// All pixels of a channels_last tensor.
+template <class T>
+void max_pixels(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+  const int64_t width = p.axis[2].output;
+  for_each_row_task(p, p.axis[0].output, p.axis[1].output, width * work_of(p),
+                    [&](const Row& at, int64_t row, int64_t first, int64_t last) {
+    const T* plane = input + at.outer * input_plane(p) * p.channels;
+    for (int64_t w = 0; w < width; ++w) {
+      T* to = output + (row * width + w) * p.channels;
+      int64_t* index = indices + (row * width + w) * p.channels;
+      for_each_channel_run<T>(
+          first, last,
+          [&](int64_t c) {
+            max_channels<T, kBlockVectors>(p, plane + c, at.d, at.h, w, to + c, index + c);
+          },
+          [&](int64_t c) { max_channels<T, 1>(p, plane + c, at.d, at.h, w, to + c, index + c); },
+          [&](int64_t c) {
+            Compute<T> best = lowest<T>();
+            index[c] = corner_of(p, at.d, at.h) + p.axis[2].begin[w];
+            for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
+              max_run(plane + pixel * p.channels + c, 1, pixel, &best, index + c);
+            });
+            store_one(to + c, best);
+          });
+    }
+  });
+}
+
+template <class T>
+void max_pool(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+  if (indices != nullptr) {
+    return p.channels_last ? max_pixels(p, input, output, indices)
+                           : max_rows(p, input, output, indices);
+  }
+  if (p.channels_last) {
+    reduce_pixels(p, input, output, Maximum(), [](int64_t, int64_t, int64_t) {
+      return [](auto value) { return value; };
+    });
+  } else {
+    reduce_rows(p, input, output, Maximum(), [](int64_t, int64_t) {
+      return [](auto value, int64_t) { return value; };
+    });
+  }
+}
