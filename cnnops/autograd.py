@@ -422,7 +422,8 @@ class MaxPoolBackward(Function):
 class MaxPoolGather(Function):
     """result[i] = input[indices[i]] in each plane; the adjoint of `MaxPoolBackward`.
 
-    input (C, M) and indices (C, L): one spatial axis, as `_gather` arranges it.
+    input (N, C, *M) and indices (N, C, *L): only batched, for nothing else tells a batch axis from
+    a spatial one.
     """
 
     @staticmethod
@@ -432,7 +433,7 @@ class MaxPoolGather(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, indices = inputs
-        ctx.input_size = spatial(input, 1)
+        ctx.input_size = tuple(input.shape[2:])
         ctx.save_for_backward(indices)
         ctx.set_materialize_grads(False)
 
@@ -446,15 +447,10 @@ class MaxPoolGather(Function):
 
 
 def _gather(input: Tensor, indices: Tensor, rank: int) -> Tensor:
-    """input[indices] in each plane of `rank` spatial axes.
-
-    The operator has no argument that tells a batch axis from a spatial one, so the planes go in
-    as the channels of an unbatched signal (planes, positions), which reads only one way.
-    """
-    planes = max_pool_gather(
-        input.flatten(-rank).flatten(0, -2), indices.flatten(-rank).flatten(0, -2)
-    )
-    return planes.reshape(indices.shape)
+    """input[indices] in each plane of `rank` spatial axes, with or without the batch axis."""
+    if input.dim() == rank + 2:
+        return max_pool_gather(input, indices)
+    return max_pool_gather(input.unsqueeze(0), indices.unsqueeze(0)).squeeze(0)
 
 
 class MaxUnpool(Function):

@@ -121,12 +121,13 @@ def _(input, kernel_size, output_size, random_samples):  # type: ignore[no-untyp
 
 @torch.library.register_fake("cnnops::max_pool_gather")
 def _(input, indices):  # type: ignore[no-untyped-def]
-    return _empty(input, indices.shape)
+    return _with_planes(indices, indices.dim() - 2, indices.shape[2:], input.dtype)
 
 
 @torch.library.register_fake("cnnops::max_pool_backward")
 def _(grad_output, indices, input_size):  # type: ignore[no-untyped-def]
-    return _with_planes(grad_output, len(input_size), input_size)
+    # The indices lie as the input of the pooling did; a gradient can come in any layout.
+    return _with_planes(indices, len(input_size), input_size, grad_output.dtype)
 
 
 @torch.library.register_fake("cnnops::max_unpool")

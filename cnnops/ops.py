@@ -168,7 +168,7 @@ def max_pool_backward(grad_output: Tensor, indices: Tensor, input_size: Ints) ->
 
 
 def max_pool_gather(input: Tensor, indices: Tensor) -> Tensor:
-    """result[i] = input[indices[i]] in each plane: (C, M) by (C, L) to (C, L)."""
+    """result[i] = input[indices[i]] in each plane: (N, C, *M) by (N, C, *L) to (N, C, *L)."""
     return autograd.max_pool_gather(input, indices)
 
 

@@ -37,7 +37,12 @@ _FAMILIES = {
     "fractional_max_pool": _FLOATS,
     "max_unpool": _FLOATS,
 }
-_DTYPES = {f"{name}{rank}d": kinds for name, kinds in _FAMILIES.items() for rank in (1, 2, 3)}
+_DTYPES = {
+    f"{name}{rank}d{variant}": kinds
+    for name, kinds in _FAMILIES.items()
+    for rank in (1, 2, 3)
+    for variant in ("", "_with_indices")
+}
 
 _strided = torch.strided
 

@@ -23,6 +23,10 @@ def tensor(layout: str, *size: int, dtype: torch.dtype = torch.float32) -> Tenso
     return values.requires_grad_(dtype.is_floating_point)
 
 
+def batched(tensor: Tensor, rank: int) -> Tensor:
+    return tensor if tensor.dim() == rank + 2 else tensor.unsqueeze(0)
+
+
 def samples(layout: str, rank: int) -> dict[str, tuple[Any, ...]]:
     """Arguments for each operator; planes of 5 and channels 4 throughout."""
     x = tensor(layout, 2, 4, *[5] * rank)
@@ -48,10 +52,7 @@ def samples(layout: str, rank: int) -> dict[str, tuple[Any, ...]]:
         "adaptive_max_pool": (x, (3,) * rank),
         "fractional_max_pool": (x, (2,) * rank, (3,) * rank, torch.rand(*channels, 4, rank)),
         "max_pool_backward": (pooled, indices, plane),
-        "max_pool_gather": (
-            x.detach().reshape(-1, 5**rank).requires_grad_(),
-            indices.reshape(-1, 3**rank),
-        ),
+        "max_pool_gather": (batched(x, rank), batched(indices, rank)),
         "max_unpool": (pooled, indices, plane),
         "avg_pool": (x, *avg_pool),
         "avg_pool_backward": (pooled, plane, *avg_pool),

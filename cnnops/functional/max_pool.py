@@ -74,7 +74,7 @@ def max_pool1d_with_indices(
             ceil_mode,
             return_indices,
         )
-    name = "max_pool1d"
+    name = "max_pool1d_with_indices"
     return ops.max_pool_with_indices(
         *_max_pool_arguments(name, 1, input, kernel_size, stride, padding, dilation, ceil_mode)
     )
@@ -129,7 +129,7 @@ def max_pool2d_with_indices(
             ceil_mode,
             return_indices,
         )
-    name = "max_pool2d"
+    name = "max_pool2d_with_indices"
     return ops.max_pool_with_indices(
         *_max_pool_arguments(name, 2, input, kernel_size, stride, padding, dilation, ceil_mode)
     )
@@ -184,7 +184,7 @@ def max_pool3d_with_indices(
             ceil_mode,
             return_indices,
         )
-    name = "max_pool3d"
+    name = "max_pool3d_with_indices"
     return ops.max_pool_with_indices(
         *_max_pool_arguments(name, 3, input, kernel_size, stride, padding, dilation, ceil_mode)
     )
