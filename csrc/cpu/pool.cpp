@@ -218,7 +218,7 @@ std::tuple<Tensor, Tensor> fractional_max_pool(const Tensor& input, IntList kern
   const char* name = "fractional_max_pool";
   const PoolGeometry g = fractional_pool_geometry(name, sizes_of(input), kernel_size, output_size,
                                                   sizes_of(random_samples));
-  check_same_dtype("_random_samples", random_samples, input);
+  check_like_input("_random_samples", random_samples, input);
   const bool channels_last = lies_channels_last(input, g);
   const IntList sizes = g.output_sizes();
   Tensor output = allocate(sizes, input, channels_last);
