@@ -19,13 +19,6 @@ std::string by_axis(const char* prefix, const IntList& values) {
   return text;
 }
 
-/// (3x6x7), as torch writes sizes.
-std::string by_times(int64_t channels, const IntList& sizes) {
-  std::string text = join("(", channels);
-  for (int64_t size : sizes) text += join("x", size);
-  return text + ")";
-}
-
 bool any_empty(const IntList& sizes, size_t from) {
   return std::any_of(sizes.begin() + from, sizes.end(), [](int64_t size) { return size == 0; });
 }
@@ -133,6 +126,12 @@ int64_t scaled(int64_t o, const PoolAxis& axis) {
 
 }  // namespace
 
+std::string join_sizes(const IntList& sizes) {
+  std::string text;
+  for (size_t i = 0; i < sizes.size(); ++i) text += join(i ? "x" : "", sizes[i]);
+  return text;
+}
+
 IntList PoolGeometry::sizes(int64_t PoolAxis::* side) const {
   IntList sizes;
   if (batched) sizes.push_back(batch);
@@ -157,10 +156,23 @@ PoolGeometry window_pool_geometry(const std::string& name, const IntList& input_
     input.push_back(g.axis[i].input);
     output.push_back(g.axis[i].output);
   }
-  CNNOPS_CHECK(all_positive(output), "Given input size: ", by_times(g.channels, input),
-               ". Calculated output size: ", by_times(g.channels, output),
-               ". Output size is too small");
+  CNNOPS_CHECK(all_positive(output), "Given input size: (", g.channels, "x", join_sizes(input),
+               "). Calculated output size: (", g.channels, "x", join_sizes(output),
+               "). Output size is too small");
   return g;
+}
+
+int64_t checked_divisor(const PoolGeometry& g, std::optional<int64_t> divisor_override) {
+  const PoolAxis* axis = g.axis;
+  // Only torch's 3-d operator asks this; the others let a window hang over with ceil_mode.
+  for (int i = 0; i < 3 && g.rank == 3; ++i) {
+    CNNOPS_CHECK(axis[i].input >= axis[i].kernel, "input image (T: ", axis[0].input,
+                 " H: ", axis[1].input, " W: ", axis[2].input, ") smaller than kernel size (kT: ",
+                 axis[0].kernel, " kH: ", axis[1].kernel, " kW: ", axis[2].kernel, ")");
+  }
+  CNNOPS_CHECK(divisor_override.value_or(1) != 0, "divisor must be not zero, but got 0");
+  checked_mul(checked_mul(axis[0].kernel, axis[1].kernel), axis[2].kernel);
+  return divisor_override.value_or(0);
 }
 
 PoolGeometry window_pool_backward_geometry(const std::string& name, const IntList& grad_sizes,
@@ -233,7 +245,9 @@ PoolGeometry fractional_pool_geometry(const std::string& name, const IntList& in
     PoolAxis& axis = g.axis[3 - rank + i];
     CNNOPS_CHECK(output_size[i] >= 0, "Trying to create tensor with negative dimension ",
                  output_size[i], ": ", output_size);
-    CNNOPS_CHECK(kernel_size[i] <= axis.input && output_size[i] <= axis.input - kernel_size[i] + 1,
+    // torch's 3-d operator wants one element to spare.
+    const int64_t most = axis.input - kernel_size[i] + (rank == 3 ? 0 : 1);
+    CNNOPS_CHECK(kernel_size[i] <= axis.input && output_size[i] <= most,
                  torch_name(name, rank), "(): pool size ", kernel_size[i],
                  " too large relative to input size ", axis.input, " with output size ",
                  output_size[i], " (axis ", kLetters[3 - rank + i], ")");

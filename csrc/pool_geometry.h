@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,7 +59,11 @@ struct PoolArguments {
 PoolGeometry window_pool_geometry(const std::string& name, const IntList& input_sizes,
                                   const PoolArguments& arguments);
 
-/// The same seen from the other side, for backward: `grad_sizes` are those of the gradient of the
+/// What avg_pool divides by instead of the number of elements, 0 for that number. Raises for an
+/// override of 0, and for windows that avg_pool does not take or whose elements overflow int64.
+int64_t checked_divisor(const PoolGeometry& g, std::optional<int64_t> divisor_override);
+
+/// window_pool_geometry seen from the other side, for backward: `grad_sizes` are those of the gradient of the
 /// output, `input_size` the spatial sizes of the input that was pooled.
 PoolGeometry window_pool_backward_geometry(const std::string& name, const IntList& grad_sizes,
                                            const IntList& input_size,
@@ -84,6 +89,9 @@ PoolGeometry fractional_pool_geometry(const std::string& name, const IntList& in
 PoolGeometry indexed_pool_geometry(const std::string& name, const IntList& small_sizes,
                                    const IntList& plane_size, bool allow_empty);
 
+/// Sizes as torch writes them in pooling errors: 3x6x7.
+std::string join_sizes(const IntList& sizes);
+
 /// Raises unless `sizes` are those of `expected`, in the words of torch's own check.
 void check_sizes(const char* name, const IntList& sizes, const IntList& expected);
 
@@ -91,7 +99,7 @@ void check_sizes(const char* name, const IntList& sizes, const IntList& expected
 enum class WindowCount { kNone, kInput, kPadded, kAdaptive };
 
 /// The windows along one axis: output o reads inputs begin[o], begin[o] + dilation, ... below
-/// end[o]. Both lists never decrease.
+/// end[o]. `end` never decreases, nor does `begin` where dilation is 1.
 struct AxisWindows {
   std::vector<int64_t> begin;
   std::vector<int64_t> end;

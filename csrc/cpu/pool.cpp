@@ -78,20 +78,18 @@ void check_indices(const Tensor& indices, const Tensor& like) {
 
 /// Raises unless every index lies in the plane of `g`, before anything is read or written there.
 void check_index_values(const int64_t* indices, int64_t count, const PoolGeometry& g) {
-  constexpr int64_t kBlock = 4096;
-  const uint64_t plane = static_cast<uint64_t>(g.input_plane());
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t end = begin + kBlock < count ? begin + kBlock : count;
-    bool good = true;
-    for (int64_t i = begin; i < end; ++i) good &= static_cast<uint64_t>(indices[i]) < plane;
-    if (good) continue;
-    for (int64_t i = begin; i < end; ++i) {
-      if (static_cast<uint64_t>(indices[i]) < plane) continue;
-      std::string volume;
-      for (int a = 3 - g.rank; a < 3; ++a) volume += join(a > 3 - g.rank ? "x" : "", g.axis[a].input);
-      CNNOPS_CHECK(false, "Found an invalid max index: ", indices[i],
-                   " (output volumes are of size ", volume, ")");
-    }
+  const uint64_t last = static_cast<uint64_t>(g.input_plane()) - 1;
+  // Bit 63 of an index, or of its distance to the last one, tells that it is out of range.
+  uint64_t bits = count > 0 ? last : 0;
+  for (int64_t i = 0; i < count; ++i) {
+    bits |= static_cast<uint64_t>(indices[i]) | (last - static_cast<uint64_t>(indices[i]));
+  }
+  if (bits >> 63 == 0) return;
+  IntList volume;
+  for (int a = 3 - g.rank; a < 3; ++a) volume.push_back(g.axis[a].input);
+  for (int64_t i = 0; i < count; ++i) {
+    CNNOPS_CHECK(indices[i] >= 0 && indices[i] < g.input_plane(), "Found an invalid max index: ",
+                 indices[i], " (output volumes are of size ", join_sizes(volume), ")");
   }
 }
 
@@ -328,14 +326,6 @@ Tensor avg_pool_of(const char* name, Types types, const Tensor& input, const Poo
   return output;
 }
 
-/// Raises for a divisor of 0 and for windows whose number of elements overflows; 0 when there is
-/// no override.
-int64_t checked_divisor(const std::optional<int64_t>& divisor_override, const PoolGeometry& g) {
-  CNNOPS_CHECK(divisor_override.value_or(1) != 0, "divisor must be not zero, but got 0");
-  checked_mul(checked_mul(g.axis[0].kernel, g.axis[1].kernel), g.axis[2].kernel);
-  return divisor_override.value_or(0);
-}
-
 WindowCount count_of(bool count_include_pad) {
   return count_include_pad ? WindowCount::kPadded : WindowCount::kInput;
 }
@@ -351,7 +341,7 @@ Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntLis
       window_pool_geometry("avg_pool", sizes_of(input),
                            avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
   return avg_pool_of("avg_pool", Types::kFloatsAndInt64, input, g, count_of(count_include_pad),
-                     checked_divisor(divisor_override, g), false);
+                     checked_divisor(g, divisor_override), false);
 }
 
 Tensor avg_pool_backward(const Tensor& grad_output, IntList input_size, IntList kernel_size,
@@ -361,7 +351,7 @@ Tensor avg_pool_backward(const Tensor& grad_output, IntList input_size, IntList 
       "avg_pool_backward", sizes_of(grad_output), input_size,
       avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
   return avg_pool_of("avg_pool_backward", Types::kFloatsAndInt64, grad_output, g,
-                     count_of(count_include_pad), checked_divisor(divisor_override, g), true);
+                     count_of(count_include_pad), checked_divisor(g, divisor_override), true);
 }
 
 Tensor adaptive_avg_pool(const Tensor& input, IntList output_size) {

@@ -30,6 +30,16 @@ class Divisors {
     return result;
   }
 
+  /// value / divisor for a gradient. Floats multiply by the inverse: off by an ulp, much faster.
+  template <class V>
+  static V share(V value, Compute<T> divisor) {
+    if constexpr (kDivideOnce) {
+      return value * (1 / divisor);
+    } else {
+      return value / divisor;
+    }
+  }
+
   /// Do the windows [first, last) of an axis count alike?
   bool alike(const PoolWindows& axis, int64_t first, int64_t last) const {
     if (p_.divisor != 0) return true;
@@ -111,6 +121,15 @@ inline void store_row(T* to, const Compute<T>* row, int64_t count) {
   for (; i < count; ++i) store_one(to + i, row[i]);
 }
 
+/// to[0, count) = value.
+template <class T>
+inline void fill_row(T* to, Compute<T> value, int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  int64_t i = 0;
+  for (; i + kCount <= count; i += kCount) store_compute(to + i, broadcast(value));
+  for (; i < count; ++i) store_one(to + i, value);
+}
+
 /// One input row under windows of stride 1 or 2: input x = j * stride + phase - padding lies under
 /// the taps phase, phase + stride, ... of the outputs j, j - 1, ...
 template <class T>
@@ -135,7 +154,13 @@ void spread_row_by_phases(const PoolProblem& p, const Divisors<T>& divisors, con
     for (int64_t i = 0; i < count; i += kCount) {
       Vec<Compute<T>> spread[2] = {};
       for (int64_t tap = 0; tap < axis.kernel; ++tap) {
-        spread[tap % stride] += load(sums + reach + i - tap / stride);
+        const int64_t back = stride == 1 ? tap : tap >> 1;
+        const Vec<Compute<T>> value = load(sums + reach + i - back);
+        if (stride == 1 || tap % 2 == 0) {
+          spread[0] += value;
+        } else {
+          spread[1] += value;
+        }
       }
       if (stride == 1) {
         store(row + i, spread[0]);
@@ -190,49 +215,73 @@ inline int64_t windows_of(const PoolProblem& p) {
   return windows;
 }
 
-/// The gradient of the channels [c, c + kCount) of input pixel (d, h, w); `from` is the plane of
-/// grad_output at channel c. `load_at` reads channels, a register or one.
-template <class T, class V, class Load>
-inline V spread_to_pixel(const PoolProblem& p, const Divisors<T>& divisors, int64_t d, int64_t h,
-                         int64_t w, bool once, V sum, const Load& load_at) {
+/// Calls f(offset of the output pixel in its plane, its divisor) for each output pixel whose window
+/// holds input pixel (d, h, w).
+template <class T, class F>
+inline void for_each_output_pixel(const PoolProblem& p, const Divisors<T>& divisors, int64_t d,
+                                  int64_t h, int64_t w, const F& f) {
   const PoolWindows& depth = p.axis[0];
   const PoolWindows& height = p.axis[1];
   const PoolWindows& width = p.axis[2];
-  Compute<T> divisor = 1;
   for (int64_t z = depth.first[d]; z < depth.last[d]; ++z) {
     for (int64_t y = height.first[h]; y < height.last[h]; ++y) {
+      const int64_t row = divisors.row(z, y);
       for (int64_t x = width.first[w]; x < width.last[w]; ++x) {
-        const V value = load_at(((z * height.output + y) * width.output + x) * p.channels);
-        divisor = divisors.one(divisors.row(z, y), x);
-        sum += once ? value : value / divisor;
+        f((z * height.output + y) * width.output + x, divisors.one(row, x));
       }
     }
   }
-  return once ? sum / divisor : sum;
 }
 
+/// Writes kVectors registers of channels of the gradient of input pixel (d, h, w); `from` is the
+/// plane of grad_output at the first channel. `once`: all divisors are equal.
+template <int kVectors, class T>
+inline void spread_to_pixel(const PoolProblem& p, const Divisors<T>& divisors, const T* from,
+                            int64_t d, int64_t h, int64_t w, bool once, T* to) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  Vec<Compute<T>> sum[kVectors] = {};
+  Compute<T> last = 1;
+  for_each_output_pixel(p, divisors, d, h, w, [&](int64_t pixel, Compute<T> divisor) {
+    last = divisor;
+    for (int i = 0; i < kVectors; ++i) {
+      const Vec<Compute<T>> value = load_compute(from + pixel * p.channels + i * kCount);
+      sum[i] += once ? value : Divisors<T>::share(value, divisor);
+    }
+  });
+  for (int i = 0; i < kVectors; ++i) {
+    store_compute(to + i * kCount, once ? Divisors<T>::share(sum[i], last) : sum[i]);
+  }
+}
+
+/// Gradients of (N, C, D, H, W), by rows of inputs.
 template <class T>
-void avg_pool_backward(const PoolProblem& p, const T* grad_output, T* grad_input) {
+void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
   const Divisors<T> divisors(p);
   const int64_t depth = p.axis[0].input, height = p.axis[1].input, width = p.axis[2].input;
-  const int64_t work = width * windows_of(p);
-  if (!p.channels_last) {
-    const PoolWindows& axis = p.axis[2];
-    const bool by_phases = Phases<T>::fit(axis);
-    parallel_for(p.batch * p.channels * depth * height, grain_of(work),
-                 [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const Row row(depth, height, r);
-        const T* plane = grad_output + row.outer * output_plane(p);
-        const auto spread = by_phases ? spread_row_by_phases<T> : spread_row_by_windows<T>;
-        spread(p, divisors, plane, row.d, row.h, grad_input + r * width);
+  const bool by_phases = Phases<T>::fit(p.axis[2]);
+  parallel_for(p.batch * p.channels * depth * height, grain_of(width * windows_of(p)),
+               [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      if (is_global(p)) {
+        const Compute<T> divisor = divisors.one(divisors.row(0, 0), 0);
+        fill_row(grad_input + r * width, load_one(grad_output + r) / divisor, width);
+        continue;
       }
-    });
-    return;
-  }
-  for_each_row_task(p, depth, height, work,
+      const Row row(depth, height, r);
+      const T* plane = grad_output + row.outer * output_plane(p);
+      const auto spread = by_phases ? spread_row_by_phases<T> : spread_row_by_windows<T>;
+      spread(p, divisors, plane, row.d, row.h, grad_input + r * width);
+    }
+  });
+}
+
+/// Gradients of channels_last tensors, by pixels of inputs.
+template <class T>
+void spread_pixels(const PoolProblem& p, const T* grad_output, T* grad_input) {
+  const Divisors<T> divisors(p);
+  const int64_t width = p.axis[2].input;
+  for_each_row_task(p, p.axis[0].input, p.axis[1].input, width * windows_of(p),
                     [&](const Row& at, int64_t row, int64_t first, int64_t last) {
-    constexpr int64_t kCount = kLanes<Compute<T>>;
     const T* plane = grad_output + at.outer * output_plane(p) * p.channels;
     const auto alike = [&](int axis, int64_t x) {
       return divisors.alike(p.axis[axis], p.axis[axis].first[x], p.axis[axis].last[x]);
@@ -241,18 +290,29 @@ void avg_pool_backward(const PoolProblem& p, const T* grad_output, T* grad_input
     for (int64_t w = 0; w < width; ++w) {
       T* to = grad_input + (row * width + w) * p.channels;
       const bool once = rows_alike && alike(2, w);
-      int64_t c = first;
-      for (; c + kCount <= last; c += kCount) {
-        const T* from = plane + c;
-        store_compute(to + c, spread_to_pixel<T>(p, divisors, at.d, at.h, w, once,
-                                                 Vec<Compute<T>>{},
-                                                 [=](int64_t i) { return load_compute(from + i); }));
-      }
-      for (; c < last; ++c) {
-        const T* from = plane + c;
-        store_one(to + c, spread_to_pixel<T>(p, divisors, at.d, at.h, w, once, Compute<T>(0),
-                                             [=](int64_t i) { return load_one(from + i); }));
-      }
+      for_each_channel_run<T>(
+          first, last,
+          [&](int64_t c) {
+            spread_to_pixel<kBlockVectors>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
+          },
+          [&](int64_t c) {
+            spread_to_pixel<1>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
+          },
+          [&](int64_t c) {
+            Compute<T> sum = 0, divisor = 1;
+            for_each_output_pixel(p, divisors, at.d, at.h, w, [&](int64_t pixel, Compute<T> own) {
+              divisor = own;
+              const Compute<T> value = load_one(plane + pixel * p.channels + c);
+              sum += once ? value : Divisors<T>::share(value, own);
+            });
+            store_one(to + c, once ? Divisors<T>::share(sum, divisor) : sum);
+          });
     }
   });
+}
+
+template <class T>
+void avg_pool_backward(const PoolProblem& p, const T* grad_output, T* grad_input) {
+  return p.channels_last ? spread_pixels(p, grad_output, grad_input)
+                         : spread_rows(p, grad_output, grad_input);
 }

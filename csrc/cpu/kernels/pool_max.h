@@ -6,70 +6,62 @@
 // the position of its best element as an offset from the start of its window, in an integer as wide
 // as the lane, and int64 indices are formed when the output is stored.
 
-/// The integer that fits a lane of Compute<T>.
-template <class T, int kBytes = sizeof(Compute<T>)>
-struct OffsetOf {
-  using type = int32_t;
-};
-template <class T>
-struct OffsetOf<T, 8> {
-  using type = int64_t;
-};
-template <class T>
-using Offset = typename OffsetOf<T>::type;
-
 /// Position in its plane of the first input of output row (d, h), column 0.
 inline int64_t corner_of(const PoolProblem& p, int64_t d, int64_t h) {
   return (p.axis[0].begin[d] * p.axis[1].input + p.axis[1].begin[h]) * p.axis[2].input;
 }
+
+struct Smaller {
+  template <class V>
+  V operator()(V a, V b) const {
+    return a < b ? a : b;
+  }
+};
+struct Larger {
+  template <class V>
+  V operator()(V a, V b) const {
+    return a > b ? a : b;
+  }
+};
 
 /// Folds from[0, count) into the best value so far; `index` follows, with from[0] at `position`.
 template <class T>
 inline void max_run(const T* from, int64_t count, int64_t position, Compute<T>* best,
                     int64_t* index) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
-  constexpr Offset<T> kCountOffset = Offset<T>(kCount);
+  const auto update = [&](Compute<T> value, int64_t at) {
+    const bool wins = Maximum::wins(value, *best);
+    *best = wins ? value : *best;
+    *index = wins ? at : *index;
+  };
   int64_t i = 0;
   if (count >= 2 * kCount) {
-    Vec<Offset<T>> offset = {};
-    for (int lane = 0; lane < kCount; ++lane) offset[lane] = lane;
+    Vec<Offset<T>> offset = lane_numbers<Offset<T>>();
     Vec<Offset<T>> at = offset;
     Vec<Compute<T>> lanes = load_compute(from);
     for (i = kCount; i + kCount <= count; i += kCount) {
       const Vec<Compute<T>> value = load_compute(from + i);
-      offset += kCountOffset;
+      offset += Offset<T>(kCount);
       const auto wins = Maximum::wins(value, lanes);
       lanes = wins ? value : lanes;
       at = wins ? offset : at;
     }
-    // Over the lanes: the first of equal elements, the last NaN.
-    Compute<T> most_of = lanes[0];
-    Offset<T> where = at[0];
-    for (int lane = 1; lane < kCount; ++lane) {
-      const Compute<T> value = lanes[lane];
-      const bool better = value != value ? most_of == most_of || at[lane] > where
-                                         : value > most_of || (value == most_of && at[lane] < where);
-      if (!better) continue;
-      most_of = value;
-      where = at[lane];
-    }
-    if (Maximum::wins(most_of, *best)) {
-      *best = most_of;
-      *index = position + where;
-    }
+    // Over the lanes: the first of the elements equal to the maximum, or the last NaN.
+    const Compute<T> most_of = reduce_lanes<Compute<T>>(lanes, Maximum());
+    const Vec<Offset<T>> none = {};
+    const Offset<T> where =
+        most_of == most_of
+            ? reduce_lanes<Offset<T>>(lanes == most_of ? at : none + Offset<T>(count), Smaller())
+            : reduce_lanes<Offset<T>>(lanes != lanes ? at : none - Offset<T>(1), Larger());
+    update(most_of, position + where);
   }
-  for (; i < count; ++i) {
-    const Compute<T> value = load_one(from + i);
-    if (!Maximum::wins(value, *best)) continue;
-    *best = value;
-    *index = position + i;
-  }
+  for (; i < count; ++i) update(load_one(from + i), position + i);
 }
 
 /// One output row of (N, C, D, H, W), windows on a grid of stride 1 or 2.
 template <class T>
-void max_row_by_phases(const PoolProblem& p, const T* plane, int64_t d, int64_t h, T* output,
-                       int64_t* indices) {
+void max_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plane, int64_t d,
+                       int64_t h, T* output, int64_t* indices) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   const PoolWindows& axis = p.axis[2];
   const int64_t corner = corner_of(p, d, h);
@@ -86,7 +78,7 @@ void max_row_by_phases(const PoolProblem& p, const T* plane, int64_t d, int64_t 
     for (int64_t i = count; i < round_up(count, kCount); ++i) offsets[i] = 0;
     for (int64_t i = 0; i < count; i += kCount) store(best + i, broadcast(lowest<T>()));
     for_each_row(p, d, h, [&](int64_t row) {
-      columns.add_row(plane + row, axis, first, count, lowest<T>(), Replace());
+      columns.add_row(plane + row, readable, axis, first, count, lowest<T>(), Replace());
       for (int64_t i = 0; i < count; i += kCount) {
         Vec<Compute<T>> value = load(best + i);
         Vec<Offset<T>> at = load(offsets + i);
@@ -137,12 +129,18 @@ void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices)
   const int64_t width = p.axis[2].output;
   const int64_t rows = p.batch * p.channels * p.axis[0].output * p.axis[1].output;
   const bool by_phases = Phases<T>::fit(p.axis[2]);
+  const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
   parallel_for(rows, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const Row row(p.axis[0].output, p.axis[1].output, r);
       const T* plane = input + row.outer * input_plane(p);
-      const auto max_row = by_phases ? max_row_by_phases<T> : max_row_by_windows<T>;
-      max_row(p, plane, row.d, row.h, output + r * width, indices + r * width);
+      T* to = output + r * width;
+      int64_t* index = indices + r * width;
+      if (by_phases) {
+        max_row_by_phases(p, readable, plane, row.d, row.h, to, index);
+      } else {
+        max_row_by_windows(p, plane, row.d, row.h, to, index);
+      }
     }
   });
 }

@@ -15,7 +15,7 @@ inline Compute<T> reduce_run(const T* from, int64_t count, const Reduction& redu
     for (i = kCount; i + kCount <= count; i += kCount) {
       lanes = reduce(lanes, load_compute(from + i));
     }
-    for (int lane = 0; lane < kCount; ++lane) result = reduce(result, Compute<T>(lanes[lane]));
+    result = reduce_lanes<Compute<T>>(lanes, reduce);
   }
   for (; i < count; ++i) result = reduce(result, load_one(from + i));
   return result;
@@ -34,8 +34,8 @@ inline Compute<T> reduce_window(const T* from, int64_t begin, int64_t end, int64
 /// Windows on a grid of stride 1 or 2. `finish(values, column)` turns reduced values of the outputs
 /// from `column` on into results.
 template <class T, class Reduction, class Finish>
-void reduce_row_by_phases(const PoolProblem& p, const T* plane, int64_t d, int64_t h, T* output,
-                          const Reduction& reduce, const Finish& finish) {
+void reduce_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plane, int64_t d,
+                          int64_t h, T* output, const Reduction& reduce, const Finish& finish) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   constexpr Compute<T> kIdentity = Reduction::template identity<T>();
   const PoolWindows& axis = p.axis[2];
@@ -45,9 +45,9 @@ void reduce_row_by_phases(const PoolProblem& p, const T* plane, int64_t d, int64
     bool started = false;
     for_each_row(p, d, h, [&](int64_t row) {
       if (started) {
-        columns.add_row(plane + row, axis, first, count, kIdentity, reduce);
+        columns.add_row(plane + row, readable, axis, first, count, kIdentity, reduce);
       } else {
-        columns.add_row(plane + row, axis, first, count, kIdentity, Replace());
+        columns.add_row(plane + row, readable, axis, first, count, kIdentity, Replace());
       }
       started = true;
     });
@@ -95,13 +95,16 @@ void reduce_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int6
   };
   Compute<T> values[kCount];
   for (int64_t first = 0; first < axis.output;) {
-    const int64_t begin = axis.begin[first];
-    int64_t count = 1;
-    while (count < kCount && first + count < axis.output &&
-           axis.end[first + count] - begin <= kColumns) {
-      ++count;
+    // With dilation, a window that starts in the padding can begin after the next one.
+    int64_t begin = axis.begin[first], end = axis.end[first], count = 1;
+    for (; count < kCount && first + count < axis.output; ++count) {
+      const int64_t low = least(begin, axis.begin[first + count]);
+      const int64_t high = most(end, axis.end[first + count]);
+      if (high - low > kColumns) break;
+      begin = low;
+      end = high;
     }
-    const int64_t span = axis.end[first + count - 1] - begin;
+    const int64_t span = end - begin;
     for (int64_t i = 0; i < kCount; ++i) values[i] = kIdentity;
     if (rows == 1) {
       for (int64_t i = 0; i < count; ++i) {
@@ -116,8 +119,7 @@ void reduce_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int6
       }
     } else if (rows > 1) {
       for_each_row(p, d, h, [&](int64_t row) {
-        values[0] = reduce(values[0], reduce_window(plane + row, begin, begin + span,
-                                                    axis.dilation, reduce));
+        values[0] = reduce(values[0], reduce_window(plane + row, begin, end, axis.dilation, reduce));
       });
     }
     store_first(output + first, finish(load(values), first), count);
@@ -132,13 +134,22 @@ void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reductio
   const int64_t width = p.axis[2].output;
   const int64_t rows = p.batch * p.channels * p.axis[0].output * p.axis[1].output;
   const bool by_phases = Phases<T>::fit(p.axis[2]);
+  const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
   parallel_for(rows, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
+    if (is_global(p)) {
+      const auto finish = finish_for(0, 0);
+      for (int64_t r = begin; r < end; ++r) {
+        const Compute<T> value = reduce_run(input + r * p.axis[2].input, p.axis[2].input, reduce);
+        store_first(output + r, finish(broadcast(value), 0), 1);
+      }
+      return;
+    }
     for (int64_t r = begin; r < end; ++r) {
       const Row row(p.axis[0].output, p.axis[1].output, r);
       const T* plane = input + row.outer * input_plane(p);
       const auto finish = finish_for(row.d, row.h);
       if (by_phases) {
-        reduce_row_by_phases(p, plane, row.d, row.h, output + r * width, reduce, finish);
+        reduce_row_by_phases(p, readable, plane, row.d, row.h, output + r * width, reduce, finish);
       } else {
         reduce_row_by_windows(p, plane, row.d, row.h, output + r * width, reduce, finish);
       }

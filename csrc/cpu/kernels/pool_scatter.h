@@ -5,24 +5,33 @@
 // positions of a block of channels, so nothing is shared and elements are added in the order of the
 // small tensor.
 
-/// Channels of a channels_last task: a cache line or more, few enough to give several tasks.
-constexpr int64_t kScatterChannels = 32;
+/// A channels_last sample is cut into blocks of at least this many channels, as many as give
+/// kScatterTasks tasks in all.
+constexpr int64_t kScatterChannels = 16;
+constexpr int64_t kScatterTasks = 16;
 
 /// Calls f(first small element, first large element, channels, step) for the planes of every task:
 /// element i of channel c is at i * step + c from the first. (N, C, D, H, W) has one channel a call.
 template <class F>
 inline void for_each_plane(const IndexedProblem& p, const F& f) {
-  const int64_t width = p.channels_last ? kScatterChannels : 1;
+  const int64_t per_plane = p.small + p.large;
+  if (!p.channels_last) {
+    parallel_for(p.batch * p.channels, grain_of(per_plane), [&](int64_t begin, int64_t end) {
+      for (int64_t plane = begin; plane < end; ++plane) {
+        f(plane * p.small, plane * p.large, int64_t(1), int64_t(1));
+      }
+    });
+    return;
+  }
+  const int64_t cuts = (kScatterTasks + p.batch - 1) / p.batch;
+  const int64_t width = round_up((p.channels + cuts - 1) / cuts, kScatterChannels);
   const int64_t blocks = (p.channels + width - 1) / width;
-  const int64_t step = p.channels_last ? p.channels : 1;
-  parallel_for(p.batch * blocks, grain_of((p.small + p.large) * least(width, p.channels)),
+  parallel_for(p.batch * blocks, grain_of(per_plane * least(width, p.channels)),
                [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t c = task % blocks * width;
-      const int64_t small = task / blocks * p.channels * p.small;
-      const int64_t large = task / blocks * p.channels * p.large;
-      f(small + c * (p.channels_last ? 1 : p.small), large + c * (p.channels_last ? 1 : p.large),
-        least(width, p.channels - c), step);
+      const int64_t n = task / blocks, c = task % blocks * width;
+      f(n * p.channels * p.small + c, n * p.channels * p.large + c, least(width, p.channels - c),
+        p.channels);
     }
   });
 }
@@ -33,6 +42,8 @@ inline void scatter_planes(const IndexedProblem& p, const T* small, const int64_
                            T* large, const F& f) {
   for_each_plane(p, [&](int64_t small_at, int64_t large_at, int64_t channels, int64_t step) {
     T* to = large + large_at;
+    const T* from = small + small_at;
+    const int64_t* index = indices + small_at;
     if (channels == step) {
       __builtin_memset(to, 0, p.large * channels * sizeof(T));
     } else {
@@ -40,11 +51,12 @@ inline void scatter_planes(const IndexedProblem& p, const T* small, const int64_
         __builtin_memset(to + i * step, 0, channels * sizeof(T));
       }
     }
-    for (int64_t i = 0; i < p.small; ++i) {
-      const int64_t from = small_at + i * step;
-      for (int64_t c = 0; c < channels; ++c) {
-        f(to + indices[from + c] * step + c, small[from + c]);
-      }
+    if (step == 1) {
+      for (int64_t i = 0; i < p.small; ++i) f(to + index[i], from[i]);
+      return;
+    }
+    for (int64_t i = 0; i < p.small * step; i += step) {
+      for (int64_t c = 0; c < channels; ++c) f(to + index[i + c] * step + c, from[i + c]);
     }
   });
 }

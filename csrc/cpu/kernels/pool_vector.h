@@ -128,6 +128,51 @@ struct Replace {
   }
 };
 
+/// The lower or upper half of a vector.
+template <bool kUpper, class T, int kCount>
+inline typename VectorOf<T, kCount / 2>::type half_of(typename VectorOf<T, kCount>::type v) {
+  constexpr int k = kUpper ? kCount / 2 : 0;
+  if constexpr (kCount == 4) {
+    return __builtin_shufflevector(v, v, k, k + 1);
+  } else if constexpr (kCount == 8) {
+    return __builtin_shufflevector(v, v, k, k + 1, k + 2, k + 3);
+  } else {
+    static_assert(kCount == 16);
+    return __builtin_shufflevector(v, v, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7);
+  }
+}
+
+/// Reduces the lanes of a register to one, halving it each time.
+template <class T, int kCount = kLanes<T>, class Reduction>
+inline T reduce_lanes(typename VectorOf<T, kCount>::type v, const Reduction& reduce) {
+  if constexpr (kCount == 2) {
+    return reduce(T(v[0]), T(v[1]));
+  } else {
+    return reduce_lanes<T, kCount / 2>(
+        reduce(half_of<false, T, kCount>(v), half_of<true, T, kCount>(v)), reduce);
+  }
+}
+
+/// The integer that fits a lane of Compute<T>.
+template <class T, int kBytes = sizeof(Compute<T>)>
+struct OffsetOf {
+  using type = int32_t;
+};
+template <class T>
+struct OffsetOf<T, 8> {
+  using type = int64_t;
+};
+template <class T>
+using Offset = typename OffsetOf<T>::type;
+
+/// 0, 1, 2, ...
+template <class T>
+inline Vec<T> lane_numbers() {
+  Vec<T> numbers;
+  for (int lane = 0; lane < kLanes<T>; ++lane) numbers[lane] = T(lane);
+  return numbers;
+}
+
 /// Number of inputs of window o along an axis.
 inline int64_t taps_of(const PoolWindows& axis, int64_t o) {
   const int64_t span = axis.end[o] - axis.begin[o];
@@ -171,4 +216,10 @@ inline void for_each_row(const PoolProblem& p, int64_t d, int64_t h, const F& f)
       f((z * height.input + y) * p.axis[2].input);
     }
   }
+}
+
+/// Is the plane one row under one window? (Global pooling of any rank is handed over like that.)
+inline bool is_global(const PoolProblem& p) {
+  return input_plane(p) == p.axis[2].input && output_plane(p) == 1 && p.axis[2].begin[0] == 0 &&
+         p.axis[2].end[0] == p.axis[2].input && p.axis[2].dilation == 1;
 }
