@@ -81,7 +81,7 @@ def check(device: str, pattern: str | None) -> None:
     help="Train on the MNIST files in DIR instead, as torchvision.datasets.MNIST lays them out.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Default: chosen for the data set.")
-@click.option("--seed", default=0, show_default=True, help="Of the split, weights and batches.")
+@click.option("--seed", type=int, help="Of the split, weights and batches. Default: 0.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: torch's choice.")
 @click.option(
     "--out",
@@ -90,7 +90,9 @@ def check(device: str, pattern: str | None) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to save the picture.",
 )
-def demo(data: Path | None, epochs: int | None, seed: int, threads: int | None, out: Path) -> None:
+def demo(
+    data: Path | None, epochs: int | None, seed: int | None, threads: int | None, out: Path
+) -> None:
     """Train LeNet-5 on handwritten digits with cnnops and with torch, side by side."""
     if threads is not None:
         torch.set_num_threads(threads)

@@ -26,19 +26,21 @@ from cnnops.demo.train import (
     train,
 )
 
-SEED = 0
+DEFAULT_SEED = 0
 SMALL_DIGITS_EPOCHS = 40
 MNIST_EPOCHS = 5
 TARGET = 0.985  # test accuracy that the run with default settings has to reach
 
 
-def run(data: Path | None, epochs: int | None, seed: int, out: Path, console: Console) -> bool:
+def run(
+    data: Path | None, epochs: int | None, seed: int | None, out: Path, console: Console
+) -> bool:
     """Trains LeNet-5 with cnnops and with torch and reports both on `console`.
 
     Args:
         data: folder of MNIST files, or None for the digits that come with scikit-learn.
         epochs: None for 40 (scikit-learn's digits) or 5 (MNIST).
-        seed: of the split, the initial weights and the order of the batches.
+        seed: of the split, the initial weights and the batches; None for 0.
         out: file of the picture.
         console: where to print.
 
@@ -48,7 +50,8 @@ def run(data: Path | None, epochs: int | None, seed: int, out: Path, console: Co
     Raises:
         FileNotFoundError: when `data` has no MNIST files.
     """
-    judged = data is None and epochs is None and seed == SEED
+    judged = data is None and epochs is None and seed in (None, DEFAULT_SEED)
+    seed = DEFAULT_SEED if seed is None else seed
     digits = load_small_digits(seed) if data is None else load_mnist(data)
     if epochs is None:
         epochs = SMALL_DIGITS_EPOCHS if data is None else MNIST_EPOCHS
@@ -63,9 +66,10 @@ def run(data: Path | None, epochs: int | None, seed: int, out: Path, console: Co
     _print_summary(ours, digits, console)
 
     console.print(
-        f"\nTraining {epochs} epochs with each library (threads: {torch.get_num_threads()}): Adam, "
-        f"batches of {BATCH};\neach image is randomly rotated by up to {ROTATION_DEGREES} degrees, "
-        f"zoomed by up to {ZOOM:.0%}\nand shifted by up to {SHIFT_PIXELS} pixels."
+        f"\nTraining {epochs} epochs with each library (threads: {torch.get_num_threads()}).\n"
+        f"Adam, {LEARNING_RATE:g} falling along a cosine, batches of {BATCH}; each image is rotated "
+        f"by up to\n{ROTATION_DEGREES} degrees, zoomed by up to {ZOOM:.0%} and shifted by up to "
+        f"{SHIFT_PIXELS} pixels at random."
     )
     histories = {
         name: _train(name, model, digits, epochs, seed, console)
