@@ -67,9 +67,9 @@ def run(
 
     console.print(
         f"\nTraining {epochs} epochs with each library (threads: {torch.get_num_threads()}).\n"
-        f"Adam, {LEARNING_RATE:g} falling along a cosine, batches of {BATCH}; each image is rotated "
-        f"by up to\n{ROTATION_DEGREES} degrees, zoomed by up to {ZOOM:.0%} and shifted by up to "
-        f"{SHIFT_PIXELS} pixels at random."
+        f"Adam, {LEARNING_RATE:g} falling along a cosine, batches of {BATCH};\n"
+        f"each image is rotated by up to {ROTATION_DEGREES} degrees, zoomed by up to {ZOOM:.0%}\n"
+        f"and shifted by up to {SHIFT_PIXELS} pixels at random."
     )
     histories = {
         name: _train(name, model, digits, epochs, seed, console)
