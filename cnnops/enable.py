@@ -109,7 +109,7 @@ def _max_unpool(name: str) -> Callable[..., Any]:
     return max_unpool
 
 
-def _convolution(
+def convolution(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -140,7 +140,7 @@ _BACKENDS: dict[str, Callable[..., Any]] = {
     "fractional_max_pool3d": _fractional_max_pool(functional.fractional_max_pool3d_with_indices),
     "max_unpool2d": _max_unpool("max_unpool2d"),
     "max_unpool3d": _max_unpool("max_unpool3d"),
-    "convolution": _convolution,
+    "convolution": convolution,
 }
 
 
@@ -156,7 +156,7 @@ def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:
         for name, function in table.items():
             torch_function = getattr(module, name, None)
             if torch_function is not None:
-                routes[torch_function] = or_torch(function, torch_function, name)
+                routes[torch_function] = or_torch(function, torch_function)
     return routes
 
 

@@ -10,14 +10,13 @@ __all__ = ["or_torch"]
 
 
 def or_torch(
-    function: Callable[..., Any], torch_function: Callable[..., Any], name: str | None = None
+    function: Callable[..., Any], torch_function: Callable[..., Any]
 ) -> Callable[..., Any]:
     """`function`, or `torch_function` on the same arguments where `function` is unsupported.
 
     Args:
         function: a function of cnnops, which raises UnsupportedError before it computes anything.
         torch_function: torch's function with the same signature and meaning.
-        name: what the warning calls the function, by default its own name.
 
     Returns:
         A function that warns with FallbackWarning, once per reason, when it turns to torch. Every
@@ -29,7 +28,7 @@ def or_torch(
         try:
             return function(*args, **kwargs)
         except UnsupportedError as error:
-            warn_fallback(name or function.__name__, str(error))
+            warn_fallback(function.__name__, str(error))
         return torch_function(*args, **kwargs)
 
     return call

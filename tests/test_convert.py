@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from op_calls import GraphCalls, OpCalls, assert_on_cnnops, assert_same
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -402,8 +403,6 @@ def test_data_parallel_replicates() -> None:
 
 # ---------------------------------------------------------------------------------------------
 # Networks of torchvision.
-
-torchvision = pytest.importorskip("torchvision", reason="the networks are torchvision's")
 
 
 def _without_dense_layers(model: Any) -> nn.Module:

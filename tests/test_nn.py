@@ -20,7 +20,7 @@ SIZES = (9, 8, 7)
 
 
 def _cases() -> list[Any]:
-    """(class name, constructor arguments, keyword arguments, output_size of the forward pass)."""
+    """Class name, constructor arguments and keyword arguments."""
     cases: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
     for rank in (1, 2, 3):
         several = tuple(range(1, rank + 1))

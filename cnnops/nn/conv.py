@@ -33,6 +33,62 @@ __all__ = [
 ]
 
 
+def padded_convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    reversed_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> Tensor:
+    """Convolution that finds its border through `padding_mode`, where torch pads a copy first.
+
+    input (N, C_in, *M) or (C_in, *M), weight (C_out, C_in / groups, *K), bias (C_out) or None;
+    `reversed_padding` is as torch.nn.functional.pad takes it: (begin, end) for each spatial axis,
+    the last axis first. Raises as `cnnops.functional.conv2d`.
+    """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(
+            padded_convolution,
+            (input, weight, bias),
+            input,
+            weight,
+            bias,
+            stride,
+            reversed_padding,
+            dilation,
+            groups,
+            padding_mode,
+        )
+    rank = len(stride)
+    check(f"conv{rank}d", input, weight, bias)
+    input, weight, bias = to_lower_precision(input, weight, bias)  # type: ignore[assignment]
+    # The operator's list begins with the first axis.
+    padding = [pad for axis in range(rank) for pad in reversed_padding[-2 * axis - 2 :][:2]]
+    return ops.convolution(input, weight, bias, stride, padding, dilation, groups, padding_mode)
+
+
+def _pad_and_convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    reversed_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> Tensor:
+    """`padded_convolution` by torch alone."""
+    function = getattr(torch_functional, f"conv{len(stride)}d")
+    padded = torch_functional.pad(input, list(reversed_padding), mode=padding_mode)
+    return function(padded, weight, bias, stride, 0, dilation, groups)
+
+
+_padded_convolution = or_torch(padded_convolution, _pad_and_convolve)
+
+
 class _Conv(_ConvNd):
     """The forward pass of a convolution of any rank; `_function` is the functional of that rank."""
 
@@ -43,57 +99,16 @@ class _Conv(_ConvNd):
             return self._function(
                 input, weight, bias, self.stride, self.padding, self.dilation, self.groups
             )
-
-        def padded(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            # F.pad's list begins with the last axis, the operator's with the first.
-            pairs = self._reversed_padding_repeated_twice
-            padding = [pad for end in range(len(pairs), 0, -2) for pad in pairs[end - 2 : end]]
-            return padded_convolution(
-                input,
-                weight,
-                bias,
-                self.stride,
-                padding,
-                self.dilation,
-                self.groups,
-                self.padding_mode,
-            )
-
-        call = or_torch(padded, super()._conv_forward, self._function.__name__)
-        return call(input, weight, bias)
-
-
-def padded_convolution(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    padding_mode: str,
-) -> Tensor:
-    """Convolution that finds its border through `padding_mode`, where torch pads a copy first.
-
-    input (N, C_in, *M) or (C_in, *M), weight (C_out, C_in / groups, *K), bias (C_out) or None;
-    `padding` is (begin, end) for each spatial axis. Raises as `cnnops.functional.conv2d`.
-    """
-    if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            padded_convolution,
-            (input, weight, bias),
+        return _padded_convolution(
             input,
             weight,
             bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode,
+            self.stride,
+            self._reversed_padding_repeated_twice,
+            self.dilation,
+            self.groups,
+            self.padding_mode,
         )
-    check(f"conv{len(stride)}d", input, weight, bias)
-    input, weight, bias = to_lower_precision(input, weight, bias)  # type: ignore[assignment]
-    return ops.convolution(input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 class _ConvTranspose(_ConvTransposeNd):
