@@ -1,7 +1,8 @@
 """torch.autocast for the functions of cnnops.functional: the casts that torch's own would get.
 
-Convolutions run in the autocast dtype; on the CPU torch lists some poolings to run in float32 (not
-max_pool3d where it returns indices), on CUDA it lists none. float64 and integer tensors are never cast.
+Convolutions run in the autocast dtype. On the CPU torch lists some poolings to run in float32 (not
+max_pool3d where it returns indices), on CUDA it lists none. float64 and integer tensors are never
+cast.
 """
 
 from __future__ import annotations

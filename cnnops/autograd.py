@@ -94,7 +94,8 @@ def _records_gradient(*args: Any) -> bool:
     # Dual tensors ask for no gradient, but must not lose their tangents: apply() refuses them.
     if forward_ad._current_level >= 0:
         return True
-    return _is_grad_enabled() and _any_requires_grad(*args)
+    # The tensors come first; of the other arguments only the looking would cost.
+    return _is_grad_enabled() and _any_requires_grad(*args[:3])
 
 
 def _sum_to_channels(grad: Tensor, rank: int) -> Tensor:

@@ -154,8 +154,11 @@ def pool_size(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> tuple[int, ...]:
-    """Spatial size of a pooling; with `ceil_mode` the last window may hang over the end, but must
-    start inside the input or its begin padding."""
+    """Spatial size of a pooling.
+
+    With `ceil_mode` the last window may hang over the end, but must start inside the input or its
+    begin padding.
+    """
     result: list[Any] = []
     for m, k, s, pad, d in zip(size, kernel, stride, padding, dilation, strict=True):
         reach = m + 2 * pad - d * (k - 1) - 1

@@ -89,13 +89,16 @@ def _refuse(name: str, tensors: list[Tensor]) -> None:
     if device not in _DEVICES:
         raise UnsupportedError(f"{name}: cnnops has no kernels for device '{device}'")
     if dtype not in _DTYPES[name]:
-        raise UnsupportedError(
-            f"{name}: cnnops has no kernels of this operator for {str(dtype).removeprefix('torch.')}"
-        )
+        raise UnsupportedError(f"{name}: cnnops has no kernels of it for {_short(dtype)}")
 
 
 def _layout(tensor: Tensor) -> str:
-    return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.").lstrip("_")
+    return "nested" if tensor.is_nested else _short(tensor.layout).lstrip("_")
+
+
+def _short(name: torch.dtype | torch.layout) -> str:
+    """`torch.float32` as "float32"."""
+    return str(name).removeprefix("torch.")
 
 
 _warned: set[str] = set()

@@ -24,7 +24,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def without_kernels(op: OpInfo, dtype: torch.dtype) -> bool:
-    """Dtypes that torch computes and cnnops refuses: complex, and convolutions of small integers."""
+    """Dtypes that torch computes and cnnops refuses: complex, small integers in convolutions."""
     return dtype.is_complex or ("conv" in op.name and dtype not in (*FLOATS, torch.int64))
 
 

@@ -224,7 +224,9 @@ def _conv(
         input, weight, bias = autocast.to_lower_precision(input, weight, bias)  # type: ignore
     stride = expand("stride", stride, rank)
     dilation = expand("dilation", dilation, rank)
-    if isinstance(padding, str):
+    if type(padding) is int:
+        sides = expand("padding", padding, 2 * rank)
+    elif isinstance(padding, str):
         sides = _named_padding(padding, weight, rank, stride, dilation)
     else:
         sides = per_side(expand("padding", padding, rank))
