@@ -458,12 +458,12 @@ POOL_CHANGES: list[dict[str, Any]] = [
     {"kernel_size": [2, -2]},
     {"kernel_size": [BIG, 2]},
     {"kernel_size": [9, 9]},
-    {"stride": [1]},
+    {"stride": [0]},
     {"stride": [0, 1]},
     {"stride": [1, -1]},
     {"stride": [1, 1, 1]},
     {"padding": []},
-    {"padding": [0]},
+    {"padding": [2]},
     {"padding": [-1, 0]},
     {"padding": [2, 2]},
     {"padding": [BIG, BIG]},
@@ -486,7 +486,7 @@ def test_pools_refuse_bad_geometry(changes: dict[str, Any]) -> None:
             call()
 
 
-@pytest.mark.parametrize("dilation", [[], [1], [0, 1], [1, -1], [BIG, 1], [8, 8]], ids=str)
+@pytest.mark.parametrize("dilation", [[], [0], [0, 1], [1, -1], [BIG, 1], [8, 8]], ids=str)
 def test_max_pools_refuse_bad_dilation(dilation: list[int]) -> None:
     for pool in (OPS.max_pool, OPS.max_pool_with_indices):
         with pytest.raises(REFUSALS):
@@ -520,7 +520,7 @@ def test_hostile_indices_are_refused(
     for call in (
         lambda: OPS.max_unpool(values, where, [8, 8]),
         lambda: OPS.max_pool_backward(values, where, [8, 8]),
-        lambda: OPS.max_pool_gather(t(2, 64), where.reshape(2, 16)),
+        lambda: OPS.max_pool_gather(t(1, 2, 64), where.reshape(1, 2, 16)),
     ):
         with pytest.raises(REFUSALS):
             call()
@@ -532,7 +532,7 @@ def test_indices_of_another_dtype_are_refused(dtype: torch.dtype) -> None:
     for call in (
         lambda: OPS.max_unpool(t(1, 2, 4, 4), where, [8, 8]),
         lambda: OPS.max_pool_backward(t(1, 2, 4, 4), where, [8, 8]),
-        lambda: OPS.max_pool_gather(t(2, 64), where.reshape(2, 16)),
+        lambda: OPS.max_pool_gather(t(1, 2, 64), where.reshape(1, 2, 16)),
     ):
         with pytest.raises(REFUSALS):
             call()
@@ -553,9 +553,9 @@ def test_indices_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_gather_refuses_other_planes() -> None:
-    for shape in ((3, 16), (1, 16), (16,), (), (1, 2, 2, 4, 4, 1)):
+    for shape in ((1, 3, 16), (2, 2, 16), (2, 16), (16,), (), (1, 2, 4, 4), (1, 2, 2, 4, 4, 1)):
         with pytest.raises(REFUSALS):
-            OPS.max_pool_gather(t(2, 64), indices(*shape))
+            OPS.max_pool_gather(t(1, 2, 64), indices(*shape))
 
 
 SIZES: list[list[int]] = [[], [8], [8, 8, 8, 8], [-8, 8], [8, -1], [BIG, BIG], [2**63 - 1, 2]]

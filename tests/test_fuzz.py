@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from process import environment
 
 PROGRAM = Path(__file__).with_name("fuzz.py")
 
@@ -16,14 +16,12 @@ def fuzz(seed: int, calls: int, folder: Path, isa: str | None = None) -> dict[st
     """Runs the program and returns how often each outcome came; fails the test on a crash."""
     log = folder / "last_call.txt"
     # Freed memory is overwritten, so that reading it after all does not go unnoticed.
-    environment = {**os.environ, "MALLOC_PERTURB_": "165"}
-    if isa is not None:
-        environment["CNNOPS_ISA"] = isa
+    variables = {"MALLOC_PERTURB_": "165", **({} if isa is None else {"CNNOPS_ISA": isa})}
     command = [sys.executable, str(PROGRAM), "--seed", str(seed), "--calls", str(calls)]
     try:
         result = subprocess.run(
             [*command, "--log", str(log)],
-            env=environment,
+            env=environment(**variables),
             capture_output=True,
             text=True,
             timeout=240,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from grid import check, sample
+from process import environment
 
 from cnnops import _C
 from cnnops.check.cases import Case
@@ -20,12 +20,14 @@ GRID = sample(5)
 
 def import_with(isa: str | None) -> subprocess.CompletedProcess[str]:
     """Imports cnnops in a fresh interpreter with CNNOPS_ISA set to `isa`, and prints its choice."""
-    environment = {key: value for key, value in os.environ.items() if key != "CNNOPS_ISA"}
-    if isa is not None:
-        environment["CNNOPS_ISA"] = isa
+    variables = {} if isa is None else {"CNNOPS_ISA": isa}
     code = "from cnnops import _C; print(_C.isa())"
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 

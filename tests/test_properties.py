@@ -307,9 +307,9 @@ def test_max_pool_is_torchs(window: Window, values: int) -> None:
     out, where = getattr(ours, name)(x, *arguments, return_indices=True)
     assert torch.equal(out, expected[0])
     assert torch.equal(where, expected[1])
-    # A maximum is where the index says.
-    planes = x.flatten(2).gather(2, where.flatten(2)).view_as(out)
-    assert torch.equal(planes, out)
+    # A maximum is where the index says. Dilation can leave a window without any pixel: -inf.
+    if out.isfinite().all():
+        assert torch.equal(x.flatten(2).gather(2, where.flatten(2)).view_as(out), out)
 
 
 @given(windows(), st.booleans(), st.sampled_from([None, 1, 3, -2]))
@@ -332,12 +332,7 @@ def test_avg_pool_is_torchs(window: Window, include: bool, divisor: int | None) 
 @given(windows())
 def test_average_backward_is_the_adjoint(window: Window) -> None:
     assume(all(2 * p <= k for p, k in zip(window.padding, window.kernel, strict=True)))
-    assume(
-        all(
-            m + 2 * p >= k
-            for m, p, k in zip(window.size, window.padding, window.kernel, strict=True)
-        )
-    )
+    assume(all(m >= k for m, k in zip(window.size, window.kernel, strict=True)))
     x = window.input().double()
     lists = [list(it) for it in (window.kernel, window.stride, window.padding)]
     trailing = (*lists, window.ceil_mode, False, None)
@@ -373,13 +368,13 @@ def test_adaptive_average_backward_is_the_adjoint(window: Window, target: int) -
 @given(st.integers(1, 5), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**31))
 def test_scatter_and_gather_are_adjoint(planes: int, inputs: int, picks: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(planes, inputs, dtype=torch.float64, generator=generator)
-    where = torch.randint(inputs, (planes, picks), generator=generator)
-    grad = torch.randn(planes, picks, dtype=torch.float64, generator=generator)
+    x = torch.randn(2, planes, inputs, dtype=torch.float64, generator=generator)
+    where = torch.randint(inputs, (2, planes, picks), generator=generator)
+    grad = torch.randn(2, planes, picks, dtype=torch.float64, generator=generator)
     gathered = OPS.max_pool_gather(x, where)
-    assert torch.equal(gathered, x.gather(1, where))
+    assert torch.equal(gathered, x.gather(2, where))
     scattered = OPS.max_pool_backward(grad, where, [inputs])
-    torch.testing.assert_close(scattered, torch.zeros_like(x).scatter_add(1, where, grad))
+    torch.testing.assert_close(scattered, torch.zeros_like(x).scatter_add(2, where, grad))
     torch.testing.assert_close((scattered * x).sum(), (gathered * grad).sum())
 
 
@@ -401,12 +396,7 @@ def test_unpool_then_gather_is_the_identity(rank: int, seed: int) -> None:
 @given(windows())
 def test_pooling_commutes_with_monotone_and_linear_maps(window: Window) -> None:
     assume(all(2 * p <= k for p, k in zip(window.padding, window.kernel, strict=True)))
-    assume(
-        all(
-            m + 2 * p >= k
-            for m, p, k in zip(window.size, window.padding, window.kernel, strict=True)
-        )
-    )
+    assume(all(m >= k for m, k in zip(window.size, window.kernel, strict=True)))
     x = window.input().double()
     maximum = getattr(ours, f"max_pool{window.rank}d")
     average = getattr(ours, f"avg_pool{window.rank}d")

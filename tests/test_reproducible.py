@@ -99,8 +99,7 @@ def test_threads_and_runs(
 
 
 def test_an_image_does_not_depend_on_the_batch_it_is_in() -> None:
-    # Not promised by torch, but a consequence of cutting work by problem rather than by threads
-    # would be wrong if the batch leaked into the values by more than rounding.
+    # Up to rounding: work is cut by problem, and another problem may be cut elsewhere.
     x, weight = torch.randn(5, 8, 20, 20), torch.randn(16, 8, 3, 3)
     whole = cnnops.functional.conv2d(x, weight, padding=1)
     for index in range(5):

@@ -246,8 +246,10 @@ def _reference(problem: Problem) -> tuple[Results, Results]:
         return exact, exact
     absolute = problem.map(lambda tensor: tensor.double().abs())
     if case.picks and not case.function.startswith("max_unpool"):
-        # Where the maximum lies must not change, so only the cotangent is made positive.
-        torchs = _call(F, problem)
+        # Where the maximum lies must not change, so only the cotangent is made positive. The input
+        # is contiguous since torch's channels_last_3d kernel loses the depth of the index in
+        # windows of nothing but -inf.
+        torchs = _call(F, problem.map(Tensor.contiguous))
         assert torchs.indices is not None
         signed = Problem(case, problem.tensors, problem.extras, absolute.cotangent)
         expected = _pick(problem, torchs.indices)
@@ -318,17 +320,16 @@ def memory_format(tensor: Tensor) -> str:
 
 
 def _expected_format(problem: Problem, expected: Results) -> str:
-    """The memory format of the output: for pooling torch's, for convolutions torch's rule.
+    """The memory format of the output: channels_last when the input is, or the weight if any.
 
-    A convolution's output is channels_last when its input or weight is. torch follows that rule
-    where it calls oneDNN and is contiguous in conv3d in float64 and in some small cases.
+    torch follows that rule in its faster kernels. Others, as avg_pool3d and conv3d in float64,
+    answer channels_last inputs with contiguous outputs.
     """
-    if not problem.case.weight:
-        return memory_format(expected.output)
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    batched = expected.output.dim() == problem.case.rank + 2
     chosen = torch.contiguous_format
-    for tensor in problem.tensors[:2]:
-        if tensor.dim() in formats and problem.tensors[0].dim() == problem.case.rank + 2:
+    for tensor in problem.tensors[: 2 if problem.case.weight else 1]:
+        if batched and tensor.dim() in formats:
             wanted = formats[tensor.dim()]
             if tensor.is_contiguous(memory_format=wanted) and not tensor.is_contiguous():
                 chosen = wanted
