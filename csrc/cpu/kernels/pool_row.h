@@ -31,6 +31,26 @@ inline Compute<T> reduce_window(const T* from, int64_t begin, int64_t end, int64
   return result;
 }
 
+/// Outputs whose windows lie in `columns` neighbouring inputs, and which inputs these are. A window
+/// wider than that makes a group of its own.
+struct WindowGroup {
+  int64_t begin;
+  int64_t end;
+  int64_t count;
+
+  WindowGroup(const PoolWindows& axis, int64_t first, int64_t limit, int64_t columns)
+      : begin(axis.begin[first]), end(axis.end[first]), count(1) {
+    // With dilation, a window that starts in the padding can begin after the next one.
+    for (; count < limit && first + count < axis.output; ++count) {
+      const int64_t low = least(begin, axis.begin[first + count]);
+      const int64_t high = most(end, axis.end[first + count]);
+      if (high - low > columns) break;
+      begin = low;
+      end = high;
+    }
+  }
+};
+
 /// Windows on a grid of stride 1 or 2. `finish(values, column)` turns reduced values of the outputs
 /// from `column` on into results.
 template <class T, class Reduction, class Finish>
@@ -95,16 +115,8 @@ void reduce_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int6
   };
   Compute<T> values[kCount];
   for (int64_t first = 0; first < axis.output;) {
-    // With dilation, a window that starts in the padding can begin after the next one.
-    int64_t begin = axis.begin[first], end = axis.end[first], count = 1;
-    for (; count < kCount && first + count < axis.output; ++count) {
-      const int64_t low = least(begin, axis.begin[first + count]);
-      const int64_t high = most(end, axis.end[first + count]);
-      if (high - low > kColumns) break;
-      begin = low;
-      end = high;
-    }
-    const int64_t span = end - begin;
+    const WindowGroup group(axis, first, kCount, kColumns);
+    const int64_t begin = group.begin, count = group.count, span = group.end - begin;
     for (int64_t i = 0; i < kCount; ++i) values[i] = kIdentity;
     if (rows == 1) {
       for (int64_t i = 0; i < count; ++i) {
@@ -119,7 +131,8 @@ void reduce_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int6
       }
     } else if (rows > 1) {
       for_each_row(p, d, h, [&](int64_t row) {
-        values[0] = reduce(values[0], reduce_window(plane + row, begin, end, axis.dilation, reduce));
+        values[0] = reduce(values[0], reduce_window(plane + row, begin, begin + span,
+                                                    axis.dilation, reduce));
       });
     }
     store_first(output + first, finish(load(values), first), count);

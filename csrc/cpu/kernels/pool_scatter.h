@@ -7,7 +7,7 @@
 
 /// A channels_last sample is cut into blocks of at least this many channels, as many as give
 /// kScatterTasks tasks in all.
-constexpr int64_t kScatterChannels = 16;
+constexpr int64_t kScatterChannels = 64;
 constexpr int64_t kScatterTasks = 16;
 
 /// Calls f(first small element, first large element, channels, step) for the planes of every task:
