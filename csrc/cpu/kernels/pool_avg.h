@@ -178,32 +178,35 @@ void spread_row_by_phases(const PoolProblem& p, const Divisors<T>& divisors, Rea
   }
 }
 
-/// One input row under any windows: each input adds up the outputs whose windows hold it.
+/// One input row under any windows: each input adds up the outputs whose windows hold it. Columns
+/// go in runs that share a buffer of outputs; a column under more outputs than that goes alone.
 template <class T>
 void spread_row_by_windows(const PoolProblem& p, const Divisors<T>& divisors, Readable<T> readable,
                            const T* plane, int64_t d, int64_t h, T* grad_input) {
-  constexpr int64_t kCount = kLanes<Compute<T>>;
-  constexpr int64_t kColumns = 1024;
   const PoolWindows& axis = p.axis[2];
   alignas(CNNOPS_VECTOR_BYTES) Compute<T> sums[kRowOutputs];
-  alignas(CNNOPS_VECTOR_BYTES) Compute<T> row[kColumns];
-  for (int64_t x = 0; x < axis.input; x += kColumns) {
-    const int64_t count = least(kColumns, axis.input - x);
-    for (int64_t i = 0; i < count; i += kCount) store(row + i, Vec<Compute<T>>{});
-    const int64_t end = axis.last[x + count - 1];
-    for (int64_t first = axis.first[x]; first < end; first += kRowOutputs) {
-      const int64_t outputs = least(kRowOutputs, end - first);
+  for (int64_t x = 0, x_end = 0; x < axis.input; x = x_end) {
+    const int64_t first = axis.first[x];
+    x_end = x + 1;
+    if (axis.last[axis.input - 1] - first <= kRowOutputs) x_end = axis.input;
+    while (x_end < axis.input && axis.last[x_end] - first <= kRowOutputs) ++x_end;
+    const int64_t outputs = axis.last[x_end - 1] - first;
+    if (outputs <= kRowOutputs) {
       sum_gradient_rows(p, divisors, readable, plane, d, h, first, outputs, sums);
-      // Inputs before or after all of these windows have no term and are skipped.
-      const int64_t last_column = least(count, axis.end[first + outputs - 1] - x);
-      for (int64_t i = most(0, axis.begin[first] - x); i < last_column; ++i) {
-        const int64_t o_end = least(axis.last[x + i], first + outputs) - first;
-        Compute<T> sum = row[i];
-        for (int64_t o = most(axis.first[x + i] - first, 0); o < o_end; ++o) sum += sums[o];
-        row[i] = sum;
+      for (; x < x_end; ++x) {
+        Compute<T> sum = 0;
+        for (int64_t o = axis.first[x]; o < axis.last[x]; ++o) sum += sums[o - first];
+        store_one(grad_input + x, sum);
       }
+      continue;
     }
-    store_row(grad_input + x, row, count);
+    Compute<T> sum = 0;
+    for (int64_t o = 0; o < outputs; o += kRowOutputs) {
+      const int64_t count = least(kRowOutputs, outputs - o);
+      sum_gradient_rows(p, divisors, readable, plane, d, h, first + o, count, sums);
+      for (int64_t i = 0; i < count; ++i) sum += sums[i];
+    }
+    store_one(grad_input + x, sum);
   }
 }
 
@@ -264,13 +267,13 @@ void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
   const Readable<T> readable{grad_output, grad_output + p.batch * p.channels * output_plane(p)};
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * windows_of(p)),
                [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
+    Row row(depth, height, begin);
+    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
       if (is_global(p)) {
         const Compute<T> divisor = divisors.one(divisors.row(0, 0), 0);
         fill_row(grad_input + r * width, load_one(grad_output + r) / divisor, width);
         continue;
       }
-      const Row row(depth, height, r);
       const T* plane = grad_output + row.outer * output_plane(p);
       const auto spread = by_phases ? spread_row_by_phases<T> : spread_row_by_windows<T>;
       spread(p, divisors, readable, plane, row.d, row.h, grad_input + r * width);

@@ -167,11 +167,12 @@ void max_row_by_windows(const PoolProblem& p, Readable<T> readable, const T* pla
 template <class T>
 void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
   const int64_t width = p.axis[2].output;
-  const int64_t rows = p.batch * p.channels * p.axis[0].output * p.axis[1].output;
   const bool by_phases = Phases<T>::fit(p.axis[2]);
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
-  parallel_for(rows, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
+  const int64_t depth = p.axis[0].output, height = p.axis[1].output;
+  parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
+    Row row(depth, height, begin);
+    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
       if (is_global(p)) {
         Compute<T> best = lowest<T>();
         indices[r] = 0;
@@ -179,7 +180,6 @@ void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices)
         store_one(output + r, best);
         continue;
       }
-      const Row row(p.axis[0].output, p.axis[1].output, r);
       const T* plane = input + row.outer * input_plane(p);
       T* to = output + r * width;
       int64_t* index = indices + r * width;

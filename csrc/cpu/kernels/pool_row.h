@@ -145,10 +145,11 @@ template <class T, class Reduction, class FinishFor>
 void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reduction& reduce,
                  const FinishFor& finish_for) {
   const int64_t width = p.axis[2].output;
-  const int64_t rows = p.batch * p.channels * p.axis[0].output * p.axis[1].output;
+  const int64_t depth = p.axis[0].output, height = p.axis[1].output;
   const bool by_phases = Phases<T>::fit(p.axis[2]);
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
-  parallel_for(rows, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
+  parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
+               [&](int64_t begin, int64_t end) {
     if (is_global(p)) {
       const auto finish = finish_for(0, 0);
       for (int64_t r = begin; r < end; ++r) {
@@ -157,8 +158,8 @@ void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reductio
       }
       return;
     }
-    for (int64_t r = begin; r < end; ++r) {
-      const Row row(p.axis[0].output, p.axis[1].output, r);
+    Row row(depth, height, begin);
+    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
       const T* plane = input + row.outer * input_plane(p);
       const auto finish = finish_for(row.d, row.h);
       if (by_phases) {
