@@ -1,3 +1,18 @@
-"""Placeholder while the package is being written."""
-import torch
-from cnnops import _C
+"""cnnops: convolution and pooling for PyTorch on its own kernels."""
+
+from cnnops import functional, nn
+from cnnops.convert import convert, revert
+from cnnops.enable import enable
+from cnnops.support import FallbackWarning, UnsupportedError
+
+__version__ = "0.1.0"
+__all__ = [
+    "FallbackWarning",
+    "UnsupportedError",
+    "__version__",
+    "convert",
+    "enable",
+    "functional",
+    "nn",
+    "revert",
+]

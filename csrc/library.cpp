@@ -80,8 +80,14 @@ PyObject* available_isas(PyObject*, PyObject*) {
 PyObject* set_isa(PyObject*, PyObject* name) {
   PyObject* bytes = PyUnicode_AsUTF8String(name);
   if (bytes == nullptr) return nullptr;
+  char* text = nullptr;
+  // Without a length to fill, a name with a zero byte inside is a ValueError.
+  if (PyBytes_AsStringAndSize(bytes, &text, nullptr) != 0) {
+    Py_DECREF(bytes);
+    return nullptr;
+  }
   try {
-    cnnops::set_isa(PyBytes_AsString(bytes));
+    cnnops::set_isa(text);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   }

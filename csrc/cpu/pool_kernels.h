@@ -1,4 +1,5 @@
-// The pooling kernels of one instruction set for one storage type, as a table of pointers.
+// The pooling kernels of one instruction set for one storage type, as a table of pointers, and the
+// plain structs they take. Tensors are dense: (N, C, D, H, W), or (N, D, H, W, C) for channels_last.
 #pragma once
 
 #include "dtype.h"
@@ -9,7 +10,66 @@
 
 namespace cnnops {
 
+/// The windows along one axis; pointers as in AxisWindows (pool_geometry.h).
+struct PoolWindows {
+  int64_t input;
+  int64_t output;
+  int64_t kernel;
+  int64_t stride;  // 0: the windows are not on a regular grid
+  int64_t padding;
+  int64_t dilation;
+  const int64_t* begin;
+  const int64_t* end;
+  const int64_t* count;
+  const int64_t* first;
+  const int64_t* last;
+};
+
+/// A pooling by windows: max_pool, avg_pool and the adaptive pools.
+struct PoolProblem {
+  int64_t batch;
+  int64_t channels;
+  bool channels_last;
+  int64_t divisor;      // 0: the mean divides by the product of the windows' counts
+  PoolWindows axis[3];  // depth, height, width
+};
+
+/// Elements of `small` planes that go to or come from positions of `large` planes.
+struct IndexedProblem {
+  int64_t batch;
+  int64_t channels;
+  int64_t small;
+  int64_t large;
+  bool channels_last;
+};
+
+/// fractional_max_pool; sizes by axis: depth, height, width.
+struct FractionalProblem {
+  int64_t batch;
+  int64_t channels;
+  bool channels_last;
+  int rank;
+  int64_t input[3];
+  int64_t output[3];
+  int64_t kernel[3];
+};
+
+/// Entries are null where torch has no such operator for T.
 template <class T>
-struct PoolKernels {};
+struct PoolKernels {
+  /// `indices` may be null.
+  void (*max_pool)(const PoolProblem&, const T* input, T* output, int64_t* indices);
+  void (*avg_pool)(const PoolProblem&, const T* input, T* output);
+  void (*avg_pool_backward)(const PoolProblem&, const T* grad_output, T* grad_input);
+  /// `samples` are (N, C, rank).
+  void (*fractional_max_pool)(const FractionalProblem&, const T* input, const T* samples,
+                              T* output, int64_t* indices);
+  /// large = 0; large[indices[i]] += small[i].
+  void (*scatter_add)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
+  /// large = 0; large[indices[i]] = small[i], the last one staying.
+  void (*scatter)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
+  /// small[i] = large[indices[i]].
+  void (*gather)(const IndexedProblem&, const T* large, const int64_t* indices, T* small);
+};
 
 }  // namespace cnnops

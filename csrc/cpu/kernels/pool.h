@@ -1,8 +1,43 @@
 // The table of pool kernels of one instruction set. Included by isa/pool_*.cpp.
 
+namespace {  // helpers of the same name may exist for other kernels of this instruction set
+
+// clang-format off
+#include "cpu/kernels/pool_vector.h"      // types, reductions, how work is cut
+#include "cpu/kernels/pool_phases.h"      // strided rows as contiguous vectors
+#include "cpu/kernels/pool_row.h"         // windows reduced along W
+#include "cpu/kernels/pool_pixel.h"       // windows reduced along C
+#include "cpu/kernels/pool_max.h"
+#include "cpu/kernels/pool_avg.h"
+#include "cpu/kernels/pool_fractional.h"
+#include "cpu/kernels/pool_scatter.h"
+// clang-format on
+
+/// The operators of a type are torch's: maxima of every type, averages of floats and int64, the
+/// others of floats.
+template <class T>
+constexpr PoolKernels<T> pool_table() {
+  PoolKernels<T> table{};
+  table.max_pool = max_pool<T>;
+  constexpr bool kFloat = __is_same(Compute<T>, float) || __is_same(T, double);
+  if constexpr (kFloat || __is_same(T, int64_t)) {
+    table.avg_pool = avg_pool<T>;
+    table.avg_pool_backward = avg_pool_backward<T>;
+  }
+  if constexpr (kFloat) {
+    table.fractional_max_pool = fractional_max_pool<T>;
+    table.scatter_add = scatter_add<T>;
+    table.scatter = scatter<T>;
+    table.gather = gather<T>;
+  }
+  return table;
+}
+
+}  // namespace
+
 template <class T>
 const PoolKernels<T>& pool_kernels() {
-  static constexpr PoolKernels<T> table{};
+  static constexpr PoolKernels<T> table = pool_table<T>();
   return table;
 }
 

@@ -1,0 +1,75 @@
+# `make help` lists the targets. Everything happens in a virtual environment inside the tree.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+BUILD_INPUTS := $(CPP) setup.py pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build lint lint-style lint-types lint-cpp format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    install, build, train LeNet-5 on handwritten digits, check every operator"
+	@echo "make test    install, build, run the tests, fast ones first; PYTEST_ARGS='-k conv2d'"
+	@echo "make build   install into $(VENV) and build the library"
+	@echo "make lint    ruff, mypy and clang-format, changing nothing"
+	@echo "make format  ruff and clang-format, in place"
+	@echo "make clean   remove what was built, but not $(VENV)"
+	@echo
+	@echo "Settings: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) TORCH='$(TORCH)'"
+	@echo "An environment that has a torch already: make test VENV=/path TORCH='torch torchvision'"
+
+demo: build
+	$(VENV)/bin/cnnops demo
+	$(VENV)/bin/cnnops check
+	$(VENV)/bin/cnnops info
+
+test: build
+	$(PY) -m pytest --exitfirst $(PYTEST_ARGS)
+
+build: $(VENV)/cnnops-built
+
+$(PY):
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "cnnops needs Python 3.10")'
+	@$(PYTHON) -m venv $(VENV)
+
+# What setup.py itself imports; torch first, since the library is built against it.
+$(VENV)/cnnops-torch: | $(PY)
+	@echo "Installing $(TORCH): a large download, some minutes"
+	@$(PIP) install $(TORCH) 'setuptools>=77' ninja
+	@touch $@
+
+$(VENV)/cnnops-built: $(BUILD_INPUTS) | $(VENV)/cnnops-torch
+	@echo "Building cnnops with $(JOBS) jobs and installing what the demo and the tests need"
+	@MAX_JOBS=$(JOBS) $(PIP) install --no-build-isolation --editable '.[demo,test,dev]'
+	@touch $@
+
+lint: lint-style lint-types lint-cpp
+
+lint-style: build
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+lint-types: build
+	$(PY) -m mypy
+
+lint-cpp: build
+	@$(VENV)/bin/clang-format --dry-run -Werror $(CPP) && echo "clang-format: no findings"
+
+format: build
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CPP)
+
+clean:
+	rm -rf build dist *.egg-info cnnops/*.so $(VENV)/cnnops-built
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
+	find cnnops tests -name __pycache__ -prune -exec rm -rf {} +

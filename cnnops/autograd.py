@@ -1,0 +1,620 @@
+"""The derivatives of every operator, as torch.autograd.Functions.
+
+Convolution is one trilinear form T(x, w, g) = <conv(x, w), g>. Fixing two of its arguments leaves
+three contractions, and each is the derivative of the other two, so that `Convolution`,
+`ConvolutionGradInput` (also the transposed convolution) and `ConvolutionGradWeight` differentiate
+each other to any order. Average pooling is linear: its derivative is its adjoint. Max pooling is
+`(values, indices)`: its derivative scatters by the indices, whose derivative gathers by them.
+
+The arguments of a Function are those of the dispatcher operator of the same name, so the same
+class serves the differentiable operators at the end of this file and, registered there,
+torch.ops.cnnops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+import cnnops._C  # noqa: F401  (loads the schemas of torch.ops.cnnops)
+from cnnops.geometry import spatial
+
+__all__ = [
+    "AdaptiveAvgPool",
+    "AdaptiveAvgPoolBackward",
+    "AdaptiveMaxPool",
+    "AvgPool",
+    "AvgPoolBackward",
+    "Convolution",
+    "ConvolutionGradInput",
+    "ConvolutionGradWeight",
+    "FractionalMaxPool",
+    "MaxPool",
+    "MaxPoolBackward",
+    "MaxPoolGather",
+    "MaxPoolWithIndices",
+    "MaxUnpool",
+    "adaptive_avg_pool",
+    "adaptive_avg_pool_backward",
+    "adaptive_max_pool",
+    "avg_pool",
+    "avg_pool_backward",
+    "convolution",
+    "convolution_grad_input",
+    "convolution_grad_weight",
+    "fractional_max_pool",
+    "max_pool",
+    "max_pool_backward",
+    "max_pool_gather",
+    "max_pool_with_indices",
+    "max_unpool",
+]
+
+_OPS = torch.ops.cnnops
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+_dynamo_is_compiling = torch.compiler.is_dynamo_compiling
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_is_grad_enabled = torch.is_grad_enabled
+_any_requires_grad = torch._C._any_requires_grad
+
+Gradients = tuple[Any, ...]
+
+
+def _run(op: Any, *args: Any) -> Any:
+    """`op` inside a forward, where autograd is already taken care of."""
+    with _below_autograd():
+        return op(*args)
+
+
+def _differentiable(op: Any, function: type[Function]) -> Callable[..., Any]:
+    """The operator `op` with the derivative of `function`, both for the same arguments.
+
+    The derivative is registered on `op` as well. The function returned records it only where a
+    gradient may be asked for; otherwise it calls `op` and steps over the dispatcher's autograd
+    layer, which is Python. A compiler sees `op` itself.
+    """
+    torch.library.register_autograd(op, function.backward, setup_context=function.setup_context)
+
+    def operator(*args: Any) -> Any:
+        if _dynamo_is_compiling():
+            return op(*args)
+        if _transforms_are_active() or _records_gradient(*args):
+            return function.apply(*args)
+        with _below_autograd():
+            return op(*args)
+
+    return operator
+
+
+def _records_gradient(*args: Any) -> bool:
+    # Dual tensors ask for no gradient, but must not lose their tangents: apply() refuses them.
+    if forward_ad._current_level >= 0:
+        return True
+    # The tensors come first; of the other arguments only the looking would cost.
+    return _is_grad_enabled() and _any_requires_grad(*args[:3])
+
+
+def _sum_to_channels(grad: Tensor, rank: int) -> Tensor:
+    """The gradient of a bias (C,): the sum of (N, C, *spatial) or (C, *spatial) but for C."""
+    axes = list(range(-rank, 0))
+    return grad.sum(axes if grad.dim() == rank + 1 else [0, *axes])
+
+
+# ---------------------------------------------------------------------------------------------
+# Convolution: the three contractions.
+
+
+class Convolution(Function):
+    """conv(input, weight) + bias; the semantics are torch.nn.functional.conv1d, 2d and 3d.
+
+    input (N, C_in, *M) or (C_in, *M), weight (C_out, C_in / groups, *K), bias (C_out) or None.
+    """
+
+    @staticmethod
+    def forward(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        padding_mode: str,
+    ) -> Tensor:
+        return _run(
+            _OPS.convolution.default,
+            input,
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, weight, _, *ctx.geometry = inputs
+        ctx.save_for_backward(input, weight)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_input = grad_weight = grad_bias = None
+        if grad is not None:
+            input, weight = ctx.saved_tensors
+            rank = len(ctx.geometry[0])
+            if ctx.needs_input_grad[0]:
+                size = spatial(input, rank)
+                grad_input = convolution_grad_input(grad, weight, None, size, *ctx.geometry)
+            if ctx.needs_input_grad[1]:
+                kernel = spatial(weight, rank)
+                grad_weight = convolution_grad_weight(grad, input, kernel, *ctx.geometry)
+            if ctx.needs_input_grad[2]:
+                grad_bias = _sum_to_channels(grad, rank)
+        return grad_input, grad_weight, grad_bias, None, None, None, None, None
+
+
+class ConvolutionGradInput(Function):
+    """The gradient of a convolution for its input, which is also the transposed convolution.
+
+    grad_output (N, C_out, *L) or (C_out, *L), weight (C_out, C_in / groups, *K), bias (C_in) or
+    None; the result is (N, C_in, *input_size). The semantics are those of
+    torch.nn.functional.conv_transpose1d, 2d and 3d with the size of the result given.
+    """
+
+    @staticmethod
+    def forward(
+        grad_output: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        input_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        padding_mode: str,
+    ) -> Tensor:
+        return _run(
+            _OPS.convolution_grad_input.default,
+            grad_output,
+            weight,
+            bias,
+            input_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad_output, weight, _, _, *ctx.geometry = inputs
+        ctx.save_for_backward(grad_output, weight)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_grad_output = grad_weight = grad_bias = None
+        if grad is not None:
+            grad_output, weight = ctx.saved_tensors
+            rank = len(ctx.geometry[0])
+            if ctx.needs_input_grad[0]:
+                grad_grad_output = convolution(grad, weight, None, *ctx.geometry)
+                grad_grad_output = _cut_to(grad_grad_output, spatial(grad_output, rank))
+            if ctx.needs_input_grad[1]:
+                kernel = spatial(weight, rank)
+                grad_weight = convolution_grad_weight(grad_output, grad, kernel, *ctx.geometry)
+            if ctx.needs_input_grad[2]:
+                grad_bias = _sum_to_channels(grad, rank)
+        return grad_grad_output, grad_weight, grad_bias, None, None, None, None, None, None
+
+
+def _cut_to(tensor: Tensor, size: Sequence[int]) -> Tensor:
+    """The leading `size` positions of the spatial axes.
+
+    A transposed convolution with output_padding >= stride has a result so large that its
+    convolution has more positions than grad_output; those were never read.
+    """
+    for axis, length in enumerate(size, -len(size)):
+        if tensor.shape[axis] != length:
+            tensor = tensor.narrow(axis, 0, length)
+    return tensor
+
+
+class ConvolutionGradWeight(Function):
+    """The gradient of a convolution for its weight.
+
+    grad_output (N, C_out, *L), input (N, C_in, *M), both also unbatched; the result is
+    (C_out, C_in / groups, *kernel_size).
+    """
+
+    @staticmethod
+    def forward(
+        grad_output: Tensor,
+        input: Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        padding_mode: str,
+    ) -> Tensor:
+        return _run(
+            _OPS.convolution_grad_weight.default,
+            grad_output,
+            input,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad_output, input, _, *ctx.geometry = inputs
+        ctx.save_for_backward(grad_output, input)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_grad_output = grad_input = None
+        if grad is not None:
+            grad_output, input = ctx.saved_tensors
+            rank = len(ctx.geometry[0])
+            if ctx.needs_input_grad[0]:
+                grad_grad_output = convolution(input, grad, None, *ctx.geometry)
+                grad_grad_output = _cut_to(grad_grad_output, spatial(grad_output, rank))
+            if ctx.needs_input_grad[1]:
+                size = spatial(input, rank)
+                grad_input = convolution_grad_input(grad_output, grad, None, size, *ctx.geometry)
+        return grad_grad_output, grad_input, None, None, None, None, None, None
+
+
+# ---------------------------------------------------------------------------------------------
+# Max pooling: values and indices, scatter and gather.
+
+
+class _ByIndices(Function):
+    """A max pooling (values, indices): the gradient goes to where `indices` say it came from."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        indices = output[1]
+        ctx.input_size = spatial(inputs[0], len(inputs[1]))
+        ctx.number_of_inputs = len(inputs)
+        ctx.mark_non_differentiable(indices)
+        ctx.save_for_backward(indices)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Gradients:
+        grad_input = None
+        if grad is not None:
+            (indices,) = ctx.saved_tensors
+            grad_input = max_pool_backward(grad, indices, ctx.input_size)
+        return (grad_input,) + (None,) * (ctx.number_of_inputs - 1)
+
+
+class MaxPoolWithIndices(_ByIndices):
+    """(values, indices) as torch.nn.functional.max_pool1d, 2d and 3d with return_indices=True.
+
+    input (N, C, *M) or (C, *M); `indices` are int64 positions in the flattened M.
+    """
+
+    @staticmethod
+    def forward(
+        input: Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil_mode: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return _run(
+            _OPS.max_pool_with_indices.default,
+            input,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+        )
+
+
+class AdaptiveMaxPool(_ByIndices):
+    """(values, indices) as torch.nn.functional.adaptive_max_pool1d, 2d and 3d.
+
+    input (N, C, *M) or (C, *M); the results are (N, C, *output_size).
+    """
+
+    @staticmethod
+    def forward(input: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return _run(_OPS.adaptive_max_pool.default, input, output_size)
+
+
+class FractionalMaxPool(_ByIndices):
+    """(values, indices) as torch.nn.functional.fractional_max_pool2d and 3d.
+
+    input (N, C, *M) or (C, *M), random_samples (N, C, rank); results are (N, C, *output_size).
+    """
+
+    @staticmethod
+    def forward(
+        input: Tensor,
+        kernel_size: Sequence[int],
+        output_size: Sequence[int],
+        random_samples: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return _run(
+            _OPS.fractional_max_pool.default, input, kernel_size, output_size, random_samples
+        )
+
+
+class MaxPool(Function):
+    """The values of a max pooling alone.
+
+    `cnnops.ops.max_pool` takes `MaxPoolWithIndices` where a gradient is asked for. This Function
+    makes the values-only operator differentiable all the same: it finds the indices again.
+    """
+
+    @staticmethod
+    def forward(
+        input: Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil_mode: bool,
+    ) -> Tensor:
+        return _run(_OPS.max_pool.default, input, kernel_size, stride, padding, dilation, ceil_mode)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, *ctx.geometry = inputs
+        ctx.save_for_backward(input)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_input = None
+        if grad is not None:
+            (input,) = ctx.saved_tensors
+            _, indices = max_pool_with_indices(input.detach(), *ctx.geometry)
+            size = spatial(input, len(ctx.geometry[0]))
+            grad_input = max_pool_backward(grad, indices, size)
+        return grad_input, None, None, None, None, None
+
+
+class MaxPoolBackward(Function):
+    """Scatter-add: result[indices[i]] += grad_output[i] in each plane; the adjoint of max pooling.
+
+    grad_output and indices (N, C, *L) or (C, *L); the result is (N, C, *input_size).
+    """
+
+    @staticmethod
+    def forward(grad_output: Tensor, indices: Tensor, input_size: Sequence[int]) -> Tensor:
+        return _run(_OPS.max_pool_backward.default, grad_output, indices, input_size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, indices, input_size = inputs
+        ctx.rank = len(input_size)
+        ctx.save_for_backward(indices)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_grad_output = None
+        if grad is not None:
+            (indices,) = ctx.saved_tensors
+            grad_grad_output = _gather(grad, indices, ctx.rank)
+        return grad_grad_output, None, None
+
+
+class MaxPoolGather(Function):
+    """result[i] = input[indices[i]] in each plane; the adjoint of `MaxPoolBackward`.
+
+    input (N, C, *M) and indices (N, C, *L): only batched, for nothing else tells a batch axis from
+    a spatial one.
+    """
+
+    @staticmethod
+    def forward(input: Tensor, indices: Tensor) -> Tensor:
+        return _run(_OPS.max_pool_gather.default, input, indices)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, indices = inputs
+        ctx.input_size = tuple(input.shape[2:])
+        ctx.save_for_backward(indices)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_input = None
+        if grad is not None:
+            (indices,) = ctx.saved_tensors
+            grad_input = max_pool_backward(grad, indices, ctx.input_size)
+        return grad_input, None
+
+
+def _gather(input: Tensor, indices: Tensor, rank: int) -> Tensor:
+    """input[indices] in each plane of `rank` spatial axes, with or without the batch axis."""
+    if input.dim() == rank + 2:
+        return max_pool_gather(input, indices)
+    return max_pool_gather(input.unsqueeze(0), indices.unsqueeze(0)).squeeze(0)
+
+
+class MaxUnpool(Function):
+    """result[indices[i]] = input[i] in each plane, zero elsewhere, as max_unpool1d, 2d and 3d.
+
+    input and indices (N, C, *L) or (C, *L); the result is (N, C, *output_size).
+    """
+
+    @staticmethod
+    def forward(input: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
+        return _run(_OPS.max_unpool.default, input, indices, output_size)
+
+    setup_context = MaxPoolBackward.setup_context
+    backward = MaxPoolBackward.backward
+
+
+# ---------------------------------------------------------------------------------------------
+# Average pooling: linear maps and their adjoints.
+
+
+class AvgPool(Function):
+    """The mean of each window, as torch.nn.functional.avg_pool1d, 2d and 3d.
+
+    input (N, C, *M) or (C, *M).
+    """
+
+    @staticmethod
+    def forward(
+        input: Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divisor_override: int | None,
+    ) -> Tensor:
+        return _run(
+            _OPS.avg_pool.default,
+            input,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, *ctx.geometry = inputs
+        ctx.input_size = spatial(input, len(ctx.geometry[0]))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_input = None
+        if grad is not None:
+            grad_input = avg_pool_backward(grad, ctx.input_size, *ctx.geometry)
+        return grad_input, None, None, None, None, None, None
+
+
+class AvgPoolBackward(Function):
+    """The adjoint of `AvgPool`: grad_output (N, C, *L) spread over (N, C, *input_size)."""
+
+    @staticmethod
+    def forward(
+        grad_output: Tensor,
+        input_size: Sequence[int],
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divisor_override: int | None,
+    ) -> Tensor:
+        return _run(
+            _OPS.avg_pool_backward.default,
+            grad_output,
+            input_size,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, *ctx.geometry = inputs
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_grad_output = None
+        if grad is not None:
+            grad_grad_output = avg_pool(grad, *ctx.geometry)
+        return grad_grad_output, None, None, None, None, None, None, None
+
+
+class AdaptiveAvgPool(Function):
+    """The means over windows that divide the input evenly, as adaptive_avg_pool1d, 2d and 3d.
+
+    input (N, C, *M) or (C, *M); the result is (N, C, *output_size).
+    """
+
+    @staticmethod
+    def forward(input: Tensor, output_size: Sequence[int]) -> Tensor:
+        return _run(_OPS.adaptive_avg_pool.default, input, output_size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, output_size = inputs
+        ctx.input_size = spatial(input, len(output_size))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_input = None
+        if grad is not None:
+            grad_input = adaptive_avg_pool_backward(grad, ctx.input_size)
+        return grad_input, None
+
+
+class AdaptiveAvgPoolBackward(Function):
+    """The adjoint of `AdaptiveAvgPool`: grad_output (N, C, *L) spread over (N, C, *input_size)."""
+
+    @staticmethod
+    def forward(grad_output: Tensor, input_size: Sequence[int]) -> Tensor:
+        return _run(_OPS.adaptive_avg_pool_backward.default, grad_output, input_size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad_output, input_size = inputs
+        ctx.output_size = spatial(grad_output, len(input_size))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_grad_output = None
+        if grad is not None:
+            grad_grad_output = adaptive_avg_pool(grad, ctx.output_size)
+        return grad_grad_output, None
+
+
+# ---------------------------------------------------------------------------------------------
+# The operators with their derivatives, named as in torch.ops.cnnops. `cnnops.ops` documents them.
+
+convolution = _differentiable(_OPS.convolution.default, Convolution)
+convolution_grad_input = _differentiable(_OPS.convolution_grad_input.default, ConvolutionGradInput)
+convolution_grad_weight = _differentiable(
+    _OPS.convolution_grad_weight.default, ConvolutionGradWeight
+)
+max_pool_with_indices = _differentiable(_OPS.max_pool_with_indices.default, MaxPoolWithIndices)
+adaptive_max_pool = _differentiable(_OPS.adaptive_max_pool.default, AdaptiveMaxPool)
+fractional_max_pool = _differentiable(_OPS.fractional_max_pool.default, FractionalMaxPool)
+max_pool = _differentiable(_OPS.max_pool.default, MaxPool)
+max_pool_backward = _differentiable(_OPS.max_pool_backward.default, MaxPoolBackward)
+max_pool_gather = _differentiable(_OPS.max_pool_gather.default, MaxPoolGather)
+max_unpool = _differentiable(_OPS.max_unpool.default, MaxUnpool)
+avg_pool = _differentiable(_OPS.avg_pool.default, AvgPool)
+avg_pool_backward = _differentiable(_OPS.avg_pool_backward.default, AvgPoolBackward)
+adaptive_avg_pool = _differentiable(_OPS.adaptive_avg_pool.default, AdaptiveAvgPool)
+adaptive_avg_pool_backward = _differentiable(
+    _OPS.adaptive_avg_pool_backward.default, AdaptiveAvgPoolBackward
+)

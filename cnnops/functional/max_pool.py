@@ -1,0 +1,213 @@
+"""Max pooling: max_pool1d, 2d and 3d, with and without indices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from cnnops import ops
+from cnnops.functional.arguments import flag, supported, window_stride
+from cnnops.geometry import IntOrInts, expand
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """1-d max pooling, as torch.nn.functional.max_pool1d.
+
+    Args:
+        input: (N, C, L) or (C, L); float32, float64, bfloat16, float16 or an integer type.
+        kernel_size, dilation: an int or a list of one.
+        stride: the same; None or an empty list stands for kernel_size.
+        padding: positions of minus infinity on both sides; at most half the kernel.
+        ceil_mode: whether the last window may hang over the end.
+        return_indices: whether to return (values, indices) as `max_unpool1d` takes them.
+
+    Returns:
+        (N, C, L_out) or (C, L_out); NaN counts as the largest value.
+
+    Raises:
+        RuntimeError, TypeError: bad arguments, as torch raises them.
+        UnsupportedError: a device, dtype or layout without kernels.
+    """
+    if return_indices:
+        return max_pool1d_with_indices(
+            input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        )
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool1d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
+        )
+    name = "max_pool1d"
+    return ops.max_pool(
+        *_max_pool_arguments(name, 1, input, kernel_size, stride, padding, dilation, ceil_mode)
+    )
+
+
+def max_pool1d_with_indices(
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(values, indices) of `max_pool1d`; indices are int64 positions in the flattened signal."""
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool1d_with_indices,
+            (input,),
+            input,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+            return_indices,
+        )
+    name = "max_pool1d_with_indices"
+    return ops.max_pool_with_indices(
+        *_max_pool_arguments(name, 1, input, kernel_size, stride, padding, dilation, ceil_mode)
+    )
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """2-d max pooling of (N, C, H, W) or (C, H, W), as torch.nn.functional.max_pool2d.
+
+    Lists have one or two entries; otherwise as `max_pool1d`. The result has the input's layout.
+    """
+    if return_indices:
+        return max_pool2d_with_indices(
+            input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        )
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool2d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
+        )
+    name = "max_pool2d"
+    return ops.max_pool(
+        *_max_pool_arguments(name, 2, input, kernel_size, stride, padding, dilation, ceil_mode)
+    )
+
+
+def max_pool2d_with_indices(
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(values, indices) of `max_pool2d`; indices are int64 positions in the flattened plane."""
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool2d_with_indices,
+            (input,),
+            input,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+            return_indices,
+        )
+    name = "max_pool2d_with_indices"
+    return ops.max_pool_with_indices(
+        *_max_pool_arguments(name, 2, input, kernel_size, stride, padding, dilation, ceil_mode)
+    )
+
+
+def max_pool3d(
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """3-d max pooling of (N, C, D, H, W) or (C, D, H, W), as torch.nn.functional.max_pool3d.
+
+    Lists have one or three entries; otherwise as `max_pool1d`. The result has the input's layout.
+    """
+    if return_indices:
+        return max_pool3d_with_indices(
+            input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        )
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool3d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
+        )
+    name = "max_pool3d"
+    return ops.max_pool(
+        *_max_pool_arguments(name, 3, input, kernel_size, stride, padding, dilation, ceil_mode)
+    )
+
+
+def max_pool3d_with_indices(
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(values, indices) of `max_pool3d`; indices are int64 positions in the flattened plane."""
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            max_pool3d_with_indices,
+            (input,),
+            input,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+            return_indices,
+        )
+    name = "max_pool3d_with_indices"
+    return ops.max_pool_with_indices(
+        *_max_pool_arguments(name, 3, input, kernel_size, stride, padding, dilation, ceil_mode)
+    )
+
+
+def _max_pool_arguments(
+    name: str,
+    rank: int,
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: IntOrInts,
+    dilation: IntOrInts,
+    ceil_mode: bool,
+) -> tuple[Any, ...]:
+    """The arguments of ops.max_pool: checked, cast and expanded."""
+    input = supported(name, input)
+    kernel = expand("kernel_size", kernel_size, rank)
+    return (
+        input,
+        kernel,
+        window_stride(stride, kernel),
+        expand("padding", padding, rank),
+        expand("dilation", dilation, rank),
+        flag("ceil_mode", ceil_mode),
+    )

@@ -1,0 +1,324 @@
+// avg_pool and adaptive_avg_pool: the mean of each window, and the gradient of both.
+//
+// Forward: the sums of pool_row.h and pool_pixel.h, divided once. Backward is a gather: the gradient
+// of an input is the sum over the windows it lies in, so every element is written once, by one
+// task, in one order. A row of inputs first sums the rows of outputs above it, each divided by its
+// divisor, and then spreads that sum along W.
+
+/// What the sums of the windows are divided by.
+template <class T>
+class Divisors {
+ public:
+  explicit Divisors(const PoolProblem& p) : p_(p) {
+    const PoolWindows& width = p.axis[2];
+    for (int64_t o = 1; o < width.output; ++o) same_ = same_ && width.count[o] == width.count[0];
+  }
+
+  /// Elements that the windows of output row (d, h) have in the other two axes.
+  int64_t row(int64_t d, int64_t h) const { return p_.axis[0].count[d] * p_.axis[1].count[h]; }
+
+  Compute<T> one(int64_t row, int64_t w) const {
+    return Compute<T>(p_.divisor != 0 ? p_.divisor : row * p_.axis[2].count[w]);
+  }
+
+  /// The divisors of outputs w, w + 1, ... of a row; 1 beyond its end.
+  Vec<Compute<T>> lanes(int64_t row, int64_t w) const {
+    if (same_ || p_.divisor != 0) return broadcast(one(row, 0));
+    Vec<Compute<T>> result = broadcast(Compute<T>(1));
+    const int64_t count = least(kLanes<Compute<T>>, p_.axis[2].output - w);
+    for (int64_t i = 0; i < count; ++i) result[i] = one(row, w + i);
+    return result;
+  }
+
+  /// value / divisor for a gradient. Floats multiply by the inverse: off by an ulp, much faster.
+  template <class V>
+  static V share(V value, Compute<T> divisor) {
+    if constexpr (kDivideOnce) {
+      return value * (1 / divisor);
+    } else {
+      return value / divisor;
+    }
+  }
+
+  /// Is multiplying by 1 / divisor the same as dividing, as for powers of two?
+  static bool inverse_is_exact(Compute<T> divisor) {
+    if constexpr (kDivideOnce) {
+      const int64_t whole = divisor < 0 ? -int64_t(divisor) : int64_t(divisor);
+      return whole != 0 && (whole & (whole - 1)) == 0;
+    } else {
+      return false;
+    }
+  }
+
+  /// Do the windows [first, last) of an axis count alike?
+  bool alike(const PoolWindows& axis, int64_t first, int64_t last) const {
+    if (p_.divisor != 0) return true;
+    for (int64_t o = first + 1; o < last; ++o) {
+      if (axis.count[o] != axis.count[first]) return false;
+    }
+    return true;
+  }
+
+  /// May a sum of quotients of one divisor be divided once? Not the integers, which truncate.
+  static constexpr bool kDivideOnce = !__is_same(T, int64_t);
+
+ private:
+  const PoolProblem& p_;
+  bool same_ = true;
+};
+
+template <class T>
+void avg_pool(const PoolProblem& p, const T* input, T* output) {
+  const Divisors<T> divisors(p);
+  if (p.channels_last) {
+    reduce_pixels(p, input, output, Sum(), [&](int64_t d, int64_t h, int64_t w) {
+      const Compute<T> divisor = divisors.one(divisors.row(d, h), w);
+      return [=, exact = Divisors<T>::inverse_is_exact(divisor)](auto sum) {
+        return exact ? sum * (1 / divisor) : sum / divisor;
+      };
+    });
+  } else {
+    reduce_rows(p, input, output, Sum(), [&](int64_t d, int64_t h) {
+      return [&divisors, row = divisors.row(d, h)](Vec<Compute<T>> sum, int64_t column) {
+        return sum / divisors.lanes(row, column);
+      };
+    });
+  }
+}
+
+/// sums[i] = the sum over the output rows above input row (d, h) of grad_output / divisor, for
+/// outputs [first, first + count), and 0 up to the next whole register.
+template <class T>
+inline void sum_gradient_rows(const PoolProblem& p, const Divisors<T>& divisors,
+                              Readable<T> readable, const T* plane, int64_t d, int64_t h,
+                              int64_t first, int64_t count, Compute<T>* sums) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const PoolWindows& depth = p.axis[0];
+  const PoolWindows& height = p.axis[1];
+  const int64_t z_begin = depth.first[d], z_end = depth.last[d];
+  const int64_t y_begin = height.first[h], y_end = height.last[h];
+  const bool once = Divisors<T>::kDivideOnce && divisors.alike(depth, z_begin, z_end) &&
+                    divisors.alike(height, y_begin, y_end);
+  for (int64_t i = 0; i < count; i += kCount) {
+    Vec<Compute<T>> sum = {};
+    int64_t row = 1;
+    for (int64_t z = z_begin; z < z_end; ++z) {
+      for (int64_t y = y_begin; y < y_end; ++y) {
+        const T* from = plane + (z * height.output + y) * p.axis[2].output + first;
+        const Vec<Compute<T>> value = load_columns(from, readable, count, i, Compute<T>(0));
+        row = divisors.row(z, y);
+        sum += once ? value : value / divisors.lanes(row, first + i);
+      }
+    }
+    store(sums + i, once ? sum / divisors.lanes(row, first + i) : sum);
+  }
+}
+
+/// to[0, count) = row[0, count) in the storage type.
+template <class T>
+inline void store_row(T* to, const Compute<T>* row, int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  int64_t i = 0;
+  for (; i + kCount <= count; i += kCount) store_compute(to + i, load(row + i));
+  for (; i < count; ++i) store_one(to + i, row[i]);
+}
+
+/// to[0, count) = value.
+template <class T>
+inline void fill_row(T* to, Compute<T> value, int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  int64_t i = 0;
+  for (; i + kCount <= count; i += kCount) store_compute(to + i, broadcast(value));
+  for (; i < count; ++i) store_one(to + i, value);
+}
+
+/// One input row under windows of stride 1 or 2: input x = j * stride + phase - padding lies under
+/// the taps phase, phase + stride, ... of the outputs j, j - 1, ...
+template <class T>
+void spread_row_by_phases(const PoolProblem& p, const Divisors<T>& divisors, Readable<T> readable,
+                          const T* plane, int64_t d, int64_t h, T* grad_input) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const PoolWindows& axis = p.axis[2];
+  const int64_t stride = axis.stride;
+  const int64_t reach = (axis.kernel - 1) / stride;
+  // sums[kCount * n + ...] with zeros on both sides where there is no output.
+  alignas(CNNOPS_VECTOR_BYTES) Compute<T> sums[2 * kCount + kRowReach + kRowOutputs];
+  alignas(CNNOPS_VECTOR_BYTES) Compute<T> row[2 * kRowOutputs];
+  const int64_t j_end = (axis.input - 1 + axis.padding) / stride + 1;
+  for (int64_t j = axis.padding / stride; j < j_end; j += kRowOutputs) {
+    const int64_t count = least(kRowOutputs, j_end - j);
+    const int64_t first = most(0, j - reach);
+    const int64_t last = most(first, least(axis.output, j + count));
+    const int64_t before = first - (j - reach);
+    for (int64_t i = 0; i < before; ++i) sums[i] = 0;
+    sum_gradient_rows(p, divisors, readable, plane, d, h, first, last - first, sums + before);
+    for (int64_t i = before + last - first; i < reach + round_up(count, kCount); ++i) sums[i] = 0;
+    for (int64_t i = 0; i < count; i += kCount) {
+      Vec<Compute<T>> spread[2] = {};
+      for (int64_t tap = 0; tap < axis.kernel; ++tap) {
+        const int64_t back = stride == 1 ? tap : tap >> 1;
+        const Vec<Compute<T>> value = load(sums + reach + i - back);
+        if (stride == 1 || tap % 2 == 0) {
+          spread[0] += value;
+        } else {
+          spread[1] += value;
+        }
+      }
+      if (stride == 1) {
+        store(row + i, spread[0]);
+      } else {
+        interleave<Compute<T>>(spread[0], spread[1], &spread[0], &spread[1]);
+        store(row + 2 * i, spread[0]);
+        store(row + 2 * i + kCount, spread[1]);
+      }
+    }
+    const int64_t x = j * stride - axis.padding;
+    const int64_t skip = x < 0 ? -x : 0;
+    store_row(grad_input + x + skip, row + skip, least(count * stride, axis.input - x) - skip);
+  }
+}
+
+/// One input row under any windows: each input adds up the outputs whose windows hold it. Columns
+/// go in runs that share a buffer of outputs; a column under more outputs than that goes alone.
+template <class T>
+void spread_row_by_windows(const PoolProblem& p, const Divisors<T>& divisors, Readable<T> readable,
+                           const T* plane, int64_t d, int64_t h, T* grad_input) {
+  const PoolWindows& axis = p.axis[2];
+  alignas(CNNOPS_VECTOR_BYTES) Compute<T> sums[kRowOutputs];
+  for (int64_t x = 0, x_end = 0; x < axis.input; x = x_end) {
+    const int64_t first = axis.first[x];
+    x_end = x + 1;
+    if (axis.last[axis.input - 1] - first <= kRowOutputs) x_end = axis.input;
+    while (x_end < axis.input && axis.last[x_end] - first <= kRowOutputs) ++x_end;
+    const int64_t outputs = axis.last[x_end - 1] - first;
+    if (outputs <= kRowOutputs) {
+      sum_gradient_rows(p, divisors, readable, plane, d, h, first, outputs, sums);
+      for (; x < x_end; ++x) {
+        Compute<T> sum = 0;
+        for (int64_t o = axis.first[x]; o < axis.last[x]; ++o) sum += sums[o - first];
+        store_one(grad_input + x, sum);
+      }
+      continue;
+    }
+    Compute<T> sum = 0;
+    for (int64_t o = 0; o < outputs; o += kRowOutputs) {
+      const int64_t count = least(kRowOutputs, outputs - o);
+      sum_gradient_rows(p, divisors, readable, plane, d, h, first + o, count, sums);
+      for (int64_t i = 0; i < count; ++i) sum += sums[i];
+    }
+    store_one(grad_input + x, sum);
+  }
+}
+
+/// Windows that an input lies in, about.
+inline int64_t windows_of(const PoolProblem& p) {
+  int64_t windows = 1;
+  for (const PoolWindows& axis : p.axis) {
+    const int64_t x = axis.input / 2;
+    windows *= most(1, axis.input == 0 ? 1 : axis.last[x] - axis.first[x]);
+  }
+  return windows;
+}
+
+/// Calls f(offset of the output pixel in its plane, its divisor) for each output pixel whose window
+/// holds input pixel (d, h, w).
+template <class T, class F>
+inline void for_each_output_pixel(const PoolProblem& p, const Divisors<T>& divisors, int64_t d,
+                                  int64_t h, int64_t w, const F& f) {
+  const PoolWindows& depth = p.axis[0];
+  const PoolWindows& height = p.axis[1];
+  const PoolWindows& width = p.axis[2];
+  for (int64_t z = depth.first[d]; z < depth.last[d]; ++z) {
+    for (int64_t y = height.first[h]; y < height.last[h]; ++y) {
+      const int64_t row = divisors.row(z, y);
+      for (int64_t x = width.first[w]; x < width.last[w]; ++x) {
+        f((z * height.output + y) * width.output + x, divisors.one(row, x));
+      }
+    }
+  }
+}
+
+/// Writes kVectors registers of channels of the gradient of input pixel (d, h, w); `from` is the
+/// plane of grad_output at the first channel. `once`: all divisors are equal.
+template <int kVectors, class T>
+inline void spread_to_pixel(const PoolProblem& p, const Divisors<T>& divisors, const T* from,
+                            int64_t d, int64_t h, int64_t w, bool once, T* to) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  Vec<Compute<T>> sum[kVectors] = {};
+  Compute<T> last = 1;
+  for_each_output_pixel(p, divisors, d, h, w, [&](int64_t pixel, Compute<T> divisor) {
+    last = divisor;
+    for (int i = 0; i < kVectors; ++i) {
+      const Vec<Compute<T>> value = load_compute(from + pixel * p.channels + i * kCount);
+      sum[i] += once ? value : Divisors<T>::share(value, divisor);
+    }
+  });
+  for (int i = 0; i < kVectors; ++i) {
+    store_compute(to + i * kCount, once ? Divisors<T>::share(sum[i], last) : sum[i]);
+  }
+}
+
+/// Gradients of (N, C, D, H, W), by rows of inputs.
+template <class T>
+void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
+  const Divisors<T> divisors(p);
+  const int64_t depth = p.axis[0].input, height = p.axis[1].input, width = p.axis[2].input;
+  const bool by_phases = Phases<T>::fit(p.axis[2]);
+  const Readable<T> readable{grad_output, grad_output + p.batch * p.channels * output_plane(p)};
+  parallel_for(p.batch * p.channels * depth * height, grain_of(width * windows_of(p)),
+               [&](int64_t begin, int64_t end) {
+    Row row(depth, height, begin);
+    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
+      if (is_global(p)) {
+        const Compute<T> divisor = divisors.one(divisors.row(0, 0), 0);
+        fill_row(grad_input + r * width, load_one(grad_output + r) / divisor, width);
+        continue;
+      }
+      const T* plane = grad_output + row.outer * output_plane(p);
+      const auto spread = by_phases ? spread_row_by_phases<T> : spread_row_by_windows<T>;
+      spread(p, divisors, readable, plane, row.d, row.h, grad_input + r * width);
+    }
+  });
+}
+
+/// Gradients of channels_last tensors, by pixels of inputs.
+template <class T>
+void spread_pixels(const PoolProblem& p, const T* grad_output, T* grad_input) {
+  const Divisors<T> divisors(p);
+  const int64_t width = p.axis[2].input;
+  for_each_row_task(p, p.axis[0].input, p.axis[1].input, width * windows_of(p),
+                    [&](const Row& at, int64_t row, int64_t first, int64_t last) {
+    const T* plane = grad_output + at.outer * output_plane(p) * p.channels;
+    const auto alike = [&](int axis, int64_t x) {
+      return divisors.alike(p.axis[axis], p.axis[axis].first[x], p.axis[axis].last[x]);
+    };
+    const bool rows_alike = Divisors<T>::kDivideOnce && alike(0, at.d) && alike(1, at.h);
+    for (int64_t w = 0; w < width; ++w) {
+      T* to = grad_input + (row * width + w) * p.channels;
+      const bool once = rows_alike && alike(2, w);
+      for_each_channel_run<T>(
+          first, last,
+          [&](int64_t c) {
+            spread_to_pixel<kBlockVectors>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
+          },
+          [&](int64_t c) {
+            spread_to_pixel<1>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
+          },
+          [&](int64_t c) {
+            Compute<T> sum = 0, divisor = 1;
+            for_each_output_pixel(p, divisors, at.d, at.h, w, [&](int64_t pixel, Compute<T> own) {
+              divisor = own;
+              const Compute<T> value = load_one(plane + pixel * p.channels + c);
+              sum += once ? value : Divisors<T>::share(value, own);
+            });
+            store_one(to + c, once ? Divisors<T>::share(sum, divisor) : sum);
+          });
+    }
+  });
+}
+
+template <class T>
+void avg_pool_backward(const PoolProblem& p, const T* grad_output, T* grad_input) {
+  return p.channels_last ? spread_pixels(p, grad_output, grad_input)
+                         : spread_rows(p, grad_output, grad_input);
+}

@@ -1,0 +1,265 @@
+// max_pool and adaptive_max_pool: the maximum of each window and, when asked, where in the input
+// plane it was.
+//
+// Values alone go through the reductions of pool_row.h and pool_pixel.h. With indices every tap is
+// compared in the order of memory, since that order decides between equal elements; each lane keeps
+// the position of its best element as an offset from the start of its window, in an integer as wide
+// as the lane, and int64 indices are formed when the output is stored.
+
+/// Position in its plane of the first input of output row (d, h), column 0.
+inline int64_t corner_of(const PoolProblem& p, int64_t d, int64_t h) {
+  return (p.axis[0].begin[d] * p.axis[1].input + p.axis[1].begin[h]) * p.axis[2].input;
+}
+
+struct Smaller {
+  template <class V>
+  V operator()(V a, V b) const {
+    return a < b ? a : b;
+  }
+};
+struct Larger {
+  template <class V>
+  V operator()(V a, V b) const {
+    return a > b ? a : b;
+  }
+};
+
+/// Folds from[0, count) into the best value so far; `index` follows, with from[0] at `position`.
+template <class T>
+inline void max_run(const T* from, int64_t count, int64_t position, Compute<T>* best,
+                    int64_t* index) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const auto update = [&](Compute<T> value, int64_t at) {
+    const bool wins = Maximum::wins(value, *best);
+    *best = wins ? value : *best;
+    *index = wins ? at : *index;
+  };
+  int64_t i = 0;
+  if (count >= 2 * kCount) {
+    Vec<Offset<T>> offset = lane_numbers<Offset<T>>();
+    Vec<Offset<T>> at = offset;
+    Vec<Compute<T>> lanes = load_compute(from);
+    for (i = kCount; i + kCount <= count; i += kCount) {
+      const Vec<Compute<T>> value = load_compute(from + i);
+      offset += Offset<T>(kCount);
+      const auto wins = Maximum::wins(value, lanes);
+      lanes = wins ? value : lanes;
+      at = wins ? offset : at;
+    }
+    // Over the lanes: the first of the elements equal to the maximum, or the last NaN.
+    const Compute<T> most_of = reduce_lanes<Compute<T>>(lanes, Maximum());
+    const Vec<Offset<T>> none = {};
+    const Offset<T> where =
+        most_of == most_of
+            ? reduce_lanes<Offset<T>>(lanes == most_of ? at : none + Offset<T>(count), Smaller())
+            : reduce_lanes<Offset<T>>(lanes != lanes ? at : none - Offset<T>(1), Larger());
+    update(most_of, position + where);
+  }
+  for (; i < count; ++i) update(load_one(from + i), position + i);
+}
+
+/// One output row of (N, C, D, H, W), windows on a grid of stride 1 or 2.
+template <class T>
+void max_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plane, int64_t d,
+                       int64_t h, T* output, int64_t* indices) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const PoolWindows& axis = p.axis[2];
+  const int64_t corner = corner_of(p, d, h);
+  Phases<T> columns;
+  alignas(CNNOPS_VECTOR_BYTES) Compute<T> best[kRowOutputs];
+  alignas(CNNOPS_VECTOR_BYTES) Offset<T> offsets[kRowOutputs];
+  for (int64_t first = 0; first < axis.output; first += kRowOutputs) {
+    const int64_t count = least(kRowOutputs, axis.output - first);
+    // Offsets count from the column where the window would start if there were no border.
+    const int64_t start = first * axis.stride - axis.padding;
+    for (int64_t i = 0; i < count; ++i) {
+      offsets[i] = Offset<T>(axis.begin[first + i] - (start + i * axis.stride));
+    }
+    for (int64_t i = count; i < round_up(count, kCount); ++i) offsets[i] = 0;
+    for (int64_t i = 0; i < count; i += kCount) store(best + i, broadcast(lowest<T>()));
+    for_each_row(p, d, h, [&](int64_t row) {
+      columns.add_row(plane + row, readable, axis, first, count, lowest<T>(), Replace());
+      for (int64_t i = 0; i < count; i += kCount) {
+        Vec<Compute<T>> value = load(best + i);
+        Vec<Offset<T>> at = load(offsets + i);
+        for (int64_t tap = 0; tap < axis.kernel; ++tap) {
+          const Vec<Compute<T>> next = load(columns.tap(axis, tap) + i);
+          const auto wins = Maximum::wins(next, value);
+          value = wins ? next : value;
+          at = wins ? broadcast(Offset<T>(row - corner + tap * axis.dilation)) : at;
+        }
+        store(best + i, value);
+        store(offsets + i, at);
+      }
+    });
+    for (int64_t i = 0; i < count; i += kCount) {
+      store_first(output + first + i, load(best + i), count - i);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      indices[first + i] = corner + start + i * axis.stride + offsets[i];
+    }
+  }
+}
+
+/// One window, row by row.
+template <class T>
+inline void max_window(const PoolProblem& p, const T* plane, int64_t d, int64_t h, int64_t w,
+                       Compute<T>* best, int64_t* index) {
+  const PoolWindows& axis = p.axis[2];
+  const int64_t begin = axis.begin[w], end = axis.end[w];
+  for_each_row(p, d, h, [&](int64_t row) {
+    if (axis.dilation == 1) return max_run(plane + row + begin, end - begin, row + begin, best, index);
+    for (int64_t x = begin; x < end; x += axis.dilation) {
+      max_run(plane + row + x, 1, row + x, best, index);
+    }
+  });
+}
+
+/// One output row of (N, C, D, H, W), any windows: first the maximum of each input column and the
+/// row it is in, then of the columns of each window. Columns come out of the order of memory, so
+/// positions decide between equal elements.
+template <class T>
+void max_row_by_windows(const PoolProblem& p, Readable<T> readable, const T* plane, int64_t d,
+                        int64_t h, T* output, int64_t* indices) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  constexpr int64_t kColumns = 512;
+  const PoolWindows& axis = p.axis[2];
+  const int64_t corner = corner_of(p, d, h);
+  alignas(CNNOPS_VECTOR_BYTES) Compute<T> values[kColumns];
+  alignas(CNNOPS_VECTOR_BYTES) Offset<T> offsets[kColumns];
+  for (int64_t first = 0; first < axis.output;) {
+    const WindowGroup group(axis, first, axis.output, kColumns);
+    const int64_t span = group.end - group.begin;
+    const bool by_columns = span <= kColumns;
+    for (int64_t i = 0; i < span && by_columns; i += kCount) {
+      Vec<Compute<T>> best = broadcast(lowest<T>());
+      Vec<Offset<T>> at = {};
+      for_each_row(p, d, h, [&](int64_t row) {
+        const Vec<Compute<T>> value =
+            load_columns(plane + row + group.begin, readable, span, i, lowest<T>());
+        const auto wins = Maximum::wins(value, best);
+        best = wins ? value : best;
+        at = wins ? broadcast(Offset<T>(row - corner)) : at;
+      });
+      store(values + i, best);
+      store(offsets + i, at);
+    }
+    for (int64_t w = first; w < first + group.count; ++w) {
+      Compute<T> best = lowest<T>();
+      int64_t index = corner + axis.begin[w];
+      if (!by_columns) max_window(p, plane, d, h, w, &best, &index);
+      for (int64_t x = axis.begin[w]; x < axis.end[w] && by_columns; x += axis.dilation) {
+        const Compute<T> value = values[x - group.begin];
+        const int64_t at = corner + x + offsets[x - group.begin];
+        const bool wins = (value > best) | ((value == best) & (at < index)) |
+                          ((value != value) & ((best == best) | (at > index)));
+        best = wins ? value : best;
+        index = wins ? at : index;
+      }
+      store_one(output + w, best);
+      indices[w] = index;
+    }
+    first += group.count;
+  }
+}
+
+/// All rows of a (N, C, D, H, W) tensor.
+template <class T>
+void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+  const int64_t width = p.axis[2].output;
+  const bool by_phases = Phases<T>::fit(p.axis[2]);
+  const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
+  const int64_t depth = p.axis[0].output, height = p.axis[1].output;
+  parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
+    Row row(depth, height, begin);
+    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
+      if (is_global(p)) {
+        Compute<T> best = lowest<T>();
+        indices[r] = 0;
+        max_run(input + r * p.axis[2].input, p.axis[2].input, 0, &best, indices + r);
+        store_one(output + r, best);
+        continue;
+      }
+      const T* plane = input + row.outer * input_plane(p);
+      T* to = output + r * width;
+      int64_t* index = indices + r * width;
+      if (by_phases) {
+        max_row_by_phases(p, readable, plane, row.d, row.h, to, index);
+      } else {
+        max_row_by_windows(p, readable, plane, row.d, row.h, to, index);
+      }
+    }
+  });
+}
+
+/// `kVectors` registers of channels of one output pixel; `from` is the plane at the first channel.
+template <class T, int kVectors>
+inline void max_channels(const PoolProblem& p, const T* from, int64_t d, int64_t h, int64_t w,
+                         T* output, int64_t* indices) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const int64_t corner = corner_of(p, d, h) + p.axis[2].begin[w];
+  Vec<Compute<T>> best[kVectors];
+  Vec<Offset<T>> at[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    best[i] = broadcast(lowest<T>());
+    at[i] = Vec<Offset<T>>{};
+  }
+  for_each_pixel(p, d, h, w, [&](int64_t pixel) {
+    const Vec<Offset<T>> offset = broadcast(Offset<T>(pixel - corner));
+    for (int i = 0; i < kVectors; ++i) {
+      const Vec<Compute<T>> value = load_compute(from + pixel * p.channels + i * kCount);
+      const auto wins = Maximum::wins(value, best[i]);
+      best[i] = wins ? value : best[i];
+      at[i] = wins ? offset : at[i];
+    }
+  });
+  for (int i = 0; i < kVectors; ++i) {
+    store_compute(output + i * kCount, best[i]);
+    for (int lane = 0; lane < kCount; ++lane) indices[i * kCount + lane] = corner + at[i][lane];
+  }
+}
+
+/// All pixels of a channels_last tensor.
+template <class T>
+void max_pixels(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+  const int64_t width = p.axis[2].output;
+  for_each_row_task(p, p.axis[0].output, p.axis[1].output, width * work_of(p),
+                    [&](const Row& at, int64_t row, int64_t first, int64_t last) {
+    const T* plane = input + at.outer * input_plane(p) * p.channels;
+    for (int64_t w = 0; w < width; ++w) {
+      T* to = output + (row * width + w) * p.channels;
+      int64_t* index = indices + (row * width + w) * p.channels;
+      for_each_channel_run<T>(
+          first, last,
+          [&](int64_t c) {
+            max_channels<T, kBlockVectors>(p, plane + c, at.d, at.h, w, to + c, index + c);
+          },
+          [&](int64_t c) { max_channels<T, 1>(p, plane + c, at.d, at.h, w, to + c, index + c); },
+          [&](int64_t c) {
+            Compute<T> best = lowest<T>();
+            index[c] = corner_of(p, at.d, at.h) + p.axis[2].begin[w];
+            for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
+              max_run(plane + pixel * p.channels + c, 1, pixel, &best, index + c);
+            });
+            store_one(to + c, best);
+          });
+    }
+  });
+}
+
+template <class T>
+void max_pool(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+  if (indices != nullptr) {
+    return p.channels_last ? max_pixels(p, input, output, indices)
+                           : max_rows(p, input, output, indices);
+  }
+  if (p.channels_last) {
+    reduce_pixels(p, input, output, Maximum(), [](int64_t, int64_t, int64_t) {
+      return [](auto value) { return value; };
+    });
+  } else {
+    reduce_rows(p, input, output, Maximum(), [](int64_t, int64_t) {
+      return [](auto value, int64_t) { return value; };
+    });
+  }
+}

@@ -1,0 +1,234 @@
+// What all pooling kernels share: the type they compute in, vectors of it, the two reductions, and
+// how the work is cut.
+//
+// A task is a run of output rows (or planes); tasks of less than kTaskWork element visits stay on
+// one thread. Nothing depends on the number of threads: every output is computed by one task, in
+// one order.
+
+/// Element visits that are worth waking a thread for.
+constexpr int64_t kTaskWork = 32768;
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+/// Items per task where one item costs `work` element visits.
+inline int64_t grain_of(int64_t work) { return most(1, kTaskWork / most(1, work)); }
+
+/// The type in which T is compared and summed: float for the 16-bit floats, int32_t for the
+/// integers below 32 bits, T otherwise.
+template <class T>
+struct ComputeOf {
+  using type = Accumulator<T>;
+};
+template <>
+struct ComputeOf<int16_t> {
+  using type = int32_t;
+};
+template <>
+struct ComputeOf<int8_t> {
+  using type = int32_t;
+};
+template <>
+struct ComputeOf<uint8_t> {
+  using type = int32_t;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+
+/// The smallest value of T, -infinity for floats: the maximum of nothing.
+template <class T>
+constexpr Compute<T> lowest() {
+  if constexpr (__is_same(Compute<T>, float)) {
+    return -__builtin_inff();
+  } else if constexpr (__is_same(Compute<T>, double)) {
+    return -__builtin_inf();
+  } else if constexpr (T(-1) > T(0)) {
+    return 0;
+  } else {
+    return Compute<T>(T(1) << (8 * sizeof(T) - 2)) * -2;
+  }
+}
+
+template <class T>
+inline Compute<T> load_one(const T* from) {
+  return widen(*from);
+}
+template <class T>
+inline void store_one(T* to, Compute<T> value) {
+  if constexpr (__is_same(Compute<T>, Accumulator<T>)) {
+    *to = narrow<T>(value);
+  } else {
+    *to = T(value);
+  }
+}
+
+/// kLanes<Compute<T>> elements of T as one register of Compute<T>, and back.
+template <class T>
+inline Vec<Compute<T>> load_compute(const T* from) {
+  if constexpr (__is_same(Compute<T>, Accumulator<T>)) {
+    return load_wide(from);
+  } else {
+    typename VectorOf<T, kLanes<int32_t>>::type small;
+    __builtin_memcpy(&small, from, sizeof(small));
+    return __builtin_convertvector(small, Vec<int32_t>);
+  }
+}
+template <class T>
+inline void store_compute(T* to, Vec<Compute<T>> v) {
+  if constexpr (__is_same(Compute<T>, Accumulator<T>)) {
+    store_narrow(to, v);
+  } else {
+    typename VectorOf<T, kLanes<int32_t>>::type small = __builtin_convertvector(v, decltype(small));
+    __builtin_memcpy(to, &small, sizeof(small));
+  }
+}
+
+/// Stores the first `count` lanes of v.
+template <class T>
+inline void store_first(T* to, Vec<Compute<T>> v, int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  if (count >= kCount) return store_compute(to, v);
+  T all[kCount];
+  store_compute(all, v);
+  for (int64_t i = 0; i < count; ++i) to[i] = all[i];
+}
+
+/// Reductions of elements or registers. The maximum is torch's: NaN wins over everything, and of
+/// equal elements the first stays.
+struct Maximum {
+  template <class V>
+  static auto wins(V value, V best) {
+    return (value > best) | (value != value);
+  }
+  template <class V>
+  V operator()(V best, V value) const {
+    return wins(value, best) ? value : best;
+  }
+  template <class T>
+  static constexpr Compute<T> identity() {
+    return lowest<T>();
+  }
+};
+struct Sum {
+  template <class V>
+  V operator()(V sum, V value) const {
+    return sum + value;
+  }
+  template <class T>
+  static constexpr Compute<T> identity() {
+    return 0;
+  }
+};
+/// Not a reduction: keeps the new value.
+struct Replace {
+  template <class V>
+  V operator()(V, V value) const {
+    return value;
+  }
+};
+
+/// The lower or upper half of a vector.
+template <bool kUpper, class T, int kCount>
+inline typename VectorOf<T, kCount / 2>::type half_of(typename VectorOf<T, kCount>::type v) {
+  constexpr int k = kUpper ? kCount / 2 : 0;
+  if constexpr (kCount == 4) {
+    return __builtin_shufflevector(v, v, k, k + 1);
+  } else if constexpr (kCount == 8) {
+    return __builtin_shufflevector(v, v, k, k + 1, k + 2, k + 3);
+  } else {
+    static_assert(kCount == 16);
+    return __builtin_shufflevector(v, v, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7);
+  }
+}
+
+/// Reduces the lanes of a register to one, halving it each time.
+template <class T, int kCount = kLanes<T>, class Reduction>
+inline T reduce_lanes(typename VectorOf<T, kCount>::type v, const Reduction& reduce) {
+  if constexpr (kCount == 2) {
+    return reduce(T(v[0]), T(v[1]));
+  } else {
+    return reduce_lanes<T, kCount / 2>(
+        reduce(half_of<false, T, kCount>(v), half_of<true, T, kCount>(v)), reduce);
+  }
+}
+
+/// The integer that fits a lane of Compute<T>.
+template <class T, int kBytes = sizeof(Compute<T>)>
+struct OffsetOf {
+  using type = int32_t;
+};
+template <class T>
+struct OffsetOf<T, 8> {
+  using type = int64_t;
+};
+template <class T>
+using Offset = typename OffsetOf<T>::type;
+
+/// 0, 1, 2, ...
+template <class T>
+inline Vec<T> lane_numbers() {
+  Vec<T> numbers;
+  for (int lane = 0; lane < kLanes<T>; ++lane) numbers[lane] = T(lane);
+  return numbers;
+}
+
+/// Number of inputs of window o along an axis.
+inline int64_t taps_of(const PoolWindows& axis, int64_t o) {
+  const int64_t span = axis.end[o] - axis.begin[o];
+  return span <= 0 ? 0 : (span + axis.dilation - 1) / axis.dilation;
+}
+
+/// Visits of input elements that one output costs, estimated from the first window.
+inline int64_t work_of(const PoolProblem& p) {
+  int64_t work = 1;
+  for (const PoolWindows& axis : p.axis) {
+    work *= axis.output == 0 ? 1 : most(1, taps_of(axis, axis.output / 2));
+  }
+  return work;
+}
+
+/// One row of outputs (or inputs): which sample and channel (channels_last: sample), and where.
+struct Row {
+  int64_t outer;
+  int64_t d;
+  int64_t h;
+
+  Row(int64_t depth, int64_t height, int64_t row)
+      : outer(row / (depth * height)), d(row / height % depth), h(row % height) {}
+
+  /// The next row, without a division.
+  void advance(int64_t depth, int64_t height) {
+    if (++h < height) return;
+    h = 0;
+    if (++d < depth) return;
+    d = 0;
+    ++outer;
+  }
+};
+
+inline int64_t input_plane(const PoolProblem& p) {
+  return p.axis[0].input * p.axis[1].input * p.axis[2].input;
+}
+inline int64_t output_plane(const PoolProblem& p) {
+  return p.axis[0].output * p.axis[1].output * p.axis[2].output;
+}
+
+/// Calls f(offset of the input row in its plane) for each input row under output row (d, h), in
+/// the order of memory.
+template <class F>
+inline void for_each_row(const PoolProblem& p, int64_t d, int64_t h, const F& f) {
+  const PoolWindows& depth = p.axis[0];
+  const PoolWindows& height = p.axis[1];
+  for (int64_t z = depth.begin[d]; z < depth.end[d]; z += depth.dilation) {
+    for (int64_t y = height.begin[h]; y < height.end[h]; y += height.dilation) {
+      f((z * height.input + y) * p.axis[2].input);
+    }
+  }
+}
+
+/// Is the plane one row under one window? (Global pooling of any rank is handed over like that.)
+inline bool is_global(const PoolProblem& p) {
+  return input_plane(p) == p.axis[2].input && output_plane(p) == 1 && p.axis[2].begin[0] == 0 &&
+         p.axis[2].end[0] == p.axis[2].input && p.axis[2].dilation == 1;
+}

@@ -1,0 +1,119 @@
+"""All pooling over the grid, forward and backward, and what the grid cannot say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from grid import check, over_grid, ranks
+
+import cnnops.functional
+from cnnops.check.cases import Case
+
+
+@over_grid(*ranks("max_pool"))
+def test_max_pool(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@over_grid(*ranks("avg_pool"))
+def test_avg_pool(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@over_grid(*ranks("adaptive_avg_pool", "adaptive_max_pool"))
+def test_adaptive_pool(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@over_grid(*ranks("lp_pool"))
+def test_lp_pool(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@over_grid("fractional_max_pool2d", "fractional_max_pool3d")
+def test_fractional_max_pool(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@over_grid(*ranks("max_unpool"))
+def test_max_unpool(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_max_pool_without_indices_gives_the_same_values(rank: int, layout: str) -> None:
+    if rank == 1 and layout == "channels_last":
+        layout = "contiguous"  # 3-d tensors have one layout
+    x = torch.randn(2, 5, *(9, 8, 7)[:rank])
+    if layout == "channels_last":
+        x = x.to(memory_format=torch.channels_last if rank == 2 else torch.channels_last_3d)
+    pool = getattr(cnnops.functional, f"max_pool{rank}d")
+    plain = pool(x, 3, 2, 1)
+    values, _ = pool(x, 3, 2, 1, return_indices=True)
+    assert isinstance(plain, torch.Tensor)
+    assert torch.equal(plain, values)
+    assert plain.stride() == values.stride()
+
+
+def test_max_pool_takes_the_first_of_equal_values_and_the_last_nan() -> None:
+    x = torch.tensor([[[[1.0, 2.0], [2.0, 2.0]]]])
+    assert cnnops.functional.max_pool2d(x, 2, return_indices=True)[1].item() == 1
+    x = torch.tensor([[[[math.nan, 2.0], [math.nan, 5.0]]]])
+    value, index = cnnops.functional.max_pool2d(x, 2, return_indices=True)
+    torchs_value, torchs_index = F.max_pool2d(x, 2, return_indices=True)
+    assert math.isnan(value.item())
+    assert math.isnan(torchs_value.item())
+    assert index.item() == torchs_index.item()
+
+
+def test_max_pool_of_nothing_but_negative_infinity() -> None:
+    x = torch.full((1, 1, 4, 4), -math.inf)
+    ours = cnnops.functional.max_pool2d(x, 2, padding=1, return_indices=True)
+    torchs = F.max_pool2d(x, 2, padding=1, return_indices=True)
+    assert torch.equal(ours[0], torchs[0])
+    assert torch.equal(ours[1], torchs[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8])
+def test_max_pool_of_the_smallest_integers(dtype: torch.dtype) -> None:
+    x = torch.full((1, 1, 4, 4), torch.iinfo(dtype).min, dtype=dtype)
+    ours = cnnops.functional.max_pool2d(x, 2, padding=1, return_indices=True)
+    torchs = F.max_pool2d(x, 2, padding=1, return_indices=True)
+    assert torch.equal(ours[0], torchs[0])
+    assert torch.equal(ours[1], torchs[1])
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_fractional_max_pool_draws_its_own_samples(rank: int) -> None:
+    pool = getattr(cnnops.functional, f"fractional_max_pool{rank}d")
+    x = torch.randn(2, 3, *(12,) * rank)
+    torch.manual_seed(5)
+    ours = pool(x, 2, output_size=5)
+    torch.manual_seed(5)
+    assert torch.equal(ours, pool(x, 2, output_size=5))
+    torch.manual_seed(5)
+    assert torch.equal(ours, getattr(F, pool.__name__)(x, 2, output_size=5))
+
+
+def test_unpool_undoes_max_pool() -> None:
+    x = torch.rand(2, 3, 8, 8) + 0.1
+    pooled, indices = cnnops.functional.max_pool2d(x, 2, return_indices=True)
+    restored = cnnops.functional.max_unpool2d(pooled, indices, 2)
+    assert torch.equal(cnnops.functional.max_pool2d(restored, 2), pooled)
+    assert torch.equal(restored[restored != 0], x[restored != 0])
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_ceil_mode_never_starts_a_window_in_the_end_padding(rank: int) -> None:
+    # Rounding up would add a window that lies in padding alone; torch drops it.
+    x = torch.randn(1, 1, *(3,) * rank)
+    for name in ("max_pool", "avg_pool"):
+        pool = getattr(cnnops.functional, f"{name}{rank}d")
+        torchs = getattr(F, f"{name}{rank}d")
+        ours = pool(x, 2, 2, 1, ceil_mode=True)
+        assert ours.shape == torchs(x, 2, 2, 1, ceil_mode=True).shape
+        assert ours.isfinite().all()
