@@ -7,8 +7,11 @@ namespace {
 
 constexpr const char* kLetters = "THW";
 
-/// "max_pool" of rank 2 is torch's "max_pool2d".
-std::string torch_name(const std::string& name, int64_t rank) { return join(name, rank, "d"); }
+/// "max_pool" of rank 2 is torch's "max_pool2d", "avg_pool_backward" its "avg_pool2d_backward".
+std::string torch_name(const std::string& name, int64_t rank) {
+  const size_t at = std::min(name.find("_backward"), name.size());
+  return join(name.substr(0, at), rank, "d", name.substr(at));
+}
 
 /// Values of one parameter by axis as torch prints them: "kH: 3 kW: 2".
 std::string by_axis(const char* prefix, const IntList& values) {
@@ -274,8 +277,7 @@ PoolGeometry indexed_pool_geometry(const std::string& name, const IntList& small
   for (int64_t size : plane_size) {
     CNNOPS_CHECK(size >= 0, torch_name(name, rank),
                  "(): output_size must contain non-negative spatial dimensions, but got "
-                 "output_size=",
-                 plane_size);
+                 "output_size=", plane_size);
   }
   checked_numel(plane_size);
   PoolGeometry g = tensor_geometry(name, small_sizes, rank, &PoolAxis::output);
