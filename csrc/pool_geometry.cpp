@@ -37,8 +37,8 @@ PoolGeometry tensor_geometry(const std::string& name, const IntList& sizes, int 
                              int64_t PoolAxis::* side) {
   const int dim = static_cast<int>(sizes.size());
   CNNOPS_CHECK(dim == rank + 1 || dim == rank + 2, torch_name(name, rank), ": Expected ", rank + 1,
-               "D or ", rank + 2, "D (batch mode) tensor with optional 0 dim batch size for input, ",
-               "but got:", sizes);
+               "D or ", rank + 2,
+               "D (batch mode) tensor with optional 0 dim batch size for input, but got:", sizes);
   PoolGeometry g;
   g.rank = rank;
   g.batched = dim == rank + 2;
@@ -87,8 +87,8 @@ void set_windows(const std::string& name, const PoolArguments& arguments, PoolGe
   const IntList dilation = expanded(name, "dilation", arguments.dilation, rank);
   CNNOPS_CHECK(all_positive(kernel), "kernel size should be greater than zero, but got ",
                by_axis("k", kernel));
-  CNNOPS_CHECK(std::count(stride.begin(), stride.end(), 0) == 0, "stride should not be zero, but got ",
-               by_axis("d", stride));
+  CNNOPS_CHECK(std::count(stride.begin(), stride.end(), 0) == 0,
+               "stride should not be zero, but got ", by_axis("d", stride));
   CNNOPS_CHECK(all_positive(stride), "stride should be greater than zero, but got ",
                by_axis("d", stride));
   CNNOPS_CHECK(all_positive(dilation), "dilation should be greater than zero, but got ",
@@ -206,8 +206,8 @@ PoolGeometry adaptive_pool_geometry(const std::string& name, AdaptiveKind kind,
   const size_t from = kind == AdaptiveKind::kAverage && rank < 3 ? input_sizes.size() - rank : 1;
   for (size_t i = from; i < input_sizes.size() && !mean; ++i) {
     CNNOPS_CHECK(input_sizes[i] > 0, torch_name(name, rank),
-                 "(): Expected input to have non-zero size for non-batch dimensions, but input has ",
-                 "sizes ", input_sizes, " with dimension ", i, " being empty");
+                 "(): Expected input to have non-zero size for non-batch dimensions, but input ",
+                 "has sizes ", input_sizes, " with dimension ", i, " being empty");
   }
   for (int i = 0; i < rank; ++i) g.axis[3 - rank + i].output = output_size[i];
   set_adaptive(&g);
@@ -313,7 +313,8 @@ AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse) 
     const int64_t start = o * axis.stride - axis.padding;
     const int64_t stop = start + axis.dilation * (axis.kernel - 1) + 1;
     // The first tap inside the input: padding is skipped in whole steps of the dilation.
-    begin = start >= 0 ? start : start + (-start + axis.dilation - 1) / axis.dilation * axis.dilation;
+    begin = start;
+    if (start < 0) begin += (-start + axis.dilation - 1) / axis.dilation * axis.dilation;
     end = std::min(stop, axis.input);
     if (count == WindowCount::kInput) windows.count[o] = std::max<int64_t>(end - begin, 0);
     if (count == WindowCount::kPadded) {

@@ -1,9 +1,9 @@
 // avg_pool and adaptive_avg_pool: the mean of each window, and the gradient of both.
 //
-// Forward: the sums of pool_row.h and pool_pixel.h, divided once. Backward is a gather: the gradient
-// of an input is the sum over the windows it lies in, so every element is written once, by one
-// task, in one order. A row of inputs first sums the rows of outputs above it, each divided by its
-// divisor, and then spreads that sum along W.
+// Forward: the sums of pool_row.h and pool_pixel.h, divided once. Backward is a gather: the
+// gradient of an input is the sum over the windows it lies in, so every element is written once, by
+// one task, in one order. A row of inputs first sums the rows of outputs above it, each divided by
+// its divisor, and then spreads that sum along W.
 
 /// What the sums of the windows are divided by.
 template <class T>
