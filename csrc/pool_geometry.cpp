@@ -7,8 +7,11 @@ namespace {
 
 constexpr const char* kLetters = "THW";
 
-/// "max_pool" of rank 2 is torch's "max_pool2d".
-std::string torch_name(const std::string& name, int64_t rank) { return join(name, rank, "d"); }
+/// "max_pool" of rank 2 is torch's "max_pool2d", "avg_pool_backward" its "avg_pool2d_backward".
+std::string torch_name(const std::string& name, int64_t rank) {
+  const size_t at = std::min(name.find("_backward"), name.size());
+  return join(name.substr(0, at), rank, "d", name.substr(at));
+}
 
 /// Values of one parameter by axis as torch prints them: "kH: 3 kW: 2".
 std::string by_axis(const char* prefix, const IntList& values) {
@@ -34,8 +37,8 @@ PoolGeometry tensor_geometry(const std::string& name, const IntList& sizes, int 
                              int64_t PoolAxis::* side) {
   const int dim = static_cast<int>(sizes.size());
   CNNOPS_CHECK(dim == rank + 1 || dim == rank + 2, torch_name(name, rank), ": Expected ", rank + 1,
-               "D or ", rank + 2, "D (batch mode) tensor with optional 0 dim batch size for input, ",
-               "but got:", sizes);
+               "D or ", rank + 2,
+               "D (batch mode) tensor with optional 0 dim batch size for input, but got:", sizes);
   PoolGeometry g;
   g.rank = rank;
   g.batched = dim == rank + 2;
@@ -84,8 +87,8 @@ void set_windows(const std::string& name, const PoolArguments& arguments, PoolGe
   const IntList dilation = expanded(name, "dilation", arguments.dilation, rank);
   CNNOPS_CHECK(all_positive(kernel), "kernel size should be greater than zero, but got ",
                by_axis("k", kernel));
-  CNNOPS_CHECK(std::count(stride.begin(), stride.end(), 0) == 0, "stride should not be zero, but got ",
-               by_axis("d", stride));
+  CNNOPS_CHECK(std::count(stride.begin(), stride.end(), 0) == 0,
+               "stride should not be zero, but got ", by_axis("d", stride));
   CNNOPS_CHECK(all_positive(stride), "stride should be greater than zero, but got ",
                by_axis("d", stride));
   CNNOPS_CHECK(all_positive(dilation), "dilation should be greater than zero, but got ",
@@ -203,8 +206,8 @@ PoolGeometry adaptive_pool_geometry(const std::string& name, AdaptiveKind kind,
   const size_t from = kind == AdaptiveKind::kAverage && rank < 3 ? input_sizes.size() - rank : 1;
   for (size_t i = from; i < input_sizes.size() && !mean; ++i) {
     CNNOPS_CHECK(input_sizes[i] > 0, torch_name(name, rank),
-                 "(): Expected input to have non-zero size for non-batch dimensions, but input has ",
-                 "sizes ", input_sizes, " with dimension ", i, " being empty");
+                 "(): Expected input to have non-zero size for non-batch dimensions, but input ",
+                 "has sizes ", input_sizes, " with dimension ", i, " being empty");
   }
   for (int i = 0; i < rank; ++i) g.axis[3 - rank + i].output = output_size[i];
   set_adaptive(&g);
@@ -274,8 +277,7 @@ PoolGeometry indexed_pool_geometry(const std::string& name, const IntList& small
   for (int64_t size : plane_size) {
     CNNOPS_CHECK(size >= 0, torch_name(name, rank),
                  "(): output_size must contain non-negative spatial dimensions, but got "
-                 "output_size=",
-                 plane_size);
+                 "output_size=", plane_size);
   }
   checked_numel(plane_size);
   PoolGeometry g = tensor_geometry(name, small_sizes, rank, &PoolAxis::output);
@@ -311,7 +313,8 @@ AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse) 
     const int64_t start = o * axis.stride - axis.padding;
     const int64_t stop = start + axis.dilation * (axis.kernel - 1) + 1;
     // The first tap inside the input: padding is skipped in whole steps of the dilation.
-    begin = start >= 0 ? start : start + (-start + axis.dilation - 1) / axis.dilation * axis.dilation;
+    begin = start;
+    if (start < 0) begin += (-start + axis.dilation - 1) / axis.dilation * axis.dilation;
     end = std::min(stop, axis.input);
     if (count == WindowCount::kInput) windows.count[o] = std::max<int64_t>(end - begin, 0);
     if (count == WindowCount::kPadded) {

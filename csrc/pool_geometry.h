@@ -63,8 +63,8 @@ PoolGeometry window_pool_geometry(const std::string& name, const IntList& input_
 /// override of 0, and for windows that avg_pool does not take or whose elements overflow int64.
 int64_t checked_divisor(const PoolGeometry& g, std::optional<int64_t> divisor_override);
 
-/// window_pool_geometry seen from the other side, for backward: `grad_sizes` are those of the gradient of the
-/// output, `input_size` the spatial sizes of the input that was pooled.
+/// window_pool_geometry seen from the other side, for backward: `grad_sizes` are those of the
+/// gradient of the output, `input_size` the spatial sizes of the input that was pooled.
 PoolGeometry window_pool_backward_geometry(const std::string& name, const IntList& grad_sizes,
                                            const IntList& input_size,
                                            const PoolArguments& arguments);

@@ -1,5 +1,6 @@
 // The pooling kernels of one instruction set for one storage type, as a table of pointers, and the
-// plain structs they take. Tensors are dense: (N, C, D, H, W), or (N, D, H, W, C) for channels_last.
+// plain structs they take. Tensors are dense: (N, C, D, H, W), or (N, D, H, W, C) where
+// channels_last.
 #pragma once
 
 #include "dtype.h"

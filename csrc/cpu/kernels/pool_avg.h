@@ -1,9 +1,9 @@
 // avg_pool and adaptive_avg_pool: the mean of each window, and the gradient of both.
 //
-// Forward: the sums of pool_row.h and pool_pixel.h, divided once. Backward is a gather: the gradient
-// of an input is the sum over the windows it lies in, so every element is written once, by one
-// task, in one order. A row of inputs first sums the rows of outputs above it, each divided by its
-// divisor, and then spreads that sum along W.
+// Forward: the sums of pool_row.h and pool_pixel.h, divided once. Backward is a gather: the
+// gradient of an input is the sum over the windows it lies in, so every element is written once, by
+// one task, in one order. A row of inputs first sums the rows of outputs above it, each divided by
+// its divisor, and then spreads that sum along W.
 
 /// What the sums of the windows are divided by.
 template <class T>
@@ -193,10 +193,14 @@ void spread_row_by_windows(const PoolProblem& p, const Divisors<T>& divisors, Re
     const int64_t outputs = axis.last[x_end - 1] - first;
     if (outputs <= kRowOutputs) {
       sum_gradient_rows(p, divisors, readable, plane, d, h, first, outputs, sums);
-      for (; x < x_end; ++x) {
-        Compute<T> sum = 0;
-        for (int64_t o = axis.first[x]; o < axis.last[x]; ++o) sum += sums[o - first];
-        store_one(grad_input + x, sum);
+      const int64_t* from = axis.first;
+      const int64_t* to = axis.last;
+      for (int64_t column = x; column < x_end; ++column) {
+        const int64_t o = from[column] - first, count = to[column] - from[column];
+        Compute<T> sum = count > 0 ? sums[o] : 0;
+        if (count > 1) sum += sums[o + 1];  // windows rarely overlap more
+        for (int64_t i = 2; i < count; ++i) sum += sums[o + i];
+        store_one(grad_input + column, sum);
       }
       continue;
     }

@@ -108,7 +108,9 @@ inline void max_window(const PoolProblem& p, const T* plane, int64_t d, int64_t 
   const PoolWindows& axis = p.axis[2];
   const int64_t begin = axis.begin[w], end = axis.end[w];
   for_each_row(p, d, h, [&](int64_t row) {
-    if (axis.dilation == 1) return max_run(plane + row + begin, end - begin, row + begin, best, index);
+    if (axis.dilation == 1) {
+      return max_run(plane + row + begin, end - begin, row + begin, best, index);
+    }
     for (int64_t x = begin; x < end; x += axis.dilation) {
       max_run(plane + row + x, 1, row + x, best, index);
     }
@@ -170,7 +172,8 @@ void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices)
   const bool by_phases = Phases<T>::fit(p.axis[2]);
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
   const int64_t depth = p.axis[0].output, height = p.axis[1].output;
-  parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
+  parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
+               [&](int64_t begin, int64_t end) {
     Row row(depth, height, begin);
     for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
       if (is_global(p)) {

@@ -31,8 +31,8 @@ inline void for_each_channel_run(int64_t begin, int64_t end, const Blocks& block
   for (; c < end; ++c) singles(c);
 }
 
-/// Calls f(row, its number, first channel, last channel) for every task over `depth` x `height` rows
-/// a sample, each costing `work` visits a channel.
+/// Calls f(row, its number, first channel, last channel) for every task over the rows of
+/// `depth` x `height` a sample, each costing `work` visits a channel.
 template <class F>
 inline void for_each_row_task(const PoolProblem& p, int64_t depth, int64_t height, int64_t work,
                               const F& f) {

@@ -11,7 +11,7 @@ constexpr int64_t kScatterChannels = 64;
 constexpr int64_t kScatterTasks = 8;
 
 /// Calls f(first small element, first large element, channels, step) for the planes of every task:
-/// element i of channel c is at i * step + c from the first. (N, C, D, H, W) has one channel a call.
+/// element i of channel c is at i * step + c from the first. (N, C, D, H, W): one channel a call.
 template <class F>
 inline void for_each_plane(const IndexedProblem& p, const F& f) {
   const int64_t per_plane = p.small + p.large;
