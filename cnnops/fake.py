@@ -32,6 +32,18 @@ def _empty(
     )
 
 
+def _check_same_device(tensor: Tensor, *others: Tensor | None) -> None:
+    """RuntimeError for a meta tensor among real ones, which the dispatcher sends here too."""
+    devices = [tensor.device, *(other.device for other in others if other is not None)]
+    torch._check(
+        all(device == tensor.device for device in devices),
+        lambda: (
+            "Expected all tensors to be on the same device, but found at least two devices: "
+            f"{devices}"
+        ),
+    )
+
+
 def _with_planes(input: Tensor, rank: int, size: Ints, dtype: torch.dtype | None = None) -> Tensor:
     """A result with the batch, channels and layout of `input` and planes of `size`."""
     torch._check(
@@ -56,6 +68,7 @@ def _convolution(
             f"conv{rank}d, but got input of size: {list(input.shape)}"
         ),
     )
+    _check_same_device(input, weight, bias)
     for other in (weight, bias):
         torch._check(
             other is None or other.dtype == input.dtype,
@@ -83,6 +96,7 @@ def _(grad_output, weight, bias, input_size, stride, padding, dilation, groups, 
 
 @torch.library.register_fake("cnnops::convolution_grad_weight")
 def _(grad_output, input, kernel_size, stride, padding, dilation, groups, padding_mode):  # type: ignore[no-untyped-def]
+    _check_same_device(grad_output, input)
     rank = len(kernel_size)
     shape = (grad_output.shape[-rank - 1], input.shape[-rank - 1] // groups, *kernel_size)
     last = channels_last(grad_output, rank) or channels_last(input, rank)
@@ -113,6 +127,7 @@ def _(input, output_size):  # type: ignore[no-untyped-def]
 
 @torch.library.register_fake("cnnops::fractional_max_pool")
 def _(input, kernel_size, output_size, random_samples):  # type: ignore[no-untyped-def]
+    _check_same_device(input, random_samples)
     rank = len(output_size)
     return _with_planes(input, rank, output_size), _with_planes(
         input, rank, output_size, torch.int64
@@ -121,17 +136,20 @@ def _(input, kernel_size, output_size, random_samples):  # type: ignore[no-untyp
 
 @torch.library.register_fake("cnnops::max_pool_gather")
 def _(input, indices):  # type: ignore[no-untyped-def]
+    _check_same_device(input, indices)
     return _with_planes(indices, indices.dim() - 2, indices.shape[2:], input.dtype)
 
 
 @torch.library.register_fake("cnnops::max_pool_backward")
 def _(grad_output, indices, input_size):  # type: ignore[no-untyped-def]
+    _check_same_device(grad_output, indices)
     # The indices lie as the input of the pooling did; a gradient can come in any layout.
     return _with_planes(indices, len(input_size), input_size, grad_output.dtype)
 
 
 @torch.library.register_fake("cnnops::max_unpool")
 def _(input, indices, output_size):  # type: ignore[no-untyped-def]
+    _check_same_device(input, indices)
     return _with_planes(input, len(output_size), output_size)
 
 

@@ -225,6 +225,8 @@ def test_torch_function_is_honoured(call):
     assert getattr(C, seen[0].__name__) is seen[0]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_what_has_no_kernels_is_refused_with_the_reason():
     with pytest.raises(UnsupportedError, match="complex64"):
         C.conv2d(X.cfloat(), W.cfloat())

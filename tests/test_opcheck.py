@@ -110,3 +110,19 @@ def test_fake_sizes_in_ceil_mode(name, rank):
                 rest = ((1,) * rank, True) if name == "max_pool" else (True, True, None)
                 op = getattr(OPS, name)
                 assert op(x.to("meta"), *each, *rest).shape == op(x, *each, *rest).shape
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in NAMES
+        if sum(isinstance(a, Tensor) for a in samples("contiguous", 2)[name]) > 1
+    ],
+)
+def test_a_meta_tensor_among_real_ones_is_refused(name):
+    args = list(samples("contiguous", 2)[name])
+    for position in [i for i, value in enumerate(args) if isinstance(value, Tensor)]:
+        mixed = [value.to("meta") if i == position else value for i, value in enumerate(args)]
+        with pytest.raises(RuntimeError, match="same device"):
+            getattr(OPS, name)(*mixed)
