@@ -73,6 +73,9 @@ struct WeightStrides {
   int64_t axis[kAxes] = {0, 0, 0};
 };
 
+/// Direct kernels keep the phases of so large a stride at most.
+constexpr int64_t kMaxDirectStep = 4;
+
 /// The sizes that both contractions share.
 struct ContractionShape {
   int64_t batch = 1;

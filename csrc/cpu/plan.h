@@ -15,58 +15,64 @@ enum class Algorithm {
 
 namespace plan {
 
-/// Direct kernels gather whole source rows, the phases of the stride apart: with far strides or
-/// dilations most of a gathered row would go unused. Such shapes go to the GEMM.
-constexpr int64_t kMaxDirectStep = 4;
+/// Direct kernels gather whole source rows, the phases of the stride apart: with far dilations most of
+/// a gathered row would go unused. Such shapes, and far strides, go to the GEMM.
 constexpr int64_t kMaxDirectSpan = 512;
 
+/// A band of one source channel and destination row must stay near the size of an L2 cache.
+constexpr int64_t kMaxBandElements = int64_t(1) << 17;
+
 inline bool fits_bands(const ContractionShape& shape) {
-  for (int axis = 1; axis < kAxes; ++axis) {
-    const Walk& walk = shape.walk[axis];
-    if (walk.step > kMaxDirectStep) return false;
+  int64_t span[2];
+  for (int i = 0; i < 2; ++i) {
+    const Walk& walk = shape.walk[1 + i];
     int64_t low = walk.taps[0].offset, high = low;
     for (int64_t t = 1; t < walk.tap_count; ++t) {
       low = walk.taps[t].offset < low ? walk.taps[t].offset : low;
       high = walk.taps[t].offset > high ? walk.taps[t].offset : high;
     }
-    if (high - low > kMaxDirectSpan) return false;
+    span[i] = high - low;
+    if (walk.step > kMaxDirectStep || span[i] > kMaxDirectSpan) return false;
   }
-  // A band of one row must stay near the size of an L2 cache.
-  const Walk& width = shape.walk[2];
-  return (width.count + kMaxDirectSpan) * width.step * shape.depth * shape.walk[0].tap_count *
-             shape.walk[1].tap_count <=
-         int64_t(1) << 17;
+  const int64_t row = (shape.walk[2].count + span[1]) * shape.walk[2].step;
+  return row * (span[0] + 1) * shape.walk[0].tap_count <= kMaxBandElements;
 }
 
-/// From this width on a GEMM that folds rows into its panel uses its lanes no better.
-constexpr int64_t kMinDirectWidth = 12;
-/// Up to so many source channels gathering im2col rows costs more than the GEMM's better tile saves.
-constexpr int64_t kMaxDirectDepth = 4;
+/// Narrower rows leave most lanes of a register unused; a GEMM folds rows into its panel.
+constexpr int64_t kMinDirectWidth = 8;
+
+/// With so few channels on one side of a group a GEMM spends more on gathering im2col than it saves.
+constexpr int64_t kFewChannels = 8;
+
+/// From this many destination channels in a group on they fill registers.
+constexpr int64_t kMinChannelsInRegister = 8;
+
+/// The direct weight kernel passes over grad once for each pair of channels: only so many pairs.
+constexpr int64_t kMaxDirectPairs = 16;
 
 }  // namespace plan
 
 /// The kernel for a forward or input-gradient contraction.
 inline Algorithm choose_algorithm(const ContractionShape& shape, bool channels_last) {
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
-  if (channels_last) {
-    return depthwise ? Algorithm::depthwise_channels_last : Algorithm::gemm_channels_last;
+  if (channels_last && depthwise) return Algorithm::depthwise_channels_last;
+  if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
+    return Algorithm::gemm_channels_last;
   }
-  const bool wide = shape.walk[2].count >= plan::kMinDirectWidth;
-  const bool few = shape.depth <= plan::kMaxDirectDepth && (wide || depthwise) && shape.taps() > 1;
-  return (few || depthwise) && plan::fits_bands(shape) ? Algorithm::direct_planar
-                                                       : Algorithm::gemm_planar;
+  const bool few = shape.depth <= plan::kFewChannels || shape.rows <= plan::kFewChannels;
+  const bool direct = few && shape.taps() > 1 && shape.walk[2].count >= plan::kMinDirectWidth;
+  return (direct || depthwise) && plan::fits_bands(shape) ? Algorithm::direct_planar
+                                                          : Algorithm::gemm_planar;
 }
 
 /// The kernel for a weight-gradient contraction.
 inline Algorithm choose_weight_algorithm(const ContractionShape& shape, bool channels_last) {
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
-  if (channels_last) {
-    return depthwise ? Algorithm::depthwise_channels_last : Algorithm::gemm_channels_last;
-  }
-  // The direct kernel passes over the band once for each pair of channels.
-  const bool few = shape.rows * shape.depth <= 16 && shape.walk[2].count >= plan::kMinDirectWidth;
-  return (few || depthwise) && plan::fits_bands(shape) ? Algorithm::direct_planar
-                                                       : Algorithm::gemm_planar;
+  if (channels_last && depthwise) return Algorithm::depthwise_channels_last;
+  const bool few = shape.rows * shape.depth <= plan::kMaxDirectPairs &&
+                   shape.walk[2].count >= plan::kMinDirectWidth;
+  if ((few || depthwise) && plan::fits_bands(shape)) return Algorithm::direct_planar;
+  return channels_last ? Algorithm::gemm_channels_last : Algorithm::gemm_planar;
 }
 
 }  // namespace cnnops

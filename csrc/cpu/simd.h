@@ -213,6 +213,49 @@ inline void store_partial(T* to, Vec<Accumulator<T>> v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = narrow<T>(v[i]);
 }
 
+// ---- elements that lie `stride` apart -----------------------------------------------------------
+
+/// Like load_wide for elements `stride` apart.
+template <class T>
+inline Vec<Accumulator<T>> load_strided(const T* from, int64_t stride) {
+  using A = Accumulator<T>;
+#if defined(__AVX512F__) || defined(__AVX2__)
+  if constexpr (sizeof(T) == 4 && sizeof(A) == 4) {
+    if (stride <= INT32_MAX / kLanes<T>) {
+      Vec<int32_t> lane;
+      for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+      lane *= broadcast(int32_t(stride));
+#if defined(__AVX512F__)
+      return (Vec<A>)_mm512_i32gather_epi32((__m512i)lane, (const int*)from, 4);
+#else
+      return (Vec<A>)_mm256_i32gather_epi32((const int*)from, (__m256i)lane, 4);
+#endif
+    }
+  }
+#endif
+  Vec<A> v;
+  for (int i = 0; i < kLanes<A>; ++i) v[i] = widen(from[i * stride]);
+  return v;
+}
+
+/// Like store_narrow to every second element; what lies between is left alone.
+template <class T>
+inline void store_every_second(T* to, Vec<Accumulator<T>> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && sizeof(Accumulator<T>) == 4) {
+    Vec<int32_t> low, high;
+    for (int i = 0; i < 16; ++i) {
+      low[i] = i / 2;
+      high[i] = 8 + i / 2;
+    }
+    _mm512_mask_storeu_epi32(to, 0x5555, (__m512i)__builtin_shuffle(v, low));
+    _mm512_mask_storeu_epi32(to + 16, 0x5555, (__m512i)__builtin_shuffle(v, high));
+    return;
+  }
+#endif
+  for (int i = 0; i < kLanes<Accumulator<T>>; ++i) to[2 * i] = narrow<T>(v[i]);
+}
+
 // ---- rearranging registers ----------------------------------------------------------------------
 
 /// One round of `transpose`: swaps the off-diagonal kHalf x kHalf blocks of every 2 kHalf square.

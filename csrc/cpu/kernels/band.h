@@ -15,7 +15,12 @@ struct BandLayout {
   int64_t span[2];   // largest minus smallest
   int64_t phase;     // elements of one phase of a row
   int64_t row;       // elements of a row
+  int64_t depth;     // source channels of a band
   int64_t max_rows;  // destination rows of a band
+
+  // Each phase as a walk of its own, and its positions inside the source.
+  Walk phases[kMaxDirectStep];
+  Inside inside[kMaxDirectStep];
 
   /// Source rows under `count` destination rows.
   int64_t rows(const Walk& height, int64_t count) const {
@@ -26,10 +31,17 @@ struct BandLayout {
     const int64_t offset = width.taps[tap].offset - low[1];
     return offset % width.step * phase + offset / width.step;
   }
+  /// Elements of the largest band.
+  int64_t size(const ContractionShape& shape) const {
+    return depth * shape.walk[0].tap_count * rows(shape.walk[1], max_rows) * row;
+  }
 };
 
-/// `lanes` elements of `bytes` each make a register.
-inline BandLayout lay_out_band(const ContractionShape& shape, int64_t lanes, int64_t bytes) {
+/// The layout of bands of accumulators A. Bands that would be too large with every source channel
+/// hold only some.
+template <class A>
+BandLayout lay_out_band(const ContractionShape& shape) {
+  constexpr int lanes = kLanes<A>;
   BandLayout band;
   for (int axis = 0; axis < 2; ++axis) {
     const Walk& walk = shape.walk[1 + axis];
@@ -46,45 +58,53 @@ inline BandLayout lay_out_band(const ContractionShape& shape, int64_t lanes, int
   // Kernels read whole blocks of registers: up to one block past the last destination.
   band.phase = round_up(width.count + band.span[1] / width.step + 1, lanes) + lanes * kBandVectors;
   band.row = band.phase * width.step;
-  const int64_t row_bytes = band.row * bytes * shape.depth * shape.walk[0].tap_count;
-  const int64_t rows = kBandBytes / row_bytes;
+
+  // As many channels as leave room for two destination rows, then as many rows as fit.
+  const int64_t channel_row = band.row * int64_t(sizeof(A)) * shape.walk[0].tap_count;
+  const int64_t channels = kBandBytes / (channel_row * band.rows(height, 2));
+  band.depth = channels < 1 ? 1 : channels < shape.depth ? channels : shape.depth;
+  const int64_t rows = kBandBytes / (channel_row * band.depth);
   band.max_rows = rows <= band.span[0] ? 1 : (rows - band.span[0] - 1) / height.step + 1;
   band.max_rows = band.max_rows < height.count ? band.max_rows : height.count;
+
+  const int64_t positions = (width.count - 1) * width.step + band.span[1] + 1;
+  for (int64_t phase = 0; phase < width.step; ++phase) {
+    Walk& walk = band.phases[phase];
+    walk = width;
+    walk.count = phase < positions ? (positions - 1 - phase) / width.step + 1 : 0;
+    const int64_t offset = band.low[1] + phase;
+    band.inside[phase] = {walk.inside_begin(offset), walk.inside_end(offset)};
+  }
   return band;
 }
 
 /// One row of a band from a source row of elements `stride` apart; null reads as zeros.
 template <class T>
-void gather_band_row(const BandLayout& band, const Walk& width, const T* row, int64_t stride,
-                     Accumulator<T>* to) {
+void gather_band_row(const BandLayout& band, const T* row, int64_t stride, Accumulator<T>* to) {
   if (row == nullptr) return fill(to, band.row, Accumulator<T>(0));
-  const int64_t positions = (width.count - 1) * width.step + band.span[1] + 1;
-  for (int64_t phase = 0; phase < width.step; ++phase, to += band.phase) {
-    Walk of_phase = width;
-    of_phase.count = phase < positions ? (positions - 1 - phase) / width.step + 1 : 0;
-    const int64_t offset = band.low[1] + phase;
-    const Inside inside{of_phase.inside_begin(offset), of_phase.inside_end(offset)};
-    gather_run(of_phase, inside, offset, 0, of_phase.count, row, stride, to);
-    fill(to + of_phase.count, band.phase - of_phase.count, Accumulator<T>(0));
+  for (int64_t phase = 0; phase < band.phases[0].step; ++phase, to += band.phase) {
+    const Walk& walk = band.phases[phase];
+    gather_run(walk, band.inside[phase], band.low[1] + phase, 0, walk.count, row, stride, to);
+    fill(to + walk.count, band.phase - walk.count, Accumulator<T>(0));
   }
 }
 
-/// The band under destination rows [first, first + count) at depth `d`; `source` is channel 0 of the
-/// group in the image.
+/// The band of `channels` source channels under destination rows [first, first + count) at depth `d`;
+/// `source` is the first of the channels in the image.
 template <class T>
 void gather_band(const ContractionShape& shape, const BandLayout& band, const T* source,
-                 const Strides& strides, int64_t d, int64_t first, int64_t count,
+                 const Strides& strides, int64_t channels, int64_t d, int64_t first, int64_t count,
                  Accumulator<T>* to) {
   const Walk* walk = shape.walk;
   const int64_t rows = band.rows(walk[1], count);
-  for (int64_t c = 0; c < shape.depth; ++c) {
+  for (int64_t c = 0; c < channels; ++c) {
     for (int64_t td = 0; td < walk[0].tap_count; ++td) {
       const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
       const T* plane = source + c * strides.channel + z * strides.axis[0];
       for (int64_t r = 0; r < rows; ++r, to += band.row) {
         const int64_t y = walk[1].resolve(first * walk[1].step + band.low[0] + r);
         const T* row = z < 0 || y < 0 ? nullptr : plane + y * strides.axis[1];
-        gather_band_row(band, walk[2], row, strides.axis[2], to);
+        gather_band_row(band, row, strides.axis[2], to);
       }
     }
   }

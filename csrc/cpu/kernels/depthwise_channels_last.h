@@ -1,8 +1,8 @@
 // Depthwise convolution (one source and one destination channel a group), vectors along channels.
 //
-// An item is a row of destination pixels. Pixels whose taps all read inside the source go four at a
-// time, so that a loaded weight vector serves four of them; border pixels go alone, with the taps that
-// read padding left out. Weights are repacked to [tap][channel]. Channels that do not fill a register
+// An item is a row of destination pixels. Pixels go four at a time, so that a loaded weight vector
+// serves four of them; for taps that read zeros at some of the four, only the others are added. Padding
+// that reads inside the source has no such order: those pixels go alone. Weights are repacked to [tap][channel]. Channels that do not fill a register
 // are covered by a last register that overlaps the one before; fewer than one register of them by
 // partial loads.
 
@@ -13,7 +13,8 @@ template <class T>
 struct DepthwiseRow {
   const T* const* lines;
   int64_t line_count;
-  const int64_t* columns;  // for each tap of the width: element offset in a line; < 0: reads zero
+  const int64_t* columns;  // for each tap of the width: element offset in a line of pixel 0
+  const uint8_t* reads;    // for each tap of the width: bit i is set where pixel i reads the source
   int64_t taps_w;
   int64_t pixel;  // elements between the sources of neighbouring destinations
 };
@@ -42,13 +43,16 @@ inline void depthwise_block(const DepthwiseRow<T>& row, const Accumulator<T>* we
       continue;
     }
     for (int64_t t = 0; t < row.taps_w; ++t, weight += channels) {
-      if (row.columns[t] < 0) continue;
+      const int reads = row.reads[t];
+      if (reads == 0) continue;
       Vec<A> w[kVectors];
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) w[j] = load(weight + j * lanes);
       const T* from = base + row.columns[t] + c;
+      const bool all = reads == (1 << kPixels) - 1;
 #pragma GCC unroll 4
       for (int i = 0; i < kPixels; ++i) {
+        if (!all && (reads >> i & 1) == 0) continue;
 #pragma GCC unroll 2
         for (int j = 0; j < kVectors; ++j) sum[i][j] += w[j] * read(from + i * row.pixel + j * lanes);
       }
@@ -87,6 +91,27 @@ inline void depthwise_pixels(const DepthwiseRow<T>& row, const Accumulator<T>* w
   }
 }
 
+/// Fills `columns` and `reads` for `pixels` destinations from `w` on. False where a pixel reads padding
+/// that is not zero and is not the only one: its source is then not where its neighbours' order says.
+inline bool point_taps(const Walk& walk, int64_t w, int pixels, int64_t stride, int64_t* columns,
+                       uint8_t* reads) {
+  for (int64_t t = 0; t < walk.tap_count; ++t) {
+    const int64_t x = w * walk.step + walk.taps[t].offset;
+    columns[t] = x * stride;
+    reads[t] = 0;
+    for (int i = 0; i < pixels; ++i) {
+      const int64_t at = x + i * walk.step;
+      const int64_t position = walk.resolve(at);
+      if (position < 0) continue;
+      reads[t] |= uint8_t(1 << i);
+      if (position == at) continue;
+      if (pixels > 1) return false;
+      columns[t] = position * stride;
+    }
+  }
+  return true;
+}
+
 template <class T>
 void depthwise_channels_last(const Contraction<T>& p) {
   using A = Accumulator<T>;
@@ -109,20 +134,14 @@ void depthwise_channels_last(const Contraction<T>& p) {
     }
   }
 
-  int64_t inside_begin = 0, inside_end = walk[2].count;
-  for (int64_t t = 0; t < taps_w; ++t) {
-    const int64_t begin = walk[2].inside_begin(walk[2].taps[t].offset);
-    const int64_t end = walk[2].inside_end(walk[2].taps[t].offset);
-    inside_begin = begin > inside_begin ? begin : inside_begin;
-    inside_end = end < inside_end ? end : inside_end;
-  }
   const int64_t rows = p.batch * walk[0].count * walk[1].count;
   const int64_t row_work = walk[2].count * taps * channels;
   parallel_for(rows, ceil_div(kSmallestWork, row_work), [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(T*) * lines + sizeof(int64_t) * taps_w);
+    Scratch buffer(sizeof(T*) * lines + (sizeof(int64_t) + 1) * taps_w);
     const T** line_table = buffer.as<const T*>();
     int64_t* columns = reinterpret_cast<int64_t*>(line_table + lines);
-    const DepthwiseRow<T> row{line_table, lines, columns, taps_w, walk[2].step * from.axis[2]};
+    uint8_t* reads = reinterpret_cast<uint8_t*>(columns + taps_w);
+    const DepthwiseRow<T> row{line_table, lines, columns, reads, taps_w, walk[2].step * from.axis[2]};
     for (int64_t item = begin; item < end; ++item) {
       const int64_t h = item % walk[1].count, d = item / walk[1].count % walk[0].count;
       const int64_t image = item / walk[1].count / walk[0].count;
@@ -137,18 +156,15 @@ void depthwise_channels_last(const Contraction<T>& p) {
       }
       T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
       for (int64_t w = 0; w < walk[2].count;) {
-        const bool inside = w >= inside_begin && w + kDepthwisePixels <= inside_end;
-        for (int64_t t = 0; t < taps_w; ++t) {
-          const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[t].offset);
-          columns[t] = x < 0 ? -1 : x * from.axis[2];
-        }
+        const bool four = w + kDepthwisePixels <= walk[2].count && point_taps(walk[2], w, kDepthwisePixels, from.axis[2], columns, reads);
+        if (!four) point_taps(walk[2], w, 1, from.axis[2], columns, reads);
         T* pixel = to + w * dest.axis[2];
-        if (inside) {
+        if (four) {
           depthwise_pixels<T, kDepthwisePixels>(row, weight, bias, pitch, channels, pixel, dest.axis[2]);
         } else {
           depthwise_pixels<T, 1>(row, weight, bias, pitch, channels, pixel, dest.axis[2]);
         }
-        w += inside ? kDepthwisePixels : 1;
+        w += four ? kDepthwisePixels : 1;
       }
     }
   });

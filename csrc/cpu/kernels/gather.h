@@ -51,6 +51,7 @@ inline void copy_strided(const T* from, int64_t stride, int64_t count, Accumulat
     }
     for (; i < count; ++i) to[i] = widen(from[2 * i]);
   } else {
+    for (; i + lanes <= count; i += lanes) store(to + i, load_strided(from + i * stride, stride));
     for (; i < count; ++i) to[i] = widen(from[i * stride]);
   }
 }
@@ -78,9 +79,12 @@ inline void gather_run(const Walk& walk, const Inside& inside, int64_t offset, i
   const int64_t begin = inside.begin < first ? first : inside.begin > last ? last : inside.begin;
   const int64_t end = inside.end < begin ? begin : inside.end > last ? last : inside.end;
   const auto border = [&](int64_t from, int64_t until) {
+    if (walk.mode == PaddingMode::zeros) {
+      for (int64_t j = from; j < until; ++j) to[j - first] = Accumulator<T>(0);
+      return;
+    }
     for (int64_t j = from; j < until; ++j) {
-      const int64_t position = walk.resolve(j * walk.step + offset);
-      to[j - first] = position < 0 ? Accumulator<T>(0) : widen(row[position * stride]);
+      to[j - first] = widen(row[walk.resolve(j * walk.step + offset) * stride]);
     }
   };
   border(first, begin);

@@ -5,7 +5,8 @@
 // per pixel and tap, straight into the source, or to a row of zeros where padding is read. Weights are
 // packed once per call as [group][column block][tap][channel][kTileColumns] and shared by all threads.
 // Items are (group, block of kPixelBlock pixels, column block); K is cut so that the slice of packed
-// weights stays in L2 while all pixel tiles of the item use it.
+// weights stays in L2 while all pixel tiles of the item use it. With few source channels (images) the
+// taps of a kernel row, which lie side by side in the source, count as one tap of more channels.
 
 constexpr int64_t kPixelBlock = 8 * kTileRows;
 constexpr int64_t kChannelBlock = 256;
@@ -83,31 +84,76 @@ void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulat
   });
 }
 
-/// One pointer for each tap and pixel of a block, [pixel tile][tap][kTileRows].
+/// True when all taps of a kernel row read one contiguous run of the source, and are few enough
+/// channels that running over them alone would mostly be overhead.
+inline bool kernel_rows_are_runs(const ContractionShape& shape, const Strides& source) {
+  const Walk& width = shape.walk[2];
+  if (shape.groups > 1 || source.axis[2] != shape.depth || shape.depth >= 16) return false;
+  for (int64_t t = 1; t < width.tap_count; ++t) {
+    if (width.taps[t].offset != width.taps[0].offset + t) return false;
+  }
+  return width.tap_count > 1;
+}
+
+/// Where the pixels of a block read: one pointer for each pixel and tap, [pixel tile][tap][kTileRows].
 template <class T>
-void point_to_pixels(const Contraction<T>& p, const T* source, const T* zeros, int64_t first,
-                     int64_t count, const T** to) {
-  const Walk* walk = p.walk;
-  const int64_t taps = p.taps();
-  const int64_t width = walk[2].count, height = walk[1].count, depth = walk[0].count;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t pixel = first + i, w = pixel % width, row = pixel / width;
-    const int64_t h = row % height, d = row / height % depth, image = row / height / depth;
-    const T* base = source + image * p.source_strides.batch;
-    const T** out = to + i / kTileRows * taps * kTileRows + i % kTileRows;
-    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-      for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-        const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-        const T* line = base + z * p.source_strides.axis[0] + y * p.source_strides.axis[1];
-        for (int64_t tw = 0; tw < walk[2].tap_count; ++tw, out += kTileRows) {
-          const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[tw].offset);
-          *out = z < 0 || y < 0 || x < 0 ? zeros : line + x * p.source_strides.axis[2];
+struct PixelPointers {
+  const Contraction<T>& p;
+  bool merged;     // the taps of a kernel row are one tap
+  const T* zeros;  // what padding reads: a whole tap
+  T* border;       // merged: space for kernel rows that are partly padding
+
+  int64_t lines() const { return p.walk[0].tap_count * p.walk[1].tap_count; }
+  int64_t taps() const { return merged ? lines() : p.taps(); }
+  int64_t depth() const { return merged ? p.walk[2].tap_count * p.depth : p.depth; }
+
+  /// Points pixels [first, first + count) of a group whose channel 0 is at `source`.
+  void point(const T* source, int64_t first, int64_t count, const T** to) const {
+    const Walk* walk = p.walk;
+    const int64_t width = walk[2].count, height = walk[1].count, planes = walk[0].count;
+    T* spare = border;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t pixel = first + i, w = pixel % width, row = pixel / width;
+      const int64_t h = row % height, d = row / height % planes, image = row / height / planes;
+      const T* base = source + image * p.source_strides.batch;
+      const T** out = to + i / kTileRows * taps() * kTileRows + i % kTileRows;
+      for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+        const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+        for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+          const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+          const T* line = base + z * p.source_strides.axis[0] + y * p.source_strides.axis[1];
+          if (z < 0 || y < 0) line = nullptr;
+          if (merged) {
+            *out = kernel_row(line, w, spare);
+            out += kTileRows;
+            continue;
+          }
+          for (int64_t tw = 0; tw < walk[2].tap_count; ++tw, out += kTileRows) {
+            const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[tw].offset);
+            *out = line == nullptr || x < 0 ? zeros : line + x * p.source_strides.axis[2];
+          }
         }
       }
     }
   }
-}
+
+ private:
+  /// The taps of one kernel row of destination `w`; a copy, taken from `spare`, where padding is in it.
+  const T* kernel_row(const T* line, int64_t w, T*& spare) const {
+    if (line == nullptr) return zeros;
+    const Walk& walk = p.walk[2];
+    const int64_t x = w * walk.step + walk.taps[0].offset;
+    if (x >= 0 && x + walk.tap_count <= walk.size) return line + x * p.depth;
+    T* row = spare;
+    spare += depth();
+    for (int64_t t = 0; t < walk.tap_count; ++t) {
+      const int64_t position = walk.resolve(x + t);
+      const T* from = position < 0 ? zeros : line + position * p.depth;
+      for (int64_t c = 0; c < p.depth; ++c) row[t * p.depth + c] = from[c];
+    }
+    return row;
+  }
+};
 
 /// Adds the bias to the sums of pixels [first, first + count), `pitch` apart, and stores `channels`
 /// destination channels of each from `channel` on.
@@ -137,30 +183,32 @@ void gemm_channels_last(const Contraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int64_t columns = kTileColumns<A>;
   constexpr bool in_place = __is_same(T, A);
-  const int64_t taps = p.taps(), inner = p.depth * taps, pixels = p.batch * p.pixels();
+  const bool merged = kernel_rows_are_runs(p, p.source_strides);
+  const PixelPointers<T> counts{p, merged, nullptr, nullptr};
+  const int64_t taps = counts.taps(), depth = counts.depth(), inner = taps * depth;
+  const int64_t pixels = p.batch * p.pixels();
   const int64_t pixel_blocks = ceil_div(pixels, kPixelBlock);
   const int64_t column_blocks = ceil_div(p.rows, columns);
   const int64_t padded_rows = round_up(p.rows, kLanes<A>);
   // A slice of K: some channels of one tap, or all channels of some taps.
-  const int64_t run = p.depth < kChannelBlock ? p.depth : kChannelBlock;
-  const int64_t tap_block = p.depth > run ? 1 : ceil_div(kChannelBlock, run);
+  const int64_t run = depth < kChannelBlock ? depth : kChannelBlock;
+  const int64_t tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
 
   Scratch weights(sizeof(A) * p.groups * padded_rows * inner);
-  Scratch tables(sizeof(int64_t) * taps);
+  Scratch tables(sizeof(int64_t) * p.taps());
   tap_offsets(p, p.weight_strides, tables.as<int64_t>());
   pack_weight_columns(p, tables.as<int64_t>(), weights.as<A>());
-  Scratch zero_row(sizeof(T) * p.depth);
-  T* zeros = zero_row.as<T>();
-  memset(static_cast<void*>(zeros), 0, sizeof(T) * p.depth);
+  Scratch zero_tap(sizeof(T) * depth);
+  memset(zero_tap.as<void>(), 0, sizeof(T) * depth);
 
   parallel_for(p.groups * pixel_blocks * column_blocks, 1, [&](int64_t begin, int64_t end) {
-    const int64_t slice = tap_block * run;
-    Scratch pointers(sizeof(T*) * (kPixelBlock * taps + kTileRows * tap_block));
-    Scratch buffer(sizeof(A) * (kPixelBlock * columns + (in_place ? 0 : kTileRows * slice)));
-    const T** pixel_rows = pointers.as<const T*>();
-    [[maybe_unused]] auto wide_rows = reinterpret_cast<const A**>(pixel_rows + kPixelBlock * taps);
-    A* sums = buffer.as<A>();
-    [[maybe_unused]] A* widened = sums + kPixelBlock * columns;
+    Scratch pointer_table(sizeof(T*) * (kPixelBlock * taps + kTileRows * tap_block));
+    Scratch sum_buffer(sizeof(A) * kPixelBlock * columns);
+    Scratch border(merged ? sizeof(T) * kPixelBlock * inner : 0);
+    Scratch widened(in_place ? 0 : sizeof(A) * kTileRows * tap_block * run);
+    const PixelPointers<T> pointers{p, merged, zero_tap.as<T>(), border.as<T>()};
+    const T** pixel_rows = pointer_table.as<const T*>();
+    A* sums = sum_buffer.as<A>();
     int64_t pointed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / (pixel_blocks * column_blocks);
@@ -171,32 +219,32 @@ void gemm_channels_last(const Contraction<T>& p) {
       const int vectors = vectors_for<A>(width);
       if (pointed != item / column_blocks) {
         pointed = item / column_blocks;
-        point_to_pixels(p, p.source + group * p.depth, zeros, first, count, pixel_rows);
+        pointers.point(p.source + group * p.depth, first, count, pixel_rows);
       }
       const A* packed = weights.as<A>() + (group * padded_rows + column) * inner;
       for (int64_t tap = 0; tap < taps; tap += tap_block) {
         const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
-        for (int64_t c = 0; c < p.depth; c += run) {
-          const int64_t channels = p.depth - c < run ? p.depth - c : run;
+        for (int64_t c = 0; c < depth; c += run) {
+          const int64_t channels = depth - c < run ? depth - c : run;
           const bool accumulate = tap > 0 || c > 0;
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
             const T** from = pixel_rows + (i * taps + tap * kTileRows);
-            const A* slice_of_weights = packed + (tap * p.depth + c) * width;
+            const A* slice = packed + (tap * depth + c) * width;
             A* to = sums + i * width;
             if constexpr (in_place) {
-              multiply<A>({from, c, tap_count, channels, 1, slice_of_weights}, to, width, accumulate,
-                          rows, vectors);
+              multiply<A>({from, c, tap_count, channels, 1, slice}, to, width, accumulate, rows, vectors);
             } else {
+              auto wide_rows = reinterpret_cast<const A**>(pixel_rows + kPixelBlock * taps);
               for (int64_t t = 0; t < tap_count; ++t) {
                 for (int r = 0; r < rows; ++r) {
-                  A* wide = widened + (t * kTileRows + r) * channels;
+                  A* wide = widened.as<A>() + (t * kTileRows + r) * channels;
                   copy_strided(from[t * kTileRows + r] + c, 1, channels, wide);
                   wide_rows[t * kTileRows + r] = wide;
                 }
               }
-              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice_of_weights}, to, width,
-                          accumulate, rows, vectors);
+              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice}, to, width, accumulate, rows,
+                          vectors);
             }
           }
         }

@@ -90,6 +90,10 @@ inline void store_run(const Accumulator<T>* sums, Accumulator<T> bias, int64_t c
     if (i < count) store_partial(to + i, load_partial(sums + i, count - i) + add, count - i);
     return;
   }
+  if (stride == 2) {
+    const Vec<A> add = broadcast(bias);
+    for (; i + lanes <= count; i += lanes) store_every_second(to + 2 * i, load(sums + i) + add);
+  }
   for (; i < count; ++i) to[i * stride] = narrow<T>(sums[i] + bias);
 }
 

@@ -65,9 +65,7 @@ void weight_direct_planar(const WeightContraction<T>& p) {
   constexpr int lanes = kLanes<A>;
   const Walk* walk = p.walk;
   const int64_t taps = p.taps(), taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
-  const BandLayout band = lay_out_band(p, lanes, sizeof(A));
-  const int64_t most_rows = band.rows(walk[1], band.max_rows);
-  const int64_t planes = p.depth * walk[0].tap_count;
+  const BandLayout band = lay_out_band<A>(p);
   const int64_t grad_row = round_up(walk[2].count, lanes);
   const int64_t group_sums = p.rows * p.depth * taps;
   const int64_t splits = choose_splits(p.groups, p.batch, sizeof(A) * p.groups * group_sums);
@@ -79,10 +77,9 @@ void weight_direct_planar(const WeightContraction<T>& p) {
   Scratch workspace(sizeof(A) * splits * p.groups * group_sums);
   const int64_t item_work = images * p.pixels() * group_sums;
   parallel_for(p.groups * splits, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(A) * (planes * most_rows * band.row + band.max_rows * grad_row +
-                                group_sums * lanes));
+    Scratch buffer(sizeof(A) * (band.size(p) + band.max_rows * grad_row + group_sums * lanes));
     A* rows = buffer.as<A>();
-    A* grad = rows + planes * most_rows * band.row;
+    A* grad = rows + band.size(p);
     A* sums = grad + band.max_rows * grad_row;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item % p.groups, split = item / p.groups;
@@ -95,22 +92,27 @@ void weight_direct_planar(const WeightContraction<T>& p) {
             const int64_t left = walk[1].count - first;
             const int64_t count = left < band.max_rows ? left : band.max_rows;
             const int64_t band_rows = band.rows(walk[1], count);
-            gather_band(p, band, source, p.source_strides, d, first, count, rows);
-            for (int64_t m = 0; m < p.rows; ++m) {
-              const T* from = p.grad + image * p.grad_strides.batch +
-                              (group * p.rows + m) * p.grad_strides.channel +
-                              d * p.grad_strides.axis[0] + first * p.grad_strides.axis[1];
-              for (int64_t h = 0; h < count; ++h) {
-                A* to = grad + h * grad_row;
-                copy_strided(from + h * p.grad_strides.axis[1], p.grad_strides.axis[2], walk[2].count, to);
-                fill(to + walk[2].count, grad_row - walk[2].count, A(0));
-              }
-              A* sum = sums + m * p.depth * taps * lanes;
-              for (int64_t plane = 0; plane < planes; ++plane) {
-                for (int64_t th = 0; th < taps_h; ++th, sum += taps_w * lanes) {
-                  const A* row = rows + (plane * band_rows + walk[1].taps[th].offset - band.low[0]) * band.row;
-                  correlate_taps(row, walk[1].step * band.row, starts, taps_w, grad, grad_row, count,
-                                 walk[2].count, sum);
+            for (int64_t c = 0; c < p.depth; c += band.depth) {
+              const int64_t channels = p.depth - c < band.depth ? p.depth - c : band.depth;
+              gather_band(p, band, source + c * p.source_strides.channel, p.source_strides, channels,
+                          d, first, count, rows);
+              for (int64_t m = 0; m < p.rows; ++m) {
+                const T* from = p.grad + image * p.grad_strides.batch +
+                                (group * p.rows + m) * p.grad_strides.channel +
+                                d * p.grad_strides.axis[0] + first * p.grad_strides.axis[1];
+                for (int64_t h = 0; h < count; ++h) {
+                  A* to = grad + h * grad_row;
+                  copy_strided(from + h * p.grad_strides.axis[1], p.grad_strides.axis[2],
+                               walk[2].count, to);
+                  fill(to + walk[2].count, grad_row - walk[2].count, A(0));
+                }
+                A* sum = sums + (m * p.depth + c) * taps * lanes;
+                for (int64_t plane = 0; plane < channels * walk[0].tap_count; ++plane) {
+                  for (int64_t th = 0; th < taps_h; ++th, sum += taps_w * lanes) {
+                    const int64_t line = plane * band_rows + walk[1].taps[th].offset - band.low[0];
+                    correlate_taps(rows + line * band.row, walk[1].step * band.row, starts, taps_w,
+                                   grad, grad_row, count, walk[2].count, sum);
+                  }
                 }
               }
             }

@@ -6,39 +6,69 @@
 // pixels, is copied in runs of channels straight from the source. Items are (group, panel of K,
 // split), splits as in weight_gemm_planar. grad must be dense: one distance between all pixels.
 
-/// Rows of im2col for pixels [first, first + count), elements [k, k + width) of K, `width` a row.
+/// Consecutive elements of K that lie side by side in the source when no padding is among them: some
+/// channels of a tap, or with kernel_rows_are_runs (gemm_channels_last) of several taps of a row.
+struct PanelRun {
+  int64_t tap[kAxes];  // of the first element
+  int64_t channel;     // of the first element
+  int64_t length;
+  int64_t column;  // in the panel
+};
+
+/// Cuts elements [k, k + width) of K into runs; returns how many. K may end before the panel does.
+inline int64_t cut_into_runs(const ContractionShape& shape, bool merged, int64_t k, int64_t width,
+                             PanelRun* runs) {
+  const int64_t taps_w = shape.walk[2].tap_count, taps_h = shape.walk[1].tap_count;
+  const int64_t inner = shape.depth * shape.taps();
+  const int64_t unit = merged ? taps_w * shape.depth : shape.depth;
+  const int64_t end = k + width < inner ? k + width : inner;
+  int64_t found = 0;
+  for (int64_t at = k; at < end;) {
+    const int64_t unit_end = (at / unit + 1) * unit;
+    const int64_t length = (unit_end < end ? unit_end : end) - at;
+    const int64_t tap = at / shape.depth;
+    runs[found++] = {{tap / taps_w / taps_h, tap / taps_w % taps_h, tap % taps_w},
+                     at % shape.depth, length, at - k};
+    at += length;
+  }
+  return found;
+}
+
+/// Rows of im2col for pixels [first, first + count): the elements of K in `runs`, `width` a row.
 template <class T>
 void gather_panel(const WeightContraction<T>& p, int64_t group, int64_t first, int64_t count,
-                  int64_t k, int64_t width, Accumulator<T>* to) {
+                  const PanelRun* runs, int64_t run_count, int64_t width, Accumulator<T>* to) {
   const Walk* walk = p.walk;
-  const int64_t inner = p.depth * p.taps();
   const T* source = p.source + group * p.depth;
+  const int64_t used = runs[run_count - 1].column + runs[run_count - 1].length;
   int64_t w = first % walk[2].count, row = first / walk[2].count;
   int64_t h = row % walk[1].count, plane = row / walk[1].count;
   for (int64_t i = 0; i < count; ++i, to += width) {
     const T* image = source + plane / walk[0].count * p.source_strides.batch;
     const int64_t d = plane % walk[0].count;
-    for (int64_t column = 0; column < width;) {
-      if (k + column >= inner) {
-        fill(to + column, width - column, Accumulator<T>(0));
-        break;
+    for (int64_t r = 0; r < run_count; ++r) {
+      const PanelRun& run = runs[r];
+      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[run.tap[0]].offset);
+      const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[run.tap[1]].offset);
+      if (z < 0 || y < 0) {
+        fill(to + run.column, run.length, Accumulator<T>(0));
+        continue;
       }
-      const int64_t tap = (k + column) / p.depth, c = (k + column) % p.depth;
-      const int64_t run = p.depth - c < width - column ? p.depth - c : width - column;
-      const int64_t tw = tap % walk[2].tap_count, th = tap / walk[2].tap_count % walk[1].tap_count;
-      const int64_t td = tap / walk[2].tap_count / walk[1].tap_count;
-      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-      const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-      const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[tw].offset);
-      if (z < 0 || y < 0 || x < 0) {
-        fill(to + column, run, Accumulator<T>(0));
-      } else {
-        copy_strided(image + z * p.source_strides.axis[0] + y * p.source_strides.axis[1] +
-                         x * p.source_strides.axis[2] + c,
-                     1, run, to + column);
+      const T* line = image + z * p.source_strides.axis[0] + y * p.source_strides.axis[1];
+      const int64_t x = w * walk[2].step + walk[2].taps[run.tap[2]].offset;
+      const int64_t last = x + (run.channel + run.length - 1) / p.depth;
+      if (x >= 0 && last < walk[2].size) {
+        copy_strided(line + x * p.source_strides.axis[2] + run.channel, 1, run.length, to + run.column);
+        continue;
       }
-      column += run;
+      for (int64_t j = 0; j < run.length; ++j) {
+        const int64_t position = walk[2].resolve(x + (run.channel + j) / p.depth);
+        const int64_t c = (run.channel + j) % p.depth;
+        to[run.column + j] = position < 0 ? Accumulator<T>(0)
+                                          : widen(line[position * p.source_strides.axis[2] + c]);
+      }
     }
+    fill(to + used, width - used, Accumulator<T>(0));
     if (++w == walk[2].count) {
       w = 0;
       if (++h == walk[1].count) h = 0, ++plane;
@@ -93,16 +123,19 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   const int64_t chunks_of_split = ceil_div(chunks, splits);
   const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
 
+  const bool merged = kernel_rows_are_runs(p, p.source_strides);
   Scratch workspace(sizeof(A) * splits * set);
   parallel_for(p.groups * panels * splits, 1, [&](int64_t begin, int64_t end) {
     Scratch buffer(sizeof(A) * kPixelChunk * (columns + (in_place ? 0 : p.rows)));
     A* panel = buffer.as<A>();
     [[maybe_unused]] A* widened = panel + kPixelChunk * columns;
+    PanelRun runs[columns];
     for (int64_t item = begin; item < end; ++item) {
       const int64_t split = item % splits, k = item / splits % panels * columns;
       const int64_t group = item / splits / panels;
       const int64_t width = padded_inner - k < columns ? padded_inner - k : columns;
       A* sums = workspace.as<A>() + split * set + group * p.rows * padded_inner + k;
+      const int64_t run_count = cut_into_runs(p, merged, k, width, runs);
       const int64_t chunk_begin = split * chunks_of_split;
       const int64_t chunk_end = chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
       if (chunk_begin >= chunk_end) {
@@ -111,7 +144,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
         const int64_t first = chunk * kPixelChunk;
         const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
-        gather_panel(p, group, first, count, k, width, panel);
+        gather_panel(p, group, first, count, runs, run_count, width, panel);
         const T* grad = p.grad + first * pixel + group * p.rows;
         const A* rows_of_grad;
         int64_t step;
