@@ -40,6 +40,16 @@ class Divisors {
     }
   }
 
+  /// Is multiplying by 1 / divisor the same as dividing, as for powers of two?
+  static bool inverse_is_exact(Compute<T> divisor) {
+    if constexpr (kDivideOnce) {
+      const int64_t whole = divisor < 0 ? -int64_t(divisor) : int64_t(divisor);
+      return whole != 0 && (whole & (whole - 1)) == 0;
+    } else {
+      return false;
+    }
+  }
+
   /// Do the windows [first, last) of an axis count alike?
   bool alike(const PoolWindows& axis, int64_t first, int64_t last) const {
     if (p_.divisor != 0) return true;
@@ -63,23 +73,25 @@ void avg_pool(const PoolProblem& p, const T* input, T* output) {
   if (p.channels_last) {
     reduce_pixels(p, input, output, Sum(), [&](int64_t d, int64_t h, int64_t w) {
       const Compute<T> divisor = divisors.one(divisors.row(d, h), w);
-      return [=](auto value) { return value / divisor; };
+      return [=, exact = Divisors<T>::inverse_is_exact(divisor)](auto sum) {
+        return exact ? sum * (1 / divisor) : sum / divisor;
+      };
     });
   } else {
     reduce_rows(p, input, output, Sum(), [&](int64_t d, int64_t h) {
-      return [&divisors, row = divisors.row(d, h)](Vec<Compute<T>> value, int64_t column) {
-        return value / divisors.lanes(row, column);
+      return [&divisors, row = divisors.row(d, h)](Vec<Compute<T>> sum, int64_t column) {
+        return sum / divisors.lanes(row, column);
       };
     });
   }
 }
 
 /// sums[i] = the sum over the output rows above input row (d, h) of grad_output / divisor, for
-/// outputs [first, first + count).
+/// outputs [first, first + count), and 0 up to the next whole register.
 template <class T>
-inline void sum_gradient_rows(const PoolProblem& p, const Divisors<T>& divisors, const T* plane,
-                              int64_t d, int64_t h, int64_t first, int64_t count,
-                              Compute<T>* sums) {
+inline void sum_gradient_rows(const PoolProblem& p, const Divisors<T>& divisors,
+                              Readable<T> readable, const T* plane, int64_t d, int64_t h,
+                              int64_t first, int64_t count, Compute<T>* sums) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   const PoolWindows& depth = p.axis[0];
   const PoolWindows& height = p.axis[1];
@@ -87,28 +99,18 @@ inline void sum_gradient_rows(const PoolProblem& p, const Divisors<T>& divisors,
   const int64_t y_begin = height.first[h], y_end = height.last[h];
   const bool once = Divisors<T>::kDivideOnce && divisors.alike(depth, z_begin, z_end) &&
                     divisors.alike(height, y_begin, y_end);
-  const int64_t padded = round_up(count, kCount);
-  for (int64_t i = 0; i < padded; i += kCount) store(sums + i, Vec<Compute<T>>{});
-  int64_t row = 1;
-  for (int64_t z = z_begin; z < z_end; ++z) {
-    for (int64_t y = y_begin; y < y_end; ++y) {
-      const T* from = plane + (z * height.output + y) * p.axis[2].output + first;
-      row = divisors.row(z, y);
-      int64_t i = 0;
-      for (; i + kCount <= count; i += kCount) {
-        Vec<Compute<T>> value = load_compute(from + i);
-        if (!once) value /= divisors.lanes(row, first + i);
-        store(sums + i, load(sums + i) + value);
-      }
-      for (; i < count; ++i) {
-        const Compute<T> value = load_one(from + i);
-        sums[i] += once ? value : value / divisors.one(row, first + i);
+  for (int64_t i = 0; i < count; i += kCount) {
+    Vec<Compute<T>> sum = {};
+    int64_t row = 1;
+    for (int64_t z = z_begin; z < z_end; ++z) {
+      for (int64_t y = y_begin; y < y_end; ++y) {
+        const T* from = plane + (z * height.output + y) * p.axis[2].output + first;
+        const Vec<Compute<T>> value = load_columns(from, readable, count, i, Compute<T>(0));
+        row = divisors.row(z, y);
+        sum += once ? value : value / divisors.lanes(row, first + i);
       }
     }
-  }
-  if (!once) return;
-  for (int64_t i = 0; i < padded; i += kCount) {
-    store(sums + i, load(sums + i) / divisors.lanes(row, first + i));
+    store(sums + i, once ? sum / divisors.lanes(row, first + i) : sum);
   }
 }
 
@@ -133,8 +135,8 @@ inline void fill_row(T* to, Compute<T> value, int64_t count) {
 /// One input row under windows of stride 1 or 2: input x = j * stride + phase - padding lies under
 /// the taps phase, phase + stride, ... of the outputs j, j - 1, ...
 template <class T>
-void spread_row_by_phases(const PoolProblem& p, const Divisors<T>& divisors, const T* plane,
-                          int64_t d, int64_t h, T* grad_input) {
+void spread_row_by_phases(const PoolProblem& p, const Divisors<T>& divisors, Readable<T> readable,
+                          const T* plane, int64_t d, int64_t h, T* grad_input) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   const PoolWindows& axis = p.axis[2];
   const int64_t stride = axis.stride;
@@ -149,7 +151,7 @@ void spread_row_by_phases(const PoolProblem& p, const Divisors<T>& divisors, con
     const int64_t last = most(first, least(axis.output, j + count));
     const int64_t before = first - (j - reach);
     for (int64_t i = 0; i < before; ++i) sums[i] = 0;
-    sum_gradient_rows(p, divisors, plane, d, h, first, last - first, sums + before);
+    sum_gradient_rows(p, divisors, readable, plane, d, h, first, last - first, sums + before);
     for (int64_t i = before + last - first; i < reach + round_up(count, kCount); ++i) sums[i] = 0;
     for (int64_t i = 0; i < count; i += kCount) {
       Vec<Compute<T>> spread[2] = {};
@@ -176,32 +178,35 @@ void spread_row_by_phases(const PoolProblem& p, const Divisors<T>& divisors, con
   }
 }
 
-/// One input row under any windows: each output adds its share to the run of inputs it covers.
+/// One input row under any windows: each input adds up the outputs whose windows hold it. Columns
+/// go in runs that share a buffer of outputs; a column under more outputs than that goes alone.
 template <class T>
-void spread_row_by_windows(const PoolProblem& p, const Divisors<T>& divisors, const T* plane,
-                           int64_t d, int64_t h, T* grad_input) {
-  constexpr int64_t kCount = kLanes<Compute<T>>;
-  constexpr int64_t kColumns = 1024;
+void spread_row_by_windows(const PoolProblem& p, const Divisors<T>& divisors, Readable<T> readable,
+                           const T* plane, int64_t d, int64_t h, T* grad_input) {
   const PoolWindows& axis = p.axis[2];
   alignas(CNNOPS_VECTOR_BYTES) Compute<T> sums[kRowOutputs];
-  alignas(CNNOPS_VECTOR_BYTES) Compute<T> row[kColumns];
-  for (int64_t x = 0; x < axis.input; x += kColumns) {
-    const int64_t count = least(kColumns, axis.input - x);
-    for (int64_t i = 0; i < round_up(count, kCount); i += kCount) {
-      store(row + i, Vec<Compute<T>>{});
-    }
-    const int64_t end = axis.last[x + count - 1];
-    for (int64_t first = axis.first[x]; first < end; first += kRowOutputs) {
-      const int64_t outputs = least(kRowOutputs, end - first);
-      sum_gradient_rows(p, divisors, plane, d, h, first, outputs, sums);
-      for (int64_t o = 0; o < outputs; ++o) {
-        const int64_t to = least(axis.end[first + o] - x, count);
-        int64_t i = most(axis.begin[first + o] - x, 0);
-        for (; i + kCount <= to; i += kCount) store(row + i, load(row + i) + sums[o]);
-        for (; i < to; ++i) row[i] += sums[o];
+  for (int64_t x = 0, x_end = 0; x < axis.input; x = x_end) {
+    const int64_t first = axis.first[x];
+    x_end = x + 1;
+    if (axis.last[axis.input - 1] - first <= kRowOutputs) x_end = axis.input;
+    while (x_end < axis.input && axis.last[x_end] - first <= kRowOutputs) ++x_end;
+    const int64_t outputs = axis.last[x_end - 1] - first;
+    if (outputs <= kRowOutputs) {
+      sum_gradient_rows(p, divisors, readable, plane, d, h, first, outputs, sums);
+      for (; x < x_end; ++x) {
+        Compute<T> sum = 0;
+        for (int64_t o = axis.first[x]; o < axis.last[x]; ++o) sum += sums[o - first];
+        store_one(grad_input + x, sum);
       }
+      continue;
     }
-    store_row(grad_input + x, row, count);
+    Compute<T> sum = 0;
+    for (int64_t o = 0; o < outputs; o += kRowOutputs) {
+      const int64_t count = least(kRowOutputs, outputs - o);
+      sum_gradient_rows(p, divisors, readable, plane, d, h, first + o, count, sums);
+      for (int64_t i = 0; i < count; ++i) sum += sums[i];
+    }
+    store_one(grad_input + x, sum);
   }
 }
 
@@ -259,18 +264,19 @@ void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
   const Divisors<T> divisors(p);
   const int64_t depth = p.axis[0].input, height = p.axis[1].input, width = p.axis[2].input;
   const bool by_phases = Phases<T>::fit(p.axis[2]);
+  const Readable<T> readable{grad_output, grad_output + p.batch * p.channels * output_plane(p)};
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * windows_of(p)),
                [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
+    Row row(depth, height, begin);
+    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
       if (is_global(p)) {
         const Compute<T> divisor = divisors.one(divisors.row(0, 0), 0);
         fill_row(grad_input + r * width, load_one(grad_output + r) / divisor, width);
         continue;
       }
-      const Row row(depth, height, r);
       const T* plane = grad_output + row.outer * output_plane(p);
       const auto spread = by_phases ? spread_row_by_phases<T> : spread_row_by_windows<T>;
-      spread(p, divisors, plane, row.d, row.h, grad_input + r * width);
+      spread(p, divisors, readable, plane, row.d, row.h, grad_input + r * width);
     }
   });
 }

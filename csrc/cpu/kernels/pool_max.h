@@ -101,25 +101,65 @@ void max_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plan
   }
 }
 
-/// One output row of (N, C, D, H, W), any windows.
+/// One window, row by row.
 template <class T>
-void max_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int64_t h, T* output,
-                        int64_t* indices) {
+inline void max_window(const PoolProblem& p, const T* plane, int64_t d, int64_t h, int64_t w,
+                       Compute<T>* best, int64_t* index) {
   const PoolWindows& axis = p.axis[2];
-  for (int64_t w = 0; w < axis.output; ++w) {
-    Compute<T> best = lowest<T>();
-    int64_t index = corner_of(p, d, h) + axis.begin[w];
-    for_each_row(p, d, h, [&](int64_t row) {
-      if (axis.dilation == 1) {
-        const int64_t at = row + axis.begin[w];
-        return max_run(plane + at, axis.end[w] - axis.begin[w], at, &best, &index);
+  const int64_t begin = axis.begin[w], end = axis.end[w];
+  for_each_row(p, d, h, [&](int64_t row) {
+    if (axis.dilation == 1) return max_run(plane + row + begin, end - begin, row + begin, best, index);
+    for (int64_t x = begin; x < end; x += axis.dilation) {
+      max_run(plane + row + x, 1, row + x, best, index);
+    }
+  });
+}
+
+/// One output row of (N, C, D, H, W), any windows: first the maximum of each input column and the
+/// row it is in, then of the columns of each window. Columns come out of the order of memory, so
+/// positions decide between equal elements.
+template <class T>
+void max_row_by_windows(const PoolProblem& p, Readable<T> readable, const T* plane, int64_t d,
+                        int64_t h, T* output, int64_t* indices) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  constexpr int64_t kColumns = 512;
+  const PoolWindows& axis = p.axis[2];
+  const int64_t corner = corner_of(p, d, h);
+  alignas(CNNOPS_VECTOR_BYTES) Compute<T> values[kColumns];
+  alignas(CNNOPS_VECTOR_BYTES) Offset<T> offsets[kColumns];
+  for (int64_t first = 0; first < axis.output;) {
+    const WindowGroup group(axis, first, axis.output, kColumns);
+    const int64_t span = group.end - group.begin;
+    const bool by_columns = span <= kColumns;
+    for (int64_t i = 0; i < span && by_columns; i += kCount) {
+      Vec<Compute<T>> best = broadcast(lowest<T>());
+      Vec<Offset<T>> at = {};
+      for_each_row(p, d, h, [&](int64_t row) {
+        const Vec<Compute<T>> value =
+            load_columns(plane + row + group.begin, readable, span, i, lowest<T>());
+        const auto wins = Maximum::wins(value, best);
+        best = wins ? value : best;
+        at = wins ? broadcast(Offset<T>(row - corner)) : at;
+      });
+      store(values + i, best);
+      store(offsets + i, at);
+    }
+    for (int64_t w = first; w < first + group.count; ++w) {
+      Compute<T> best = lowest<T>();
+      int64_t index = corner + axis.begin[w];
+      if (!by_columns) max_window(p, plane, d, h, w, &best, &index);
+      for (int64_t x = axis.begin[w]; x < axis.end[w] && by_columns; x += axis.dilation) {
+        const Compute<T> value = values[x - group.begin];
+        const int64_t at = corner + x + offsets[x - group.begin];
+        const bool wins = (value > best) | ((value == best) & (at < index)) |
+                          ((value != value) & ((best == best) | (at > index)));
+        best = wins ? value : best;
+        index = wins ? at : index;
       }
-      for (int64_t x = axis.begin[w]; x < axis.end[w]; x += axis.dilation) {
-        max_run(plane + row + x, 1, row + x, &best, &index);
-      }
-    });
-    store_one(output + w, best);
-    indices[w] = index;
+      store_one(output + w, best);
+      indices[w] = index;
+    }
+    first += group.count;
   }
 }
 
@@ -127,19 +167,26 @@ void max_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int64_t
 template <class T>
 void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
   const int64_t width = p.axis[2].output;
-  const int64_t rows = p.batch * p.channels * p.axis[0].output * p.axis[1].output;
   const bool by_phases = Phases<T>::fit(p.axis[2]);
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
-  parallel_for(rows, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const Row row(p.axis[0].output, p.axis[1].output, r);
+  const int64_t depth = p.axis[0].output, height = p.axis[1].output;
+  parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
+    Row row(depth, height, begin);
+    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
+      if (is_global(p)) {
+        Compute<T> best = lowest<T>();
+        indices[r] = 0;
+        max_run(input + r * p.axis[2].input, p.axis[2].input, 0, &best, indices + r);
+        store_one(output + r, best);
+        continue;
+      }
       const T* plane = input + row.outer * input_plane(p);
       T* to = output + r * width;
       int64_t* index = indices + r * width;
       if (by_phases) {
         max_row_by_phases(p, readable, plane, row.d, row.h, to, index);
       } else {
-        max_row_by_windows(p, plane, row.d, row.h, to, index);
+        max_row_by_windows(p, readable, plane, row.d, row.h, to, index);
       }
     }
   });

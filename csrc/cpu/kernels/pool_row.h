@@ -31,6 +31,26 @@ inline Compute<T> reduce_window(const T* from, int64_t begin, int64_t end, int64
   return result;
 }
 
+/// Outputs whose windows lie in `columns` neighbouring inputs, and which inputs these are. A window
+/// wider than that makes a group of its own.
+struct WindowGroup {
+  int64_t begin;
+  int64_t end;
+  int64_t count;
+
+  WindowGroup(const PoolWindows& axis, int64_t first, int64_t limit, int64_t columns)
+      : begin(axis.begin[first]), end(axis.end[first]), count(1) {
+    // With dilation, a window that starts in the padding can begin after the next one.
+    for (; count < limit && first + count < axis.output; ++count) {
+      const int64_t low = least(begin, axis.begin[first + count]);
+      const int64_t high = most(end, axis.end[first + count]);
+      if (high - low > columns) break;
+      begin = low;
+      end = high;
+    }
+  }
+};
+
 /// Windows on a grid of stride 1 or 2. `finish(values, column)` turns reduced values of the outputs
 /// from `column` on into results.
 template <class T, class Reduction, class Finish>
@@ -95,16 +115,8 @@ void reduce_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int6
   };
   Compute<T> values[kCount];
   for (int64_t first = 0; first < axis.output;) {
-    // With dilation, a window that starts in the padding can begin after the next one.
-    int64_t begin = axis.begin[first], end = axis.end[first], count = 1;
-    for (; count < kCount && first + count < axis.output; ++count) {
-      const int64_t low = least(begin, axis.begin[first + count]);
-      const int64_t high = most(end, axis.end[first + count]);
-      if (high - low > kColumns) break;
-      begin = low;
-      end = high;
-    }
-    const int64_t span = end - begin;
+    const WindowGroup group(axis, first, kCount, kColumns);
+    const int64_t begin = group.begin, count = group.count, span = group.end - begin;
     for (int64_t i = 0; i < kCount; ++i) values[i] = kIdentity;
     if (rows == 1) {
       for (int64_t i = 0; i < count; ++i) {
@@ -119,7 +131,8 @@ void reduce_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int6
       }
     } else if (rows > 1) {
       for_each_row(p, d, h, [&](int64_t row) {
-        values[0] = reduce(values[0], reduce_window(plane + row, begin, end, axis.dilation, reduce));
+        values[0] = reduce(values[0], reduce_window(plane + row, begin, begin + span,
+                                                    axis.dilation, reduce));
       });
     }
     store_first(output + first, finish(load(values), first), count);
@@ -132,10 +145,11 @@ template <class T, class Reduction, class FinishFor>
 void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reduction& reduce,
                  const FinishFor& finish_for) {
   const int64_t width = p.axis[2].output;
-  const int64_t rows = p.batch * p.channels * p.axis[0].output * p.axis[1].output;
+  const int64_t depth = p.axis[0].output, height = p.axis[1].output;
   const bool by_phases = Phases<T>::fit(p.axis[2]);
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
-  parallel_for(rows, grain_of(width * work_of(p)), [&](int64_t begin, int64_t end) {
+  parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
+               [&](int64_t begin, int64_t end) {
     if (is_global(p)) {
       const auto finish = finish_for(0, 0);
       for (int64_t r = begin; r < end; ++r) {
@@ -144,8 +158,8 @@ void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reductio
       }
       return;
     }
-    for (int64_t r = begin; r < end; ++r) {
-      const Row row(p.axis[0].output, p.axis[1].output, r);
+    Row row(depth, height, begin);
+    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
       const T* plane = input + row.outer * input_plane(p);
       const auto finish = finish_for(row.d, row.h);
       if (by_phases) {

@@ -7,8 +7,8 @@
 
 /// A channels_last sample is cut into blocks of at least this many channels, as many as give
 /// kScatterTasks tasks in all.
-constexpr int64_t kScatterChannels = 16;
-constexpr int64_t kScatterTasks = 16;
+constexpr int64_t kScatterChannels = 64;
+constexpr int64_t kScatterTasks = 8;
 
 /// Calls f(first small element, first large element, channels, step) for the planes of every task:
 /// element i of channel c is at i * step + c from the first. (N, C, D, H, W) has one channel a call.

@@ -196,6 +196,15 @@ struct Row {
 
   Row(int64_t depth, int64_t height, int64_t row)
       : outer(row / (depth * height)), d(row / height % depth), h(row % height) {}
+
+  /// The next row, without a division.
+  void advance(int64_t depth, int64_t height) {
+    if (++h < height) return;
+    h = 0;
+    if (++d < depth) return;
+    d = 0;
+    ++outer;
+  }
 };
 
 inline int64_t input_plane(const PoolProblem& p) {
