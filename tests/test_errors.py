@@ -188,13 +188,13 @@ def _windows() -> list[Bad]:
                 bad(name, x, 2.5),
                 bad(name, x, "2"),
                 bad(name, None, 2),
-                bad(name, t(*(8,) * rank), 2),
                 bad(name, t(1, 1, 1, *(8,) * rank), 2),
                 bad(name, t(2, 3, *(0,) * rank), 2),
                 bad(name, x, 2, unknown=1),
                 bad(name, x.bool(), 2),
             ]
         rows += [
+            bad(f"max_pool{rank}d", t(*(8,) * rank), 2),
             bad(f"max_pool{rank}d", x, 2, dilation=0),
             bad(f"max_pool{rank}d", x, 2, dilation=-1),
             bad(f"max_pool{rank}d", x, 3, dilation=4),
@@ -303,6 +303,7 @@ def _stricter() -> list[Bad]:
         bad("max_pool1d", x, 2, dilation=BIG),
         bad("max_pool1d", x, 2, padding=BIG),
         bad("avg_pool1d", x, BIG),
+        bad("avg_pool2d", t(8, 8), 2),  # torch: an IndexError from looking for the channels
         bad("adaptive_avg_pool1d", x, 2**63),
     ]
     for rank in (2, 3):
