@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["FallbackWarning", "UnsupportedError", "check", "dtypes", "warn_fallback"]
+__all__ = ["FallbackWarning", "UnsupportedError", "check", "dtypes", "given", "warn_fallback"]
 
 
 class UnsupportedError(NotImplementedError):
@@ -50,25 +50,28 @@ _strided = torch.strided
 _DEVICES = frozenset({"cpu", "meta"})
 
 
-def check(name: str, *tensors: Tensor | None) -> None:
+def given(tensor: Tensor | None) -> tuple[Tensor, ...]:
+    """The optional argument of `check`: nothing for None, which only an optional tensor may be."""
+    return () if tensor is None else (tensor,)
+
+
+def check(name: str, *tensors: Tensor) -> None:
     """Raises unless kernels exist for these tensors in the function `name` (e.g. ``"conv2d"``).
 
-    The first tensor is the input, whose dtype decides; the others may be None. Raises
+    The first tensor is the input, whose dtype decides. Raises
     `UnsupportedError` for a device, dtype or layout without kernels, TypeError for what is no
     tensor, and RuntimeError for tensors on different devices.
     """
     try:
         for tensor in tensors:
-            if tensor is not None and not (
-                tensor.is_cpu and tensor.layout is _strided and not tensor.is_nested
-            ):
+            if not (tensor.is_cpu and tensor.layout is _strided and not tensor.is_nested):
                 break
         else:
-            if tensors[0].dtype in _DTYPES[name]:  # type: ignore[union-attr]
+            if tensors[0].dtype in _DTYPES[name]:
                 return
-        _refuse(name, [tensor for tensor in tensors if tensor is not None])
+        _refuse(name, list(tensors))
     except AttributeError:
-        wrong = next(t for t in tensors if t is not None and not isinstance(t, Tensor))
+        wrong = next(tensor for tensor in tensors if not isinstance(tensor, Tensor))
         raise TypeError(f"{name}(): expected a Tensor, but got {type(wrong).__name__}") from None
 
 

@@ -29,13 +29,17 @@ POOL = named("max_pool2d 2x3x13x11 kernel_size=3 stride=2 padding=1 ties")
 AVERAGE = named("avg_pool2d 2x3x13x11 kernel_size=3 stride=2 padding=1 channels_last")
 
 
-@pytest.mark.parametrize("case", sample(3), ids=lambda case: case.name)
+def summing(case: Case) -> bool:
+    """Whether rounding errors arise at all in float32: max pooling copies."""
+    return not case.picks and torch.float32 in case.dtypes
+
+
+@pytest.mark.parametrize("case", sample(3, summing), ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_torch_in_float32_is_within_the_bounds(case: Case) -> None:
-    if torch.float32 in case.dtypes:
-        outcome = examine(case, torch.float32, F)
-        assert outcome.forward <= 1
-        assert outcome.backward <= 1
+    outcome = examine(case, torch.float32, F)
+    assert outcome.forward <= 1
+    assert outcome.backward <= 1
 
 
 def _examine(case: Case, function: Callable[..., Any], dtype: torch.dtype) -> Outcome:

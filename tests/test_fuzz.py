@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from process import environment
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("fuzz.py")
 
 

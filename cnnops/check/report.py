@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 import time
 import warnings
@@ -73,6 +74,11 @@ def _run_one(case: Case, dtype: torch.dtype, device: str) -> _Record:
         return _Record(case, dtype, None, f"{type(error).__name__}: {first_line}")
 
 
+def _digits(fraction: float) -> str:
+    """Two digits, rounded down: what is within its bound does not read 1.00."""
+    return f"{math.floor(fraction * 100) / 100:.2f}".removeprefix("0")
+
+
 def _cell(records: Sequence[_Record]) -> str:
     """Worst errors of forward and backward as fractions of their bounds, or what failed."""
     if not records:
@@ -85,7 +91,7 @@ def _cell(records: Sequence[_Record]) -> str:
     backward = max(outcome.backward for outcome in outcomes)
     if forward == backward == 0:
         return "exact"
-    return f"{forward:4.2f} {backward:4.2f}".replace("0.", ".")
+    return f"{_digits(forward)} {_digits(backward)}"
 
 
 def _table(records: Sequence[_Record], device: str) -> Table:

@@ -219,7 +219,7 @@ def _conv(
             dilation,
             groups,
         )
-    support.check(function.__name__, input, weight, bias)
+    support.check(function.__name__, input, weight, *support.given(bias))
     if _any_autocast():
         input, weight, bias = autocast.to_lower_precision(input, weight, bias)  # type: ignore
     stride = expand("stride", stride, rank)
@@ -277,7 +277,7 @@ def _conv_transpose(
             groups,
             dilation,
         )
-    support.check(function.__name__, input, weight, bias)
+    support.check(function.__name__, input, weight, *support.given(bias))
     if _any_autocast():
         input, weight, bias = autocast.to_lower_precision(input, weight, bias)  # type: ignore
     stride = expand("stride", stride, rank)

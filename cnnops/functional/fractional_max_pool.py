@@ -143,7 +143,7 @@ def _fractional_max_pool(
 ) -> tuple[Tensor, Tensor]:
     """(values, indices) of the fractional max pooling of `rank` spatial axes."""
     name = f"fractional_max_pool{rank}d"
-    support.check(name, input, random_samples)
+    support.check(name, input, *support.given(random_samples))
     if output_size is None:
         output_size = _ratio_of(input, output_ratio, rank)
     if random_samples is None:

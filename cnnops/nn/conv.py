@@ -15,7 +15,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from cnnops import functional, ops
 from cnnops.autocast import to_lower_precision
 from cnnops.fallback import or_torch
-from cnnops.support import check
+from cnnops.support import check, given
 
 __all__ = [
     "Conv1d",
@@ -63,7 +63,7 @@ def padded_convolution(
             padding_mode,
         )
     rank = len(stride)
-    check(f"conv{rank}d", input, weight, bias)
+    check(f"conv{rank}d", input, weight, *given(bias))
     input, weight, bias = to_lower_precision(input, weight, bias)  # type: ignore[assignment]
     # The operator's list begins with the first axis.
     padding = [pad for axis in range(rank) for pad in reversed_padding[-2 * axis - 2 :][:2]]

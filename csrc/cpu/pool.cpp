@@ -256,8 +256,19 @@ Tensor max_pool_backward(const Tensor& grad_output, const Tensor& indices, IntLi
     const Tensor at = dense(indices, channels_last);
     check_index_values(data_of<int64_t>(at), at.numel(), g);
     if (is_empty(grad_input)) return;
-    pool_kernels<T>().scatter_add(indexed_problem(g, channels_last), data_of<T>(from),
-                                  data_of<int64_t>(at), mutable_data_of<T>(grad_input));
+    const IndexedProblem problem = indexed_problem(g, channels_last);
+    if constexpr (sizeof(T) == 2) {
+      // Windows overlap: 16-bit gradients add up in float32 and are rounded once.
+      Tensor wide = allocate(sizes_of(from), from, channels_last, ScalarType::Float);
+      Tensor sums = allocate(g.input_sizes(), from, channels_last, ScalarType::Float);
+      torch::stable::copy_(wide, from);
+      pool_kernels<float>().scatter_add(problem, data_of<float>(wide), data_of<int64_t>(at),
+                                        mutable_data_of<float>(sums));
+      torch::stable::copy_(grad_input, sums);
+    } else {
+      pool_kernels<T>().scatter_add(problem, data_of<T>(from), data_of<int64_t>(at),
+                                    mutable_data_of<T>(grad_input));
+    }
   });
   return grad_input;
 }
