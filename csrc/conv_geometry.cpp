@@ -19,7 +19,8 @@ PaddingMode parse_mode(const std::string& name) {
   if (name == "reflect") return PaddingMode::reflect;
   if (name == "replicate") return PaddingMode::replicate;
   if (name == "circular") return PaddingMode::circular;
-  CNNOPS_CHECK_VALUE(false, "padding_mode must be one of zeros, reflect, replicate, circular, but got '",
+  CNNOPS_CHECK_VALUE(false,
+                     "padding_mode must be one of zeros, reflect, replicate, circular, but got '",
                      name, "'");
   return PaddingMode::zeros;
 }
@@ -36,21 +37,22 @@ ConvGeometry with_arguments(int rank, const IntList& kernel, const ConvArguments
   check_length("padding", arguments.padding, 2);
   check_length("dilation", arguments.dilation, 1);
   for (int64_t pad : arguments.padding) {
-    CNNOPS_CHECK(pad >= 0, "negative padding is not supported, but got padding=", arguments.padding);
+    CNNOPS_CHECK(pad >= 0,
+                 "negative padding is not supported, but got padding=", arguments.padding);
   }
   for (int64_t stride : arguments.stride) {
-    CNNOPS_CHECK(stride > 0, "non-positive stride is not supported, but got stride=",
-                 arguments.stride);
+    CNNOPS_CHECK(stride > 0,
+                 "non-positive stride is not supported, but got stride=", arguments.stride);
   }
   for (int64_t dilation : arguments.dilation) {
-    CNNOPS_CHECK(dilation > 0, "dilation should be greater than zero, but got dilation=",
-                 arguments.dilation);
+    CNNOPS_CHECK(dilation > 0,
+                 "dilation should be greater than zero, but got dilation=", arguments.dilation);
   }
   for (int64_t size : kernel) {
     CNNOPS_CHECK(size > 0, "kernel size should be greater than zero, but got kernel_size=", kernel);
   }
-  CNNOPS_CHECK(arguments.groups > 0, "non-positive groups is not supported, but got groups=",
-               arguments.groups);
+  CNNOPS_CHECK(arguments.groups > 0,
+               "non-positive groups is not supported, but got groups=", arguments.groups);
 
   ConvGeometry geometry;
   geometry.rank = rank;
@@ -76,25 +78,26 @@ void check_weight(const IntList& weight, int64_t groups) {
   CNNOPS_CHECK(weight[0] % groups == 0, "Given groups=", groups,
                ", expected weight to be divisible by ", groups,
                " at dimension 0, but got weight of size ", weight, " instead");
-  CNNOPS_CHECK(weight[1] > 0, "Given groups=", groups,
-               ", expected weight to have at least one channel at dimension 1, but got weight of size ",
-               weight, " instead");
+  CNNOPS_CHECK(
+      weight[1] > 0, "Given groups=", groups,
+      ", expected weight to have at least one channel at dimension 1, but got weight of size ",
+      weight, " instead");
 }
 
 /// True when `tensor` has a batch axis; raises when its rank fits neither form.
 bool check_dim(const char* name, const IntList& tensor, int rank) {
   const size_t dim = tensor.size();
   CNNOPS_CHECK(dim == size_t(rank) + 1 || dim == size_t(rank) + 2, "Expected ", rank + 1,
-               "D (unbatched) or ", rank + 2, "D (batched) ", name, " to conv", rank,
-               "d, but got ", name, " of size: ", tensor);
+               "D (unbatched) or ", rank + 2, "D (batched) ", name, " to conv", rank, "d, but got ",
+               name, " of size: ", tensor);
   return dim == size_t(rank) + 2;
 }
 
 void check_bias(const char* transposed, const IntList& weight, const std::optional<IntList>& bias,
                 int64_t channels) {
   if (!bias) return;
-  CNNOPS_CHECK(bias->size() == 1 && (*bias)[0] == channels, "Given ", transposed,
-               "weight of size ", weight, ", expected bias to be 1-dimensional with ", channels,
+  CNNOPS_CHECK(bias->size() == 1 && (*bias)[0] == channels, "Given ", transposed, "weight of size ",
+               weight, ", expected bias to be 1-dimensional with ", channels,
                " elements, but got bias of size ", *bias, " instead");
 }
 
@@ -122,10 +125,12 @@ void check_mode(const ConvGeometry& geometry) {
   for (const ConvAxis& axis : geometry.axis) {
     for (int64_t pad : {axis.pad_begin, axis.pad_end}) {
       if (pad == 0) continue;
-      CNNOPS_CHECK(axis.input > 0, "expected a non-empty input for non-zero padding, but got a spatial size of 0");
-      CNNOPS_CHECK(geometry.mode != PaddingMode::reflect || pad < axis.input,
-                   "Padding size should be less than the corresponding input dimension, but got: padding ",
-                   pad, " for a dimension of size ", axis.input);
+      CNNOPS_CHECK(axis.input > 0,
+                   "expected a non-empty input for non-zero padding, but got a spatial size of 0");
+      CNNOPS_CHECK(
+          geometry.mode != PaddingMode::reflect || pad < axis.input,
+          "Padding size should be less than the corresponding input dimension, but got: padding ",
+          pad, " for a dimension of size ", axis.input);
       CNNOPS_CHECK(geometry.mode != PaddingMode::circular || pad <= axis.input,
                    "Padding value causes wrapping around more than once: padding ", pad,
                    " for a dimension of size ", axis.input);
@@ -158,15 +163,16 @@ ConvGeometry check_convolution(const IntList& input, const IntList& weight,
   ConvGeometry geometry = with_arguments(rank, spatial(weight, rank), arguments);
   geometry.batched = check_dim("input", input, rank);
   const int64_t channels = input[input.size() - rank - 1];
-  CNNOPS_CHECK(channels == checked_mul(weight[1], arguments.groups), "Given groups=",
-               arguments.groups, ", weight of size ", weight, ", expected input", input,
-               " to have ", weight[1] * arguments.groups, " channels, but got ", channels,
+  CNNOPS_CHECK(channels == checked_mul(weight[1], arguments.groups),
+               "Given groups=", arguments.groups, ", weight of size ", weight, ", expected input",
+               input, " to have ", weight[1] * arguments.groups, " channels, but got ", channels,
                " channels instead");
   check_bias("", weight, bias, weight[0]);
   geometry.batch = geometry.batched ? input[0] : 1;
   geometry.in_channels = channels;
   geometry.out_channels = weight[0];
-  for (int i = 0; i < rank; ++i) geometry.axis[kAxes - rank + i].input = input[input.size() - rank + i];
+  for (int i = 0; i < rank; ++i)
+    geometry.axis[kAxes - rank + i].input = input[input.size() - rank + i];
   for (int i = kAxes - rank; i < kAxes; ++i) {
     geometry.axis[i].output = output_size(geometry, geometry.axis[i]);
   }
@@ -190,9 +196,9 @@ void set_sizes(ConvGeometry& geometry, const IntList& input_size, const IntList&
   }
   for (int i = kAxes - rank; i < kAxes; ++i) {
     const ConvAxis& axis = geometry.axis[i];
-    CNNOPS_CHECK(axis.input > 0 || axis.output == 0, "Given input size per channel: ",
-                 by(output_spatial), ". Calculated output size per channel: ", by(input_size),
-                 ". Output size is too small");
+    CNNOPS_CHECK(
+        axis.input > 0 || axis.output == 0, "Given input size per channel: ", by(output_spatial),
+        ". Calculated output size per channel: ", by(input_size), ". Output size is too small");
     const int64_t expected = axis.input > 0 ? output_size(geometry, axis) : 0;
     CNNOPS_CHECK(axis.output <= expected, "a convolution of spatial size ", by(input_size),
                  " does not give an output of spatial size ", by(output_spatial));
@@ -227,14 +233,16 @@ ConvGeometry check_grad_weight(const IntList& grad_output, const IntList& input,
   const int rank = static_cast<int>(kernel_size.size());
   ConvGeometry geometry = with_arguments(rank, kernel_size, arguments);
   geometry.batched = check_dim("input", input, rank);
-  CNNOPS_CHECK(input.size() == grad_output.size(), "expected grad_output and input of the same rank, but got ",
-               grad_output, " and ", input);
+  CNNOPS_CHECK(input.size() == grad_output.size(),
+               "expected grad_output and input of the same rank, but got ", grad_output, " and ",
+               input);
   geometry.in_channels = input[input.size() - rank - 1];
   geometry.out_channels = grad_output[grad_output.size() - rank - 1];
   for (int64_t channels : {geometry.in_channels, geometry.out_channels}) {
-    CNNOPS_CHECK(channels > 0 && channels % arguments.groups == 0, "Given groups=",
-                 arguments.groups, ", expected channels that groups divide, but got grad_output",
-                 grad_output, " and input", input);
+    CNNOPS_CHECK(channels > 0 && channels % arguments.groups == 0,
+                 "Given groups=", arguments.groups,
+                 ", expected channels that groups divide, but got grad_output", grad_output,
+                 " and input", input);
   }
   geometry.batch = geometry.batched ? input[0] : 1;
   CNNOPS_CHECK(!geometry.batched || grad_output[0] == input[0],

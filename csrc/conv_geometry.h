@@ -1,7 +1,8 @@
-// The geometry of a convolution, in one form for 1-, 2- and 3-d, and the one validator that makes it.
+// The geometry of a convolution, in one form for 1-, 2- and 3-d, and the one validator that makes
+// it.
 //
-// Convolution is the trilinear form <conv(x, w), g>. Its three contractions (output, gradient for x,
-// gradient for w) share this geometry; x is always `input`, g always `output`.
+// Convolution is the trilinear form <conv(x, w), g>. Its three contractions (output, gradient for
+// x, gradient for w) share this geometry; x is always `input`, g always `output`.
 #pragma once
 
 #include <optional>
@@ -29,8 +30,8 @@ struct ConvAxis {
 };
 
 struct ConvGeometry {
-  int rank = 0;        // spatial axes of the tensors: 1, 2 or 3
-  bool batched = true; // false: the tensors come without the batch axis
+  int rank = 0;         // spatial axes of the tensors: 1, 2 or 3
+  bool batched = true;  // false: the tensors come without the batch axis
   int64_t batch = 1;
   int64_t groups = 1;
   int64_t in_channels = 1;   // of all groups

@@ -16,19 +16,20 @@
   "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, str padding_mode"
 #define MAX_POOL_ARGUMENTS \
   "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool ceil_mode"
-#define AVG_POOL_ARGUMENTS                                                               \
-  "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, bool ceil_mode, "            \
+#define AVG_POOL_ARGUMENTS                                                    \
+  "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, bool ceil_mode, " \
   "bool count_include_pad, SymInt? divisor_override"
 
 STABLE_TORCH_LIBRARY(cnnops, m) {
   // The three contractions of <conv(x, w), g>; each is the derivative of the other two.
-  m.def("convolution(Tensor input, Tensor weight, Tensor? bias, " CONVOLUTION_ARGUMENTS ") -> Tensor");
+  m.def("convolution(Tensor input, Tensor weight, Tensor? bias, " CONVOLUTION_ARGUMENTS
+        ") -> Tensor");
   m.def(
       "convolution_grad_input(Tensor grad_output, Tensor weight, Tensor? bias, "
       "SymInt[] input_size, " CONVOLUTION_ARGUMENTS ") -> Tensor");
   m.def(
-      "convolution_grad_weight(Tensor grad_output, Tensor input, SymInt[] kernel_size, "
-      CONVOLUTION_ARGUMENTS ") -> Tensor");
+      "convolution_grad_weight(Tensor grad_output, Tensor input, SymInt[] kernel_size, " CONVOLUTION_ARGUMENTS
+      ") -> Tensor");
 
   // Max pooling: `indices` are torch's, int64 offsets into the flattened spatial plane.
   m.def("max_pool(Tensor input, " MAX_POOL_ARGUMENTS ") -> Tensor");
@@ -45,7 +46,8 @@ STABLE_TORCH_LIBRARY(cnnops, m) {
   m.def("max_unpool(Tensor input, Tensor indices, SymInt[] output_size) -> Tensor");
 
   m.def("avg_pool(Tensor input, " AVG_POOL_ARGUMENTS ") -> Tensor");
-  m.def("avg_pool_backward(Tensor grad_output, SymInt[] input_size, " AVG_POOL_ARGUMENTS ") -> Tensor");
+  m.def("avg_pool_backward(Tensor grad_output, SymInt[] input_size, " AVG_POOL_ARGUMENTS
+        ") -> Tensor");
   m.def("adaptive_avg_pool(Tensor input, SymInt[] output_size) -> Tensor");
   m.def("adaptive_avg_pool_backward(Tensor grad_output, SymInt[] input_size) -> Tensor");
 }
@@ -105,8 +107,15 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", "Schemas and CPU kernels of cnnops.", -1,
-                      methods, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module = {PyModuleDef_HEAD_INIT,
+                      "_C",
+                      "Schemas and CPU kernels of cnnops.",
+                      -1,
+                      methods,
+                      nullptr,
+                      nullptr,
+                      nullptr,
+                      nullptr};
 
 }  // namespace
 

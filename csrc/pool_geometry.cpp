@@ -50,9 +50,9 @@ PoolGeometry tensor_geometry(const std::string& name, const IntList& sizes, int 
 
 /// One parameter on every axis. torch's CPU operators keep these as int.
 IntList expanded(const std::string& name, const char* what, const IntList& list, int rank) {
-  CNNOPS_CHECK(list.size() == 1 || list.size() == static_cast<size_t>(rank),
-               torch_name(name, rank), ": ", what, " must either be a single int, or a tuple of ",
-               rank, " ints, but got ", list);
+  CNNOPS_CHECK(list.size() == 1 || list.size() == static_cast<size_t>(rank), torch_name(name, rank),
+               ": ", what, " must either be a single int, or a tuple of ", rank, " ints, but got ",
+               list);
   const IntList all = list.size() == 1 ? IntList(rank, list[0]) : list;
   for (int64_t value : all) {
     CNNOPS_CHECK(value == static_cast<int32_t>(value),
@@ -149,10 +149,10 @@ PoolGeometry window_pool_geometry(const std::string& name, const IntList& input_
   const int rank = checked_rank(name, "kernel_size", arguments.kernel_size);
   PoolGeometry g = tensor_geometry(name, input_sizes, rank, &PoolAxis::input);
   set_windows(name, arguments, &g);
-  CNNOPS_CHECK(!any_empty(input_sizes, g.batched ? 1 : 0), torch_name(name, rank), ": Expected ",
-               rank + 1, "D or ", rank + 2,
-               "D (batch mode) tensor with optional 0 dim batch size for input, but got:",
-               input_sizes);
+  CNNOPS_CHECK(
+      !any_empty(input_sizes, g.batched ? 1 : 0), torch_name(name, rank), ": Expected ", rank + 1,
+      "D or ", rank + 2,
+      "D (batch mode) tensor with optional 0 dim batch size for input, but got:", input_sizes);
   IntList input, output;
   for (int i = 3 - rank; i < 3; ++i) {
     g.axis[i].output = output_size(g.axis[i], arguments.ceil_mode);
@@ -170,8 +170,9 @@ int64_t checked_divisor(const PoolGeometry& g, std::optional<int64_t> divisor_ov
   // Only torch's 3-d operator asks this; the others let a window hang over with ceil_mode.
   for (int i = 0; i < 3 && g.rank == 3; ++i) {
     CNNOPS_CHECK(axis[i].input >= axis[i].kernel, "input image (T: ", axis[0].input,
-                 " H: ", axis[1].input, " W: ", axis[2].input, ") smaller than kernel size (kT: ",
-                 axis[0].kernel, " kH: ", axis[1].kernel, " kW: ", axis[2].kernel, ")");
+                 " H: ", axis[1].input, " W: ", axis[2].input,
+                 ") smaller than kernel size (kT: ", axis[0].kernel, " kH: ", axis[1].kernel,
+                 " kW: ", axis[2].kernel, ")");
   }
   CNNOPS_CHECK(divisor_override.value_or(1) != 0, "divisor must be not zero, but got 0");
   checked_mul(checked_mul(axis[0].kernel, axis[1].kernel), axis[2].kernel);
@@ -200,9 +201,9 @@ PoolGeometry adaptive_pool_geometry(const std::string& name, AdaptiveKind kind,
   PoolGeometry g = tensor_geometry(name, input_sizes, rank, &PoolAxis::input);
   // The mean of everything is torch.mean there: NaN for nothing. The averages of 1-d and 2-d
   // inputs also accept a tensor without channels.
-  const bool mean = kind == AdaptiveKind::kAverage &&
-                    std::all_of(output_size.begin(), output_size.end(),
-                                [](int64_t size) { return size == 1; });
+  const bool mean =
+      kind == AdaptiveKind::kAverage &&
+      std::all_of(output_size.begin(), output_size.end(), [](int64_t size) { return size == 1; });
   const size_t from = kind == AdaptiveKind::kAverage && rank < 3 ? input_sizes.size() - rank : 1;
   for (size_t i = from; i < input_sizes.size() && !mean; ++i) {
     CNNOPS_CHECK(input_sizes[i] > 0, torch_name(name, rank),
@@ -250,10 +251,9 @@ PoolGeometry fractional_pool_geometry(const std::string& name, const IntList& in
                  output_size[i], ": ", output_size);
     // torch's 3-d operator wants one element to spare.
     const int64_t most = axis.input - kernel_size[i] + (rank == 3 ? 0 : 1);
-    CNNOPS_CHECK(kernel_size[i] <= axis.input && output_size[i] <= most,
-                 torch_name(name, rank), "(): pool size ", kernel_size[i],
-                 " too large relative to input size ", axis.input, " with output size ",
-                 output_size[i], " (axis ", kLetters[3 - rank + i], ")");
+    CNNOPS_CHECK(kernel_size[i] <= axis.input && output_size[i] <= most, torch_name(name, rank),
+                 "(): pool size ", kernel_size[i], " too large relative to input size ", axis.input,
+                 " with output size ", output_size[i], " (axis ", kLetters[3 - rank + i], ")");
     axis.output = output_size[i];
     axis.kernel = kernel_size[i];
     axis.stride = 0;
@@ -266,8 +266,8 @@ PoolGeometry fractional_pool_geometry(const std::string& name, const IntList& in
   CNNOPS_CHECK(sample_sizes[1] == g.channels,
                "Expect _random_samples.size(1) equals to input channel size, but got ",
                sample_sizes[1], " and ", g.channels);
-  CNNOPS_CHECK(sample_sizes[2] == rank, "Expect _random_samples.size(2) equals to ", rank,
-               "; got ", sample_sizes[2], ".");
+  CNNOPS_CHECK(sample_sizes[2] == rank, "Expect _random_samples.size(2) equals to ", rank, "; got ",
+               sample_sizes[2], ".");
   return g;
 }
 
@@ -277,7 +277,8 @@ PoolGeometry indexed_pool_geometry(const std::string& name, const IntList& small
   for (int64_t size : plane_size) {
     CNNOPS_CHECK(size >= 0, torch_name(name, rank),
                  "(): output_size must contain non-negative spatial dimensions, but got "
-                 "output_size=", plane_size);
+                 "output_size=",
+                 plane_size);
   }
   checked_numel(plane_size);
   PoolGeometry g = tensor_geometry(name, small_sizes, rank, &PoolAxis::output);
@@ -305,8 +306,10 @@ AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse) 
     int64_t& end = windows.end[o];
     if (axis.stride == 0) {
       begin = scaled(o, axis);
-      end = axis.input == 0 ? 0 : 1 + static_cast<int64_t>(
-          (static_cast<__int128>(o + 1) * axis.input - 1) / axis.output);
+      end = axis.input == 0
+                ? 0
+                : 1 + static_cast<int64_t>((static_cast<__int128>(o + 1) * axis.input - 1) /
+                                           axis.output);
       if (count == WindowCount::kAdaptive) windows.count[o] = end - begin;
       continue;
     }

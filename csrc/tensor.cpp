@@ -27,7 +27,7 @@ Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
 
 Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
   checked_numel(sizes);
-  const MemoryFormat format = !channels_last    ? MemoryFormat::Contiguous
+  const MemoryFormat format = !channels_last      ? MemoryFormat::Contiguous
                               : sizes.size() == 4 ? MemoryFormat::ChannelsLast
                                                   : MemoryFormat::ChannelsLast3d;
   return torch::stable::empty({sizes.data(), sizes.size()}, dtype, std::nullopt, like.device(),

@@ -65,7 +65,8 @@ struct Strides {
   int64_t axis[kAxes] = {0, 0, 0};
 };
 
-/// Element strides of a weight by role: destination channel, source channel, kernel position, group.
+/// Element strides of a weight by role: destination channel, source channel, kernel position,
+/// group.
 struct WeightStrides {
   int64_t group = 0;
   int64_t row = 0;
@@ -109,8 +110,8 @@ struct WeightContraction : ContractionShape {
   WeightStrides dest_strides;
 };
 
-/// The adjoint of padding by index: dest[n, c, i] = bias[c] + sum of source[n, c, q] over the padded
-/// positions q in [0, extent) that read i. Only size and mode of the walks count.
+/// The adjoint of padding by index: dest[n, c, i] = bias[c] + sum of source[n, c, q] over the
+/// padded positions q in [0, extent) that read i. Only size and mode of the walks count.
 template <class T>
 struct Fold {
   int64_t batch = 1;

@@ -39,7 +39,8 @@ Strides strides_of(const Tensor& tensor, const ConvGeometry& geometry) {
 }
 
 /// Strides of a weight whose (destination, source) channels are its axes (0, 1) or (1, 0).
-WeightStrides weight_strides_of(const Tensor& weight, const ConvGeometry& geometry, bool transposed) {
+WeightStrides weight_strides_of(const Tensor& weight, const ConvGeometry& geometry,
+                                bool transposed) {
   const auto from = weight.strides();
   WeightStrides strides;
   strides.group = geometry.out_channels_per_group() * from[0];
@@ -55,8 +56,8 @@ struct OwnedWalk {
   std::vector<Tap> taps;
 };
 
-/// Output positions of `axis` reading the input. With `drop` taps that only ever read zeros are left
-/// out.
+/// Output positions of `axis` reading the input. With `drop` taps that only ever read zeros are
+/// left out.
 OwnedWalk forward_walk(const ConvAxis& axis, PaddingMode mode, bool drop) {
   OwnedWalk owned;
   owned.walk = {axis.output, axis.stride, axis.input, mode, nullptr, 0};
@@ -175,11 +176,13 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   const ConvGeometry geometry = check_convolution(
       sizes_of(input), sizes_of(weight), bias ? std::optional(sizes_of(*bias)) : std::nullopt,
       {stride, padding, dilation, groups, padding_mode});
-  const bool channels_last = geometry.batched && (is_channels_last(input) || is_channels_last(weight));
+  const bool channels_last =
+      geometry.batched && (is_channels_last(input) || is_channels_last(weight));
   Tensor output = allocate(geometry.output_sizes(), input, channels_last);
   if (output.numel() == 0) return output;
   const Tensor source = channels_last ? to_channels_last(input) : input;
-  const std::optional<Tensor> dense_bias = bias ? std::optional(torch::stable::contiguous(*bias)) : bias;
+  const std::optional<Tensor> dense_bias =
+      bias ? std::optional(torch::stable::contiguous(*bias)) : bias;
 
   OwnedWalk walks[kAxes];
   for (int i = 0; i < kAxes; ++i) walks[i] = forward_walk(geometry.axis[i], geometry.mode, true);
@@ -225,7 +228,8 @@ void grad_input_into(const Tensor& dest, const Tensor& source, const Tensor& wei
     const T* bias_data = bias ? data_of<T>(*bias) : nullptr;
     const Strides strides = strides_of(dest, geometry);
     if (!complete) {
-      const int64_t size[kAxes] = {geometry.axis[0].input, geometry.axis[1].input, geometry.axis[2].input};
+      const int64_t size[kAxes] = {geometry.axis[0].input, geometry.axis[1].input,
+                                   geometry.axis[2].input};
       fill_with_bias(mutable_data_of<T>(dest), strides, bias_data, geometry.batch,
                      geometry.in_channels, size);
     }
@@ -257,8 +261,8 @@ void grad_input_into(const Tensor& dest, const Tensor& source, const Tensor& wei
   });
 }
 
-/// The gradient for the input of a convolution whose padding reads inside the input: the gradient for
-/// the padded input, folded back onto the positions that the padding read.
+/// The gradient for the input of a convolution whose padding reads inside the input: the gradient
+/// for the padded input, folded back onto the positions that the padding read.
 void grad_padded_input_into(const Tensor& dest, const Tensor& source, const Tensor& weight,
                             const std::optional<Tensor>& bias, const ConvGeometry& geometry,
                             bool channels_last) {
@@ -292,8 +296,9 @@ void grad_padded_input_into(const Tensor& dest, const Tensor& source, const Tens
 
 Tensor convolution_grad_input(const Tensor& grad_output, const Tensor& weight,
                               const std::optional<Tensor>& bias, const IntList& input_size,
-                              const IntList& stride, const IntList& padding, const IntList& dilation,
-                              int64_t groups, const std::string& padding_mode) {
+                              const IntList& stride, const IntList& padding,
+                              const IntList& dilation, int64_t groups,
+                              const std::string& padding_mode) {
   check_like_input("weight", weight, grad_output);
   if (bias) check_like_input("bias", *bias, grad_output);
   const ConvGeometry geometry = check_grad_input(
@@ -304,7 +309,8 @@ Tensor convolution_grad_input(const Tensor& grad_output, const Tensor& weight,
   const Tensor grad_input = allocate(geometry.input_sizes(), grad_output, channels_last);
   if (grad_input.numel() == 0) return grad_input;
   const Tensor source = channels_last ? to_channels_last(grad_output) : grad_output;
-  const std::optional<Tensor> dense_bias = bias ? std::optional(torch::stable::contiguous(*bias)) : bias;
+  const std::optional<Tensor> dense_bias =
+      bias ? std::optional(torch::stable::contiguous(*bias)) : bias;
   const auto compute =
       geometry.mode == PaddingMode::zeros ? grad_input_into : grad_padded_input_into;
   compute(grad_input, source, weight, dense_bias, geometry, channels_last);

@@ -9,12 +9,12 @@
 namespace cnnops {
 
 // One namespace per instruction set, defined by isa/{conv,pool}_<name>.cpp.
-#define CNNOPS_DECLARE_KERNELS(isa)      \
-  namespace isa {                        \
-  template <class T>                     \
-  const ConvKernels<T>& conv_kernels();  \
-  template <class T>                     \
-  const PoolKernels<T>& pool_kernels();  \
+#define CNNOPS_DECLARE_KERNELS(isa)     \
+  namespace isa {                       \
+  template <class T>                    \
+  const ConvKernels<T>& conv_kernels(); \
+  template <class T>                    \
+  const PoolKernels<T>& pool_kernels(); \
   }
 CNNOPS_DECLARE_KERNELS(baseline)
 #if defined(__x86_64__)
@@ -82,11 +82,11 @@ const std::vector<const char*>& available_isas() {
 void set_isa(const char* name) { current().store(parse(name)); }
 
 #if defined(__x86_64__)
-#define CNNOPS_SELECT(function, T)                               \
-  switch (current().load(std::memory_order_relaxed)) {           \
-    case kAvx512: return avx512::function<T>();                  \
-    case kAvx2: return avx2::function<T>();                      \
-    default: return baseline::function<T>();                     \
+#define CNNOPS_SELECT(function, T)                     \
+  switch (current().load(std::memory_order_relaxed)) { \
+    case kAvx512: return avx512::function<T>();        \
+    case kAvx2: return avx2::function<T>();            \
+    default: return baseline::function<T>();           \
   }
 #else
 #define CNNOPS_SELECT(function, T) return baseline::function<T>();

@@ -16,7 +16,9 @@ template <class F>
 inline void parallel_for(int64_t count, int64_t grain, const F& f) {
   parallel_run(
       count, grain,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); },
+      [](void* context, int64_t begin, int64_t end) {
+        (*static_cast<const F*>(context))(begin, end);
+      },
       const_cast<F*>(&f));
 }
 

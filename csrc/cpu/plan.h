@@ -1,5 +1,5 @@
-// Which kernel runs which convolution: all rules in one place. They look at the shape and the layout
-// only, so the choice, and with it every rounding, is the same on any number of threads.
+// Which kernel runs which convolution: all rules in one place. They look at the shape and the
+// layout only, so the choice, and with it every rounding, is the same on any number of threads.
 #pragma once
 
 #include "cpu/contraction.h"
@@ -15,8 +15,8 @@ enum class Algorithm {
 
 namespace plan {
 
-/// Direct kernels gather whole source rows, the phases of the stride apart: with far dilations most of
-/// a gathered row would go unused. Such shapes, and far strides, go to the GEMM.
+/// Direct kernels gather whole source rows, the phases of the stride apart: with far dilations most
+/// of a gathered row would go unused. Such shapes, and far strides, go to the GEMM.
 constexpr int64_t kMaxDirectSpan = 512;
 
 /// A band of one source channel and destination row must stay near the size of an L2 cache.
@@ -41,7 +41,8 @@ inline bool fits_bands(const ContractionShape& shape) {
 /// Narrower rows leave most lanes of a register unused; a GEMM folds rows into its panel.
 constexpr int64_t kMinDirectWidth = 8;
 
-/// With so few channels on one side of a group a GEMM spends more on gathering im2col than it saves.
+/// With so few channels on one side of a group a GEMM spends more on gathering im2col than it
+/// saves.
 constexpr int64_t kFewChannels = 8;
 
 /// From this many destination channels in a group on they fill registers.

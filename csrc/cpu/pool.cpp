@@ -88,8 +88,9 @@ void check_index_values(const int64_t* indices, int64_t count, const PoolGeometr
   IntList volume;
   for (int a = 3 - g.rank; a < 3; ++a) volume.push_back(g.axis[a].input);
   for (int64_t i = 0; i < count; ++i) {
-    CNNOPS_CHECK(indices[i] >= 0 && indices[i] < g.input_plane(), "Found an invalid max index: ",
-                 indices[i], " (output volumes are of size ", join_sizes(volume), ")");
+    CNNOPS_CHECK(indices[i] >= 0 && indices[i] < g.input_plane(),
+                 "Found an invalid max index: ", indices[i], " (output volumes are of size ",
+                 join_sizes(volume), ")");
   }
 }
 
@@ -174,9 +175,9 @@ PoolArguments max_pool_arguments(const IntList& kernel_size, const IntList& stri
 
 Tensor max_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding,
                 IntList dilation, bool ceil_mode) {
-  const PoolGeometry g = window_pool_geometry(
-      "max_pool", sizes_of(input),
-      max_pool_arguments(kernel_size, stride, padding, dilation, ceil_mode));
+  const PoolGeometry g =
+      window_pool_geometry("max_pool", sizes_of(input),
+                           max_pool_arguments(kernel_size, stride, padding, dilation, ceil_mode));
   return std::get<0>(max_pool_of("max_pool", Types::kAll, input, g, false));
 }
 
@@ -199,16 +200,16 @@ void check_window_span(const PoolGeometry& g) {
 std::tuple<Tensor, Tensor> max_pool_with_indices(const Tensor& input, IntList kernel_size,
                                                  IntList stride, IntList padding, IntList dilation,
                                                  bool ceil_mode) {
-  const PoolGeometry g = window_pool_geometry(
-      "max_pool", sizes_of(input),
-      max_pool_arguments(kernel_size, stride, padding, dilation, ceil_mode));
+  const PoolGeometry g =
+      window_pool_geometry("max_pool", sizes_of(input),
+                           max_pool_arguments(kernel_size, stride, padding, dilation, ceil_mode));
   check_window_span(g);
   return max_pool_of("max_pool", Types::kAll, input, g, true);
 }
 
 std::tuple<Tensor, Tensor> adaptive_max_pool(const Tensor& input, IntList output_size) {
-  const PoolGeometry g = adaptive_pool_geometry("adaptive_max_pool", AdaptiveKind::kMax,
-                                                sizes_of(input), output_size);
+  const PoolGeometry g =
+      adaptive_pool_geometry("adaptive_max_pool", AdaptiveKind::kMax, sizes_of(input), output_size);
   check_window_span(g);
   return max_pool_of("adaptive_max_pool", Types::kFloats, input, g, true);
 }
@@ -284,8 +285,8 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& indices) {
   CNNOPS_CHECK(indices.is_cpu() && indices.scalar_type() == ScalarType::Long,
                "elements in indices should be type int64 on cpu but got: ",
                torch::headeronly::toString(indices.scalar_type()));
-  const PoolGeometry g = indexed_pool_geometry(
-      name, sizes, IntList(input_sizes.begin() + 2, input_sizes.end()), true);
+  const PoolGeometry g =
+      indexed_pool_geometry(name, sizes, IntList(input_sizes.begin() + 2, input_sizes.end()), true);
   const bool channels_last = lies_channels_last(indices, g);
   Tensor output = allocate(sizes, input, channels_last);
   visit(name, Types::kFloats, input.scalar_type(), [&](auto type) {
@@ -348,9 +349,8 @@ PoolArguments avg_pool_arguments(const IntList& kernel_size, const IntList& stri
 
 Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding,
                 bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
-  const PoolGeometry g =
-      window_pool_geometry("avg_pool", sizes_of(input),
-                           avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
+  const PoolGeometry g = window_pool_geometry(
+      "avg_pool", sizes_of(input), avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
   return avg_pool_of("avg_pool", Types::kFloatsAndInt64, input, g, count_of(count_include_pad),
                      checked_divisor(g, divisor_override), false);
 }
@@ -358,9 +358,9 @@ Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntLis
 Tensor avg_pool_backward(const Tensor& grad_output, IntList input_size, IntList kernel_size,
                          IntList stride, IntList padding, bool ceil_mode, bool count_include_pad,
                          std::optional<int64_t> divisor_override) {
-  const PoolGeometry g = window_pool_backward_geometry(
-      "avg_pool_backward", sizes_of(grad_output), input_size,
-      avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
+  const PoolGeometry g =
+      window_pool_backward_geometry("avg_pool_backward", sizes_of(grad_output), input_size,
+                                    avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
   return avg_pool_of("avg_pool_backward", Types::kFloatsAndInt64, grad_output, g,
                      count_of(count_include_pad), checked_divisor(g, divisor_override), true);
 }

@@ -63,8 +63,8 @@ struct PoolKernels {
   void (*avg_pool)(const PoolProblem&, const T* input, T* output);
   void (*avg_pool_backward)(const PoolProblem&, const T* grad_output, T* grad_input);
   /// `samples` are (N, C, rank).
-  void (*fractional_max_pool)(const FractionalProblem&, const T* input, const T* samples,
-                              T* output, int64_t* indices);
+  void (*fractional_max_pool)(const FractionalProblem&, const T* input, const T* samples, T* output,
+                              int64_t* indices);
   /// large = 0; large[indices[i]] += small[i].
   void (*scatter_add)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
   /// large = 0; large[indices[i]] = small[i], the last one staying.

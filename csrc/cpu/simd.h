@@ -1,5 +1,6 @@
 // A small fixed-width vector on the compilers' vector extension: Vec<T> is one machine register of
-// the instruction set this file is compiled for, with +, -, *, comparisons and ?: from the language.
+// the instruction set this file is compiled for, with +, -, *, comparisons and ?: from the
+// language.
 //
 // Included once per instruction set, inside that set's namespace, with CNNOPS_VECTOR_BYTES
 // set to the register width (isa/begin.h). It therefore has no include guard and no includes.
@@ -96,7 +97,8 @@ inline float16 narrow<float16>(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
   if (magnitude >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // rounds past 65504
-  if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 leaves value / 2^-24, rounded, in the low bits
+  if (magnitude <
+      0x38800000u) {  // subnormal: adding 0.5 leaves value / 2^-24, rounded, in the low bits
     const float shifted = bit_cast<float>(magnitude) + 0.5f;
     return {uint16_t(sign | (bit_cast<uint32_t>(shifted) - 0x3f000000u))};
   }
@@ -179,7 +181,8 @@ inline Vec<Accumulator<T>> load_partial(const T* from, int64_t count) {
     Vec<Index> lane;
     for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
     const auto mask = (__m256i)(lane < broadcast(Index(count)));
-    if constexpr (sizeof(T) == 8) return (Vec<A>)_mm256_maskload_epi64((const long long*)from, mask);
+    if constexpr (sizeof(T) == 8)
+      return (Vec<A>)_mm256_maskload_epi64((const long long*)from, mask);
     if constexpr (sizeof(T) == 4) return (Vec<A>)_mm256_maskload_epi32((const int*)from, mask);
   }
 #endif
@@ -268,7 +271,8 @@ inline Vec<Accumulator<T>> load_indexed(const T* from, const int32_t* index) {
   if constexpr (sizeof(T) == 4 && sizeof(A) == 4) {
     const __m256i at = _mm256_loadu_si256((const __m256i*)index);
     const __m256i valid = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1));
-    return (Vec<A>)_mm256_mask_i32gather_epi32(_mm256_setzero_si256(), (const int*)from, at, valid, 4);
+    return (Vec<A>)_mm256_mask_i32gather_epi32(_mm256_setzero_si256(), (const int*)from, at, valid,
+                                               4);
   }
 #endif
   Vec<A> v;
@@ -300,7 +304,8 @@ inline void store_every_second(T* to, Vec<Accumulator<T>> v) {
 template <int kHalf, class T>
 inline void swap_blocks(Vec<T> (&row)[kLanes<T>]) {
   constexpr int n = kLanes<T>;
-  Vec<typename IndexOf<sizeof(T)>::type> upper, lower;  // lane numbers; n + i is lane i of the second
+  Vec<typename IndexOf<sizeof(T)>::type> upper,
+      lower;  // lane numbers; n + i is lane i of the second
   for (int lane = 0; lane < n; ++lane) {
     const bool second = (lane & kHalf) != 0;
     upper[lane] = second ? n + lane - kHalf : lane;
@@ -359,8 +364,8 @@ inline void deinterleave(Vec<T> low, Vec<T> high, Vec<T>* even, Vec<T>* odd) {
     static_assert(kCount == 16);
     *even = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
                                     28, 30);
-    *odd = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27,
-                                   29, 31);
+    *odd = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29,
+                                   31);
   }
 }
 
@@ -379,9 +384,9 @@ inline void interleave(Vec<T> even, Vec<T> odd, Vec<T>* low, Vec<T>* high) {
     *high = __builtin_shufflevector(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
   } else {
     static_assert(kCount == 16);
-    *low = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
-                                   23);
-    *high = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
-                                    30, 15, 31);
+    *low =
+        __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    *high = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30,
+                                    15, 31);
   }
 }

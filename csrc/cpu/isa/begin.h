@@ -32,7 +32,8 @@
 #if defined(CNNOPS_TARGET)
 #define CNNOPS_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
-#define CNNOPS_PUSH(target) CNNOPS_PRAGMA(clang attribute push(__attribute__((target(target))), apply_to = function))
+#define CNNOPS_PUSH(target) \
+  CNNOPS_PRAGMA(clang attribute push(__attribute__((target(target))), apply_to = function))
 CNNOPS_PUSH(CNNOPS_TARGET)
 #else
 #define CNNOPS_PUSH(text) CNNOPS_PRAGMA(GCC target(text))

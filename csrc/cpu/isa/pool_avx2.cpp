@@ -1,7 +1,7 @@
 #if defined(__x86_64__)
 #define CNNOPS_TARGET_AVX2
-#include "cpu/pool_kernels.h"
 #include "cpu/isa/begin.h"
+#include "cpu/pool_kernels.h"
 
 namespace cnnops::avx2 {
 #include "cpu/simd.h"

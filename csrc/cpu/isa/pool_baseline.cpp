@@ -1,5 +1,5 @@
-#include "cpu/pool_kernels.h"
 #include "cpu/isa/begin.h"
+#include "cpu/pool_kernels.h"
 
 namespace cnnops::baseline {
 #include "cpu/simd.h"

@@ -1,7 +1,7 @@
 // Bands: the source rows that some destination rows need, gathered into scratch for the direct
 // kernels. Elements are accumulators, padding is resolved, and the `step` phases of the width lie
-// apart, so that what one tap reads for consecutive destinations is consecutive. Behind this every tap
-// is a shifted vector load and there are no borders.
+// apart, so that what one tap reads for consecutive destinations is consecutive. Behind this every
+// tap is a shifted vector load and there are no borders.
 
 /// A band fits this much where it can: half of a small L2, and close to L1.
 constexpr int64_t kBandBytes = 96 << 10;
@@ -37,8 +37,8 @@ struct BandLayout {
   }
 };
 
-/// Destination rows of a band when the elements of a row are far apart (channels_last): neighbouring
-/// groups use the same cache lines, so that they should come back to them soon.
+/// Destination rows of a band when the elements of a row are far apart (channels_last):
+/// neighbouring groups use the same cache lines, so that they should come back to them soon.
 constexpr int64_t kStridedRows = 8;
 
 /// The layout of bands of accumulators A. Bands that would be too large with every source channel
@@ -94,8 +94,8 @@ void gather_band_row(const BandLayout& band, const T* row, int64_t stride, Accum
   }
 }
 
-/// The band of `channels` source channels under destination rows [first, first + count) at depth `d`;
-/// `source` is the first of the channels in the image.
+/// The band of `channels` source channels under destination rows [first, first + count) at depth
+/// `d`; `source` is the first of the channels in the image.
 template <class T>
 void gather_band(const ContractionShape& shape, const BandLayout& band, const T* source,
                  const Strides& strides, int64_t channels, int64_t d, int64_t first, int64_t count,

@@ -1,5 +1,5 @@
-// The convolution kernels of one instruction set. Included by isa/conv_*.cpp inside the namespace of
-// the instruction set; the kernels build on each other in this order.
+// The convolution kernels of one instruction set. Included by isa/conv_*.cpp inside the namespace
+// of the instruction set; the kernels build on each other in this order.
 
 #include "cpu/kernels/tile.h"
 //
@@ -28,9 +28,11 @@
 template <class T>
 const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
-      gemm_planar<T>,          gemm_channels_last<T>,        direct_planar<T>,
-      depthwise_channels_last<T>, weight_gemm_planar<T>,     weight_gemm_channels_last<T>,
-      weight_direct_planar<T>, weight_depthwise_channels_last<T>, fold_padding<T>,
+      gemm_planar<T>,          gemm_channels_last<T>,
+      direct_planar<T>,        depthwise_channels_last<T>,
+      weight_gemm_planar<T>,   weight_gemm_channels_last<T>,
+      weight_direct_planar<T>, weight_depthwise_channels_last<T>,
+      fold_padding<T>,
   };
   return table;
 }

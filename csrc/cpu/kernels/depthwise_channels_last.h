@@ -1,10 +1,10 @@
 // Depthwise convolution (one source and one destination channel a group), vectors along channels.
 //
 // An item is a row of destination pixels. Pixels go four at a time, so that a loaded weight vector
-// serves four of them; for taps that read zeros at some of the four, only the others are added. Padding
-// that reads inside the source has no such order: those pixels go alone. Weights are repacked to [tap][channel]. Channels that do not fill a register
-// are covered by a last register that overlaps the one before; fewer than one register of them by
-// partial loads.
+// serves four of them; for taps that read zeros at some of the four, only the others are added.
+// Padding that reads inside the source has no such order: those pixels go alone. Weights are
+// repacked to [tap][channel]. Channels that do not fill a register are covered by a last register
+// that overlaps the one before; fewer than one register of them by partial loads.
 
 constexpr int kDepthwisePixels = 4;
 
@@ -19,7 +19,8 @@ struct DepthwiseRow {
   int64_t pixel;  // elements between the sources of neighbouring destinations
 };
 
-/// Destination channels [c, c + lanes * kVectors) of kPixels pixels; with kPartial the first `count`.
+/// Destination channels [c, c + lanes * kVectors) of kPixels pixels; with kPartial the first
+/// `count`.
 template <class T, int kPixels, int kVectors, bool kPartial>
 inline void depthwise_block(const DepthwiseRow<T>& row, const Accumulator<T>* weight,
                             const Accumulator<T>* bias, int64_t channels, int64_t c, int64_t count,
@@ -54,7 +55,8 @@ inline void depthwise_block(const DepthwiseRow<T>& row, const Accumulator<T>* we
       for (int i = 0; i < kPixels; ++i) {
         if (!all && (reads >> i & 1) == 0) continue;
 #pragma GCC unroll 2
-        for (int j = 0; j < kVectors; ++j) sum[i][j] += w[j] * read(from + i * row.pixel + j * lanes);
+        for (int j = 0; j < kVectors; ++j)
+          sum[i][j] += w[j] * read(from + i * row.pixel + j * lanes);
       }
     }
   }
@@ -79,7 +81,8 @@ inline void depthwise_pixels(const DepthwiseRow<T>& row, const Accumulator<T>* w
                              int64_t to_pixel) {
   constexpr int lanes = kLanes<Accumulator<T>>;
   if (channels < lanes) {
-    return depthwise_block<T, kPixels, 1, true>(row, weight, bias, pitch, 0, channels, to, to_pixel);
+    return depthwise_block<T, kPixels, 1, true>(row, weight, bias, pitch, 0, channels, to,
+                                                to_pixel);
   }
   int64_t c = 0;
   for (; c + 2 * lanes <= channels; c += 2 * lanes) {
@@ -91,8 +94,9 @@ inline void depthwise_pixels(const DepthwiseRow<T>& row, const Accumulator<T>* w
   }
 }
 
-/// Fills `columns` and `reads` for `pixels` destinations from `w` on. False where a pixel reads padding
-/// that is not zero and is not the only one: its source is then not where its neighbours' order says.
+/// Fills `columns` and `reads` for `pixels` destinations from `w` on. False where a pixel reads
+/// padding that is not zero and is not the only one: its source is then not where its neighbours'
+/// order says.
 inline bool point_taps(const Walk& walk, int64_t w, int pixels, int64_t stride, int64_t* columns,
                        uint8_t* reads) {
   for (int64_t t = 0; t < walk.tap_count; ++t) {
@@ -130,7 +134,8 @@ void depthwise_channels_last(const Contraction<T>& p) {
     const bool real = c < channels;
     bias[c] = real && p.bias != nullptr ? widen(p.bias[c]) : A(0);
     for (int64_t t = 0; t < taps; ++t) {
-      weight[t * pitch + c] = real ? widen(p.weight[c * p.weight_strides.group + offsets[t]]) : A(0);
+      weight[t * pitch + c] =
+          real ? widen(p.weight[c * p.weight_strides.group + offsets[t]]) : A(0);
     }
   }
 
@@ -141,7 +146,8 @@ void depthwise_channels_last(const Contraction<T>& p) {
     const T** line_table = buffer.as<const T*>();
     int64_t* columns = reinterpret_cast<int64_t*>(line_table + lines);
     uint8_t* reads = reinterpret_cast<uint8_t*>(columns + taps_w);
-    const DepthwiseRow<T> row{line_table, lines, columns, reads, taps_w, walk[2].step * from.axis[2]};
+    const DepthwiseRow<T> row{line_table, lines,  columns,
+                              reads,      taps_w, walk[2].step * from.axis[2]};
     for (int64_t item = begin; item < end; ++item) {
       const int64_t h = item % walk[1].count, d = item / walk[1].count % walk[0].count;
       const int64_t image = item / walk[1].count / walk[0].count;
@@ -156,11 +162,13 @@ void depthwise_channels_last(const Contraction<T>& p) {
       }
       T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
       for (int64_t w = 0; w < walk[2].count;) {
-        const bool four = w + kDepthwisePixels <= walk[2].count && point_taps(walk[2], w, kDepthwisePixels, from.axis[2], columns, reads);
+        const bool four = w + kDepthwisePixels <= walk[2].count &&
+                          point_taps(walk[2], w, kDepthwisePixels, from.axis[2], columns, reads);
         if (!four) point_taps(walk[2], w, 1, from.axis[2], columns, reads);
         T* pixel = to + w * dest.axis[2];
         if (four) {
-          depthwise_pixels<T, kDepthwisePixels>(row, weight, bias, pitch, channels, pixel, dest.axis[2]);
+          depthwise_pixels<T, kDepthwisePixels>(row, weight, bias, pitch, channels, pixel,
+                                                dest.axis[2]);
         } else {
           depthwise_pixels<T, 1>(row, weight, bias, pitch, channels, pixel, dest.axis[2]);
         }

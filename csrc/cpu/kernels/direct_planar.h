@@ -1,12 +1,13 @@
-// Convolution with few channels in a group on one side or both (depthwise, multipliers, small groups,
-// first layers and their input gradients): no GEMM, vectors along the width.
+// Convolution with few channels in a group on one side or both (depthwise, multipliers, small
+// groups, first layers and their input gradients): no GEMM, vectors along the width.
 //
-// An item is a band (band.h) of destination rows of one image, group and depth. The band is gathered
-// once and then read from cache by every tap and destination channel. Per block, kChannels x kVectors
-// accumulators stay in registers over all taps: one channel for depthwise, up to four where the group
-// has them, so that a loaded vector serves four FMAs, and up to eight for rows of a single register,
-// which would not hide the FMA latency otherwise. Where the source channels of a group do not fit
-// a band they come in turns, and the sums of a block of destination channels wait in scratch.
+// An item is a band (band.h) of destination rows of one image, group and depth. The band is
+// gathered once and then read from cache by every tap and destination channel. Per block, kChannels
+// x kVectors accumulators stay in registers over all taps: one channel for depthwise, up to four
+// where the group has them, so that a loaded vector serves four FMAs, and up to eight for rows of a
+// single register, which would not hide the FMA latency otherwise. Where the source channels of a
+// group do not fit a band they come in turns, and the sums of a block of destination channels wait
+// in scratch.
 
 constexpr int64_t kDirectChannels = 4;
 constexpr int64_t kDirectChannelsOfNarrowRows = 8;
@@ -131,8 +132,8 @@ void direct_planar(const Contraction<T>& p) {
       const int64_t image = rest / bands / walk[0].count;
       const int64_t left = walk[1].count - first;
       const int64_t count = left < layout.max_rows ? left : layout.max_rows;
-      const T* source = p.source + image * p.source_strides.batch +
-                        group * p.depth * p.source_strides.channel;
+      const T* source =
+          p.source + image * p.source_strides.batch + group * p.depth * p.source_strides.channel;
       for (int64_t row = 0; row < p.rows; row += most) {
         const int64_t channels = p.rows - row < most ? p.rows - row : most;
         const int64_t channel = group * p.rows + row;

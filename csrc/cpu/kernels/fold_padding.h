@@ -1,6 +1,6 @@
-// The adjoint of reflect, replicate and circular padding: the gradient for a padded input, added back
-// onto the positions that the padding read. An item is one plane of one image, whose sums form in
-// scratch of the accumulator type, in the order of the padded positions.
+// The adjoint of reflect, replicate and circular padding: the gradient for a padded input, added
+// back onto the positions that the padding read. An item is one plane of one image, whose sums form
+// in scratch of the accumulator type, in the order of the padded positions.
 
 template <class T>
 void fold_padding(const Fold<T>& p) {
@@ -13,7 +13,8 @@ void fold_padding(const Fold<T>& p) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t image = item / p.channels, channel = item % p.channels;
       fill(sums, plane, p.bias != nullptr ? widen(p.bias[channel]) : A(0));
-      const T* source = p.source + image * p.source_strides.batch + channel * p.source_strides.channel;
+      const T* source =
+          p.source + image * p.source_strides.batch + channel * p.source_strides.channel;
       for (int64_t d = 0; d < p.extent[0]; ++d) {
         const int64_t z = p.walk[0].resolve(d - p.pad_begin[0]);
         for (int64_t h = 0; h < p.extent[1]; ++h) {

@@ -1,11 +1,11 @@
 // Reading the virtual im2col matrix, a row at a time, from a planar tensor as it lies.
 //
 // Columns of that matrix are destination pixels in the order (batch, depth, height, width). A block
-// of columns is a list of segments: runs of pixels of one image row. For one source channel and tap a
-// segment reads a strided run of one source row; the part inside the tensor moves as whole registers,
-// the border goes element by element through the walk's index map. On small maps segments are short
-// and many: there the index of every (tap, column) is worked out once for a block and serves all
-// source channels through indexed loads.
+// of columns is a list of segments: runs of pixels of one image row. For one source channel and tap
+// a segment reads a strided run of one source row; the part inside the tensor moves as whole
+// registers, the border goes element by element through the walk's index map. On small maps
+// segments are short and many: there the index of every (tap, column) is worked out once for a
+// block and serves all source channels through indexed loads.
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -114,7 +114,8 @@ struct ColumnGatherer {
   bool indexed = false;
 
   /// Bytes of the index table of a block, 0 where indexed loads cannot or need not be used.
-  static int64_t index_bytes(const ContractionShape& shape, const Strides& strides, int64_t columns) {
+  static int64_t index_bytes(const ContractionShape& shape, const Strides& strides,
+                             int64_t columns) {
     // The table pays when many channels share it, and its entries must fit 32 bits.
     int64_t last = (shape.batch - 1) * strides.batch;
     for (int i = 0; i < kAxes; ++i) last += (shape.walk[i].size - 1) * strides.axis[i];
@@ -130,8 +131,8 @@ struct ColumnGatherer {
     if (indexed) fill_index();
   }
 
-  /// Writes matrix rows [first, first + count), where row = ((channel * taps_d + td) * taps_h + th) *
-  /// taps_w + tw, to `to`, `pitch` elements a row. `source` is channel 0 of the group in image 0.
+  /// Writes matrix rows [first, first + count), where row = ((channel * taps_d + td) * taps_h + th)
+  /// * taps_w + tw, to `to`, `pitch` elements a row. `source` is channel 0 of the group in image 0.
   void gather(const T* source, int64_t first, int64_t count, A* to, int64_t pitch) const {
     if (indexed) return gather_indexed(source, first, count, to, pitch);
     const Walk* walk = shape.walk;

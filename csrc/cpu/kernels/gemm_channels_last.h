@@ -2,11 +2,12 @@
 // im2col[pixels x K] * weight[K x rows] for each group, K = taps * source channels.
 //
 // The pixels are never copied where the tensor already holds accumulators: a tile takes one pointer
-// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Weights are
-// packed once per call as [group][column block][tap][channel][kTileColumns] and shared by all threads.
-// Items are (group, block of kPixelBlock pixels, column block); K is cut so that the slice of packed
-// weights stays in L2 while all pixel tiles of the item use it. With few source channels (images) the
-// taps of a kernel row, which lie side by side in the source, count as one tap of more channels.
+// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Weights
+// are packed once per call as [group][column block][tap][channel][kTileColumns] and shared by all
+// threads. Items are (group, block of kPixelBlock pixels, column block); K is cut so that the slice
+// of packed weights stays in L2 while all pixel tiles of the item use it. With few source channels
+// (images) the taps of a kernel row, which lie side by side in the source, count as one tap of more
+// channels.
 
 constexpr int64_t kPixelBlock = 8 * kTileRows;
 constexpr int64_t kChannelBlock = 256;
@@ -25,8 +26,7 @@ void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulat
   parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces, first = i % pieces * lanes, block = first / columns;
-      const int64_t width =
-          block + 1 < blocks ? columns : padded_rows - (blocks - 1) * columns;
+      const int64_t width = block + 1 < blocks ? columns : padded_rows - (blocks - 1) * columns;
       const T* from = p.weight + group * p.weight_strides.group + first * p.weight_strides.row;
       A* out = to + (group * padded_rows + block * columns) * inner + first % columns;
       const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
@@ -88,7 +88,8 @@ inline bool kernel_rows_are_runs(const ContractionShape& shape, const Strides& s
   return width.tap_count > 1;
 }
 
-/// Where the pixels of a block read: one pointer for each pixel and tap, [pixel tile][tap][kTileRows].
+/// Where the pixels of a block read: one pointer for each pixel and tap, [pixel
+/// tile][tap][kTileRows].
 template <class T>
 struct PixelPointers {
   const Contraction<T>& p;
@@ -131,7 +132,8 @@ struct PixelPointers {
   }
 
  private:
-  /// The taps of one kernel row of destination `w`; a copy, taken from `spare`, where padding is in it.
+  /// The taps of one kernel row of destination `w`; a copy, taken from `spare`, where padding is in
+  /// it.
   const T* kernel_row(const T* line, int64_t w, T*& spare) const {
     if (line == nullptr) return zeros;
     const Walk& walk = p.walk[2];
@@ -226,7 +228,8 @@ void gemm_channels_last(const Contraction<T>& p) {
             const A* slice = packed + (tap * depth + c) * width;
             A* to = sums + i * width;
             if constexpr (in_place) {
-              multiply<A>({from, c, tap_count, channels, 1, slice}, to, width, accumulate, rows, vectors);
+              multiply<A>({from, c, tap_count, channels, 1, slice}, to, width, accumulate, rows,
+                          vectors);
             } else {
               auto wide_rows = reinterpret_cast<const A**>(pixel_rows + kPixelBlock * taps);
               for (int64_t t = 0; t < tap_count; ++t) {
@@ -236,8 +239,8 @@ void gemm_channels_last(const Contraction<T>& p) {
                   wide_rows[t * kTileRows + r] = wide;
                 }
               }
-              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice}, to, width, accumulate, rows,
-                          vectors);
+              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice}, to, width, accumulate,
+                          rows, vectors);
             }
           }
         }

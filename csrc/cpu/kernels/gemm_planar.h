@@ -5,18 +5,19 @@
 // across image rows and images so that small maps fill it. Its part of im2col is gathered from the
 // source as it lies, into a buffer that stays in L2: all of K where that fits kPanelBytes, and then
 // the next row block of the same panel finds it there, else kPanelDepth rows at a time. The rows of
-// the block are multiplied with kPanelDepth rows of it at a time. Sums of a panel live in scratch of
-// the accumulator type until K is done, then get the bias and go to the destination. Row blocks exist
-// so that layers with many channels and few pixels have enough items; they depend on the shape only.
+// the block are multiplied with kPanelDepth rows of it at a time. Sums of a panel live in scratch
+// of the accumulator type until K is done, then get the bias and go to the destination. Row blocks
+// exist so that layers with many channels and few pixels have enough items; they depend on the
+// shape only.
 
-constexpr int64_t kPanelDepth = 256;  // 256 x 64 floats = 64 KiB: L2 with room, 6 x 256 weights in L1
+constexpr int64_t kPanelDepth =
+    256;  // 256 x 64 floats = 64 KiB: L2 with room, 6 x 256 weights in L1
 constexpr int64_t kPanelBytes = 1280 << 10;  // 4608 x 64 floats, the largest layer of ResNet-50
 constexpr int64_t kMaxRowBlock = 384;
 constexpr int64_t kWantedItems = 16;
 
 /// Multiply-adds that pay for waking another thread.
 constexpr int64_t kSmallestWork = 1 << 16;
-
 
 /// Rows of a row block: few enough that `blocks_before` blocks make kWantedItems items.
 inline int64_t choose_row_block(int64_t rows, int64_t blocks_before) {
@@ -56,8 +57,8 @@ inline void tap_offsets(const ContractionShape& shape, const WeightStrides& stri
   for (int64_t d = 0; d < walk[0].tap_count; ++d) {
     for (int64_t h = 0; h < walk[1].tap_count; ++h) {
       for (int64_t w = 0; w < walk[2].tap_count; ++w) {
-        *to++ = walk[0].taps[d].kernel * strides.axis[0] + walk[1].taps[h].kernel * strides.axis[1] +
-                walk[2].taps[w].kernel * strides.axis[2];
+        *to++ = walk[0].taps[d].kernel * strides.axis[0] +
+                walk[1].taps[h].kernel * strides.axis[1] + walk[2].taps[w].kernel * strides.axis[2];
       }
     }
   }
@@ -71,8 +72,8 @@ inline bool taps_are_contiguous(const int64_t* taps, int64_t count) {
   return true;
 }
 
-/// Packs the weights as [groups][rows][channel][tap]. A piece is a few rows, so that whichever of the
-/// two channels is the inner one in memory, whole cache lines are used on both sides.
+/// Packs the weights as [groups][rows][channel][tap]. A piece is a few rows, so that whichever of
+/// the two channels is the inner one in memory, whole cache lines are used on both sides.
 template <class T>
 void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {
   constexpr int64_t kRowsOfPiece = 16;
@@ -131,7 +132,8 @@ struct DestRun {
 };
 
 /// Destination runs of the segments, neighbours joined; returns how many.
-inline int64_t join_runs(const Strides& dest, const Segment* segments, int64_t count, DestRun* runs) {
+inline int64_t join_runs(const Strides& dest, const Segment* segments, int64_t count,
+                         DestRun* runs) {
   int64_t found = 0;
   for (int64_t s = 0; s < count; ++s) {
     const Segment& segment = segments[s];
@@ -214,8 +216,8 @@ void gemm_planar(const Contraction<T>& p) {
           for (int i = 0; i < rows; ++i) {
             pointers[i] = weight.data + group * weight.group + (row + i) * weight.row;
           }
-          multiply<A>({pointers, k, 1, run, 1, slice}, sums + (row - row_begin) * pitch, pitch, k > 0,
-                      rows, vectors);
+          multiply<A>({pointers, k, 1, run, 1, slice}, sums + (row - row_begin) * pitch, pitch,
+                      k > 0, rows, vectors);
         }
       }
       for (int64_t row = row_begin; row < row_end; ++row) {

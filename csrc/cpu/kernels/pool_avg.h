@@ -271,18 +271,19 @@ void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
   const Readable<T> readable{grad_output, grad_output + p.batch * p.channels * output_plane(p)};
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * windows_of(p)),
                [&](int64_t begin, int64_t end) {
-    Row row(depth, height, begin);
-    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
-      if (is_global(p)) {
-        const Compute<T> divisor = divisors.one(divisors.row(0, 0), 0);
-        fill_row(grad_input + r * width, load_one(grad_output + r) / divisor, width);
-        continue;
-      }
-      const T* plane = grad_output + row.outer * output_plane(p);
-      const auto spread = by_phases ? spread_row_by_phases<T> : spread_row_by_windows<T>;
-      spread(p, divisors, readable, plane, row.d, row.h, grad_input + r * width);
-    }
-  });
+                 Row row(depth, height, begin);
+                 for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
+                   if (is_global(p)) {
+                     const Compute<T> divisor = divisors.one(divisors.row(0, 0), 0);
+                     fill_row(grad_input + r * width, load_one(grad_output + r) / divisor, width);
+                     continue;
+                   }
+                   const T* plane = grad_output + row.outer * output_plane(p);
+                   const auto spread =
+                       by_phases ? spread_row_by_phases<T> : spread_row_by_windows<T>;
+                   spread(p, divisors, readable, plane, row.d, row.h, grad_input + r * width);
+                 }
+               });
 }
 
 /// Gradients of channels_last tensors, by pixels of inputs.
@@ -290,35 +291,37 @@ template <class T>
 void spread_pixels(const PoolProblem& p, const T* grad_output, T* grad_input) {
   const Divisors<T> divisors(p);
   const int64_t width = p.axis[2].input;
-  for_each_row_task(p, p.axis[0].input, p.axis[1].input, width * windows_of(p),
-                    [&](const Row& at, int64_t row, int64_t first, int64_t last) {
-    const T* plane = grad_output + at.outer * output_plane(p) * p.channels;
-    const auto alike = [&](int axis, int64_t x) {
-      return divisors.alike(p.axis[axis], p.axis[axis].first[x], p.axis[axis].last[x]);
-    };
-    const bool rows_alike = Divisors<T>::kDivideOnce && alike(0, at.d) && alike(1, at.h);
-    for (int64_t w = 0; w < width; ++w) {
-      T* to = grad_input + (row * width + w) * p.channels;
-      const bool once = rows_alike && alike(2, w);
-      for_each_channel_run<T>(
-          first, last,
-          [&](int64_t c) {
-            spread_to_pixel<kBlockVectors>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
-          },
-          [&](int64_t c) {
-            spread_to_pixel<1>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
-          },
-          [&](int64_t c) {
-            Compute<T> sum = 0, divisor = 1;
-            for_each_output_pixel(p, divisors, at.d, at.h, w, [&](int64_t pixel, Compute<T> own) {
-              divisor = own;
-              const Compute<T> value = load_one(plane + pixel * p.channels + c);
-              sum += once ? value : Divisors<T>::share(value, own);
-            });
-            store_one(to + c, once ? Divisors<T>::share(sum, divisor) : sum);
-          });
-    }
-  });
+  for_each_row_task(
+      p, p.axis[0].input, p.axis[1].input, width * windows_of(p),
+      [&](const Row& at, int64_t row, int64_t first, int64_t last) {
+        const T* plane = grad_output + at.outer * output_plane(p) * p.channels;
+        const auto alike = [&](int axis, int64_t x) {
+          return divisors.alike(p.axis[axis], p.axis[axis].first[x], p.axis[axis].last[x]);
+        };
+        const bool rows_alike = Divisors<T>::kDivideOnce && alike(0, at.d) && alike(1, at.h);
+        for (int64_t w = 0; w < width; ++w) {
+          T* to = grad_input + (row * width + w) * p.channels;
+          const bool once = rows_alike && alike(2, w);
+          for_each_channel_run<T>(
+              first, last,
+              [&](int64_t c) {
+                spread_to_pixel<kBlockVectors>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
+              },
+              [&](int64_t c) {
+                spread_to_pixel<1>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
+              },
+              [&](int64_t c) {
+                Compute<T> sum = 0, divisor = 1;
+                for_each_output_pixel(
+                    p, divisors, at.d, at.h, w, [&](int64_t pixel, Compute<T> own) {
+                      divisor = own;
+                      const Compute<T> value = load_one(plane + pixel * p.channels + c);
+                      sum += once ? value : Divisors<T>::share(value, own);
+                    });
+                store_one(to + c, once ? Divisors<T>::share(sum, divisor) : sum);
+              });
+        }
+      });
 }
 
 template <class T>

@@ -174,25 +174,25 @@ void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices)
   const int64_t depth = p.axis[0].output, height = p.axis[1].output;
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
                [&](int64_t begin, int64_t end) {
-    Row row(depth, height, begin);
-    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
-      if (is_global(p)) {
-        Compute<T> best = lowest<T>();
-        indices[r] = 0;
-        max_run(input + r * p.axis[2].input, p.axis[2].input, 0, &best, indices + r);
-        store_one(output + r, best);
-        continue;
-      }
-      const T* plane = input + row.outer * input_plane(p);
-      T* to = output + r * width;
-      int64_t* index = indices + r * width;
-      if (by_phases) {
-        max_row_by_phases(p, readable, plane, row.d, row.h, to, index);
-      } else {
-        max_row_by_windows(p, readable, plane, row.d, row.h, to, index);
-      }
-    }
-  });
+                 Row row(depth, height, begin);
+                 for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
+                   if (is_global(p)) {
+                     Compute<T> best = lowest<T>();
+                     indices[r] = 0;
+                     max_run(input + r * p.axis[2].input, p.axis[2].input, 0, &best, indices + r);
+                     store_one(output + r, best);
+                     continue;
+                   }
+                   const T* plane = input + row.outer * input_plane(p);
+                   T* to = output + r * width;
+                   int64_t* index = indices + r * width;
+                   if (by_phases) {
+                     max_row_by_phases(p, readable, plane, row.d, row.h, to, index);
+                   } else {
+                     max_row_by_windows(p, readable, plane, row.d, row.h, to, index);
+                   }
+                 }
+               });
 }
 
 /// `kVectors` registers of channels of one output pixel; `from` is the plane at the first channel.
@@ -228,26 +228,29 @@ void max_pixels(const PoolProblem& p, const T* input, T* output, int64_t* indice
   const int64_t width = p.axis[2].output;
   for_each_row_task(p, p.axis[0].output, p.axis[1].output, width * work_of(p),
                     [&](const Row& at, int64_t row, int64_t first, int64_t last) {
-    const T* plane = input + at.outer * input_plane(p) * p.channels;
-    for (int64_t w = 0; w < width; ++w) {
-      T* to = output + (row * width + w) * p.channels;
-      int64_t* index = indices + (row * width + w) * p.channels;
-      for_each_channel_run<T>(
-          first, last,
-          [&](int64_t c) {
-            max_channels<T, kBlockVectors>(p, plane + c, at.d, at.h, w, to + c, index + c);
-          },
-          [&](int64_t c) { max_channels<T, 1>(p, plane + c, at.d, at.h, w, to + c, index + c); },
-          [&](int64_t c) {
-            Compute<T> best = lowest<T>();
-            index[c] = corner_of(p, at.d, at.h) + p.axis[2].begin[w];
-            for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
-              max_run(plane + pixel * p.channels + c, 1, pixel, &best, index + c);
-            });
-            store_one(to + c, best);
-          });
-    }
-  });
+                      const T* plane = input + at.outer * input_plane(p) * p.channels;
+                      for (int64_t w = 0; w < width; ++w) {
+                        T* to = output + (row * width + w) * p.channels;
+                        int64_t* index = indices + (row * width + w) * p.channels;
+                        for_each_channel_run<T>(
+                            first, last,
+                            [&](int64_t c) {
+                              max_channels<T, kBlockVectors>(p, plane + c, at.d, at.h, w, to + c,
+                                                             index + c);
+                            },
+                            [&](int64_t c) {
+                              max_channels<T, 1>(p, plane + c, at.d, at.h, w, to + c, index + c);
+                            },
+                            [&](int64_t c) {
+                              Compute<T> best = lowest<T>();
+                              index[c] = corner_of(p, at.d, at.h) + p.axis[2].begin[w];
+                              for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
+                                max_run(plane + pixel * p.channels + c, 1, pixel, &best, index + c);
+                              });
+                              store_one(to + c, best);
+                            });
+                      }
+                    });
 }
 
 template <class T>
@@ -257,12 +260,10 @@ void max_pool(const PoolProblem& p, const T* input, T* output, int64_t* indices)
                            : max_rows(p, input, output, indices);
   }
   if (p.channels_last) {
-    reduce_pixels(p, input, output, Maximum(), [](int64_t, int64_t, int64_t) {
-      return [](auto value) { return value; };
-    });
+    reduce_pixels(p, input, output, Maximum(),
+                  [](int64_t, int64_t, int64_t) { return [](auto value) { return value; }; });
   } else {
-    reduce_rows(p, input, output, Maximum(), [](int64_t, int64_t) {
-      return [](auto value, int64_t) { return value; };
-    });
+    reduce_rows(p, input, output, Maximum(),
+                [](int64_t, int64_t) { return [](auto value, int64_t) { return value; }; });
   }
 }

@@ -29,8 +29,8 @@ inline Vec<Compute<T>> load_columns(const T* row, Readable<T> readable, int64_t 
   if (x >= width || x + kCount <= 0) return broadcast(padding);
   if (x >= readable.begin - row && x + kCount <= readable.end - row) {
     const Vec<Offset<T>> lanes = lane_numbers<Offset<T>>();
-    const auto inside = (lanes >= Offset<T>(most(-x, 0))) &
-                        (lanes < Offset<T>(least(width - x, kCount)));
+    const auto inside =
+        (lanes >= Offset<T>(most(-x, 0))) & (lanes < Offset<T>(least(width - x, kCount)));
     return inside ? load_compute(row + x) : broadcast(padding);
   }
   Vec<Compute<T>> result = broadcast(padding);

@@ -57,39 +57,39 @@ void reduce_pixels(const PoolProblem& p, const T* input, T* output, const Reduct
   const int64_t width = p.axis[2].output;
   for_each_row_task(p, p.axis[0].output, p.axis[1].output, width * work_of(p),
                     [&](const Row& at, int64_t row, int64_t first, int64_t last) {
-    const T* plane = input + at.outer * input_plane(p) * p.channels;
-    for (int64_t w = 0; w < width; ++w) {
-      T* to = output + (row * width + w) * p.channels;
-      const auto finish = finish_for(at.d, at.h, w);
-      for_each_channel_run<T>(
-          first, last,
-          [&](int64_t c) {
-            Vec<Compute<T>> value[kBlockVectors];
-            for (auto& v : value) v = broadcast(kIdentity);
-            for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
-              const T* from = plane + pixel * p.channels + c;
-              for (int i = 0; i < kBlockVectors; ++i) {
-                value[i] = reduce(value[i], load_compute(from + i * kCount));
-              }
-            });
-            for (int i = 0; i < kBlockVectors; ++i) {
-              store_compute(to + c + i * kCount, finish(value[i]));
-            }
-          },
-          [&](int64_t c) {
-            Vec<Compute<T>> value = broadcast(kIdentity);
-            for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
-              value = reduce(value, load_compute(plane + pixel * p.channels + c));
-            });
-            store_compute(to + c, finish(value));
-          },
-          [&](int64_t c) {
-            Compute<T> value = kIdentity;
-            for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
-              value = reduce(value, load_one(plane + pixel * p.channels + c));
-            });
-            store_one(to + c, finish(value));
-          });
-    }
-  });
+                      const T* plane = input + at.outer * input_plane(p) * p.channels;
+                      for (int64_t w = 0; w < width; ++w) {
+                        T* to = output + (row * width + w) * p.channels;
+                        const auto finish = finish_for(at.d, at.h, w);
+                        for_each_channel_run<T>(
+                            first, last,
+                            [&](int64_t c) {
+                              Vec<Compute<T>> value[kBlockVectors];
+                              for (auto& v : value) v = broadcast(kIdentity);
+                              for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
+                                const T* from = plane + pixel * p.channels + c;
+                                for (int i = 0; i < kBlockVectors; ++i) {
+                                  value[i] = reduce(value[i], load_compute(from + i * kCount));
+                                }
+                              });
+                              for (int i = 0; i < kBlockVectors; ++i) {
+                                store_compute(to + c + i * kCount, finish(value[i]));
+                              }
+                            },
+                            [&](int64_t c) {
+                              Vec<Compute<T>> value = broadcast(kIdentity);
+                              for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
+                                value = reduce(value, load_compute(plane + pixel * p.channels + c));
+                              });
+                              store_compute(to + c, finish(value));
+                            },
+                            [&](int64_t c) {
+                              Compute<T> value = kIdentity;
+                              for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
+                                value = reduce(value, load_one(plane + pixel * p.channels + c));
+                              });
+                              store_one(to + c, finish(value));
+                            });
+                      }
+                    });
 }

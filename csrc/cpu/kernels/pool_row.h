@@ -131,8 +131,8 @@ void reduce_row_by_windows(const PoolProblem& p, const T* plane, int64_t d, int6
       }
     } else if (rows > 1) {
       for_each_row(p, d, h, [&](int64_t row) {
-        values[0] = reduce(values[0], reduce_window(plane + row, begin, begin + span,
-                                                    axis.dilation, reduce));
+        values[0] = reduce(values[0],
+                           reduce_window(plane + row, begin, begin + span, axis.dilation, reduce));
       });
     }
     store_first(output + first, finish(load(values), first), count);
@@ -150,23 +150,26 @@ void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reductio
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
                [&](int64_t begin, int64_t end) {
-    if (is_global(p)) {
-      const auto finish = finish_for(0, 0);
-      for (int64_t r = begin; r < end; ++r) {
-        const Compute<T> value = reduce_run(input + r * p.axis[2].input, p.axis[2].input, reduce);
-        store_first(output + r, finish(broadcast(value), 0), 1);
-      }
-      return;
-    }
-    Row row(depth, height, begin);
-    for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
-      const T* plane = input + row.outer * input_plane(p);
-      const auto finish = finish_for(row.d, row.h);
-      if (by_phases) {
-        reduce_row_by_phases(p, readable, plane, row.d, row.h, output + r * width, reduce, finish);
-      } else {
-        reduce_row_by_windows(p, plane, row.d, row.h, output + r * width, reduce, finish);
-      }
-    }
-  });
+                 if (is_global(p)) {
+                   const auto finish = finish_for(0, 0);
+                   for (int64_t r = begin; r < end; ++r) {
+                     const Compute<T> value =
+                         reduce_run(input + r * p.axis[2].input, p.axis[2].input, reduce);
+                     store_first(output + r, finish(broadcast(value), 0), 1);
+                   }
+                   return;
+                 }
+                 Row row(depth, height, begin);
+                 for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
+                   const T* plane = input + row.outer * input_plane(p);
+                   const auto finish = finish_for(row.d, row.h);
+                   if (by_phases) {
+                     reduce_row_by_phases(p, readable, plane, row.d, row.h, output + r * width,
+                                          reduce, finish);
+                   } else {
+                     reduce_row_by_windows(p, plane, row.d, row.h, output + r * width, reduce,
+                                           finish);
+                   }
+                 }
+               });
 }

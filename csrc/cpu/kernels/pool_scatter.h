@@ -28,12 +28,12 @@ inline void for_each_plane(const IndexedProblem& p, const F& f) {
   const int64_t blocks = (p.channels + width - 1) / width;
   parallel_for(p.batch * blocks, grain_of(per_plane * least(width, p.channels)),
                [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t n = task / blocks, c = task % blocks * width;
-      f(n * p.channels * p.small + c, n * p.channels * p.large + c, least(width, p.channels - c),
-        p.channels);
-    }
-  });
+                 for (int64_t task = begin; task < end; ++task) {
+                   const int64_t n = task / blocks, c = task % blocks * width;
+                   f(n * p.channels * p.small + c, n * p.channels * p.large + c,
+                     least(width, p.channels - c), p.channels);
+                 }
+               });
 }
 
 /// Zeroes the large planes of a task, then calls f(large element, small element) pair by pair.

@@ -1,12 +1,13 @@
-// The register tile: C[i][j] += sum over taps t and positions k of A[i][t][k] * B[t][k][j], the inner
-// loop of every GEMM-shaped convolution kernel.
+// The register tile: C[i][j] += sum over taps t and positions k of A[i][t][k] * B[t][k][j], the
+// inner loop of every GEMM-shaped convolution kernel.
 //
 // A comes as one pointer for each row and tap, so it may lie anywhere: packed weights, pixels of a
 // channels_last tensor in place, a row of zeros for padding. B is packed, a vector row per k. Per k
 // a full tile loads kTileVectors registers of B, broadcasts kTileRows elements of A and does
 // kTileRows * kTileVectors FMAs. AVX-512: 6 x 4 = 24 accumulators, 4 of B and one broadcast fill 29
-// of 32 registers, with 10 loads for 24 FMAs, so the two FMA ports are the limit and not the two load
-// ports. With 16 registers: 6 x 2. Six row pointers and their offset stay in general registers.
+// of 32 registers, with 10 loads for 24 FMAs, so the two FMA ports are the limit and not the two
+// load ports. With 16 registers: 6 x 2. Six row pointers and their offset stay in general
+// registers.
 
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = CNNOPS_VECTOR_BYTES == 64 ? 4 : 2;
@@ -43,7 +44,8 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
     const A* a[kRows];
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) a[i] = rows[i];
-    for (int64_t k = 0, offset = in.start; k < in.run; ++k, offset += in.step, b += kVectors * lanes) {
+    for (int64_t k = 0, offset = in.start; k < in.run;
+         ++k, offset += in.step, b += kVectors * lanes) {
       Vec<A> column[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
@@ -63,7 +65,8 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
 }
 
 template <class A, int kVectors>
-inline void multiply_rows(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate, int rows) {
+inline void multiply_rows(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate,
+                          int rows) {
   switch (rows) {
     case 1: return multiply_tile<A, 1, kVectors>(in, c, pitch, accumulate);
     case 2: return multiply_tile<A, 2, kVectors>(in, c, pitch, accumulate);

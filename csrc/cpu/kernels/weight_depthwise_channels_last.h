@@ -1,9 +1,9 @@
 // Depthwise weight gradient, vectors along channels.
 //
-// An item is one register of channels and a fixed share of the images. The taps of a kernel row, up to
-// kTapsAtOnce of them, keep their sums in registers while the item walks over all rows that they see;
-// pixels whose taps all read inside the source run without checks. Sums are closed for every image, so
-// that long reductions lose no more than short ones; shares are added in order.
+// An item is one register of channels and a fixed share of the images. The taps of a kernel row, up
+// to kTapsAtOnce of them, keep their sums in registers while the item walks over all rows that they
+// see; pixels whose taps all read inside the source run without checks. Sums are closed for every
+// image, so that long reductions lose no more than short ones; shares are added in order.
 
 /// sums[t] += grad * source over destination pixels of one row for kTaps taps, `count` channels.
 template <class T, int kTaps, bool kPartial>
@@ -57,8 +57,8 @@ inline void correlate_row_taps(const Walk& walk, const T* grad, int64_t grad_pix
   constexpr int lanes = kLanes<Accumulator<T>>;
   int64_t tap = 0;
   for (; tap + kTapsAtOnce <= walk.tap_count; tap += kTapsAtOnce) {
-    correlate_pixels<T, kTapsAtOnce, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel, count,
-                                               sums + tap * lanes);
+    correlate_pixels<T, kTapsAtOnce, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel,
+                                               count, sums + tap * lanes);
   }
   for (; tap + 3 <= walk.tap_count; tap += 3) {
     correlate_pixels<T, 3, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel, count,
@@ -84,38 +84,45 @@ void weight_depthwise_channels_last(const WeightContraction<T>& p) {
 
   Scratch workspace(sizeof(A) * splits * set);
   const int64_t item_work = images * p.pixels() * taps * lanes;
-  parallel_for(pieces * splits, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(A) * taps * lanes);
-    A* image_sums = buffer.as<A>();
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t piece = item % pieces, split = item / pieces, c = piece * lanes;
-      const int64_t count = channels - c < lanes ? channels - c : lanes;
-      A* sums = workspace.as<A>() + split * set + piece * taps * lanes;
-      fill(sums, taps * lanes, A(0));
-      for (int64_t image = split * images; image < p.batch && image < (split + 1) * images; ++image) {
-        fill(image_sums, taps * lanes, A(0));
-        for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-          for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-            A* of_row = image_sums + (td * walk[1].tap_count + th) * taps_w * lanes;
-            for (int64_t row = 0; row < walk[0].count * walk[1].count; ++row) {
-              const int64_t h = row % walk[1].count, d = row / walk[1].count;
-              const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-              const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-              if (z < 0 || y < 0) continue;
-              const T* g = p.grad + image * grad.batch + d * grad.axis[0] + h * grad.axis[1] + c;
-              const T* line = p.source + image * from.batch + z * from.axis[0] + y * from.axis[1] + c;
-              if (count == lanes) {
-                correlate_row_taps<T, false>(walk[2], g, grad.axis[2], line, from.axis[2], count, of_row);
-              } else {
-                correlate_row_taps<T, true>(walk[2], g, grad.axis[2], line, from.axis[2], count, of_row);
+  parallel_for(
+      pieces * splits, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
+        Scratch buffer(sizeof(A) * taps * lanes);
+        A* image_sums = buffer.as<A>();
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t piece = item % pieces, split = item / pieces, c = piece * lanes;
+          const int64_t count = channels - c < lanes ? channels - c : lanes;
+          A* sums = workspace.as<A>() + split * set + piece * taps * lanes;
+          fill(sums, taps * lanes, A(0));
+          for (int64_t image = split * images; image < p.batch && image < (split + 1) * images;
+               ++image) {
+            fill(image_sums, taps * lanes, A(0));
+            for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+              for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+                A* of_row = image_sums + (td * walk[1].tap_count + th) * taps_w * lanes;
+                for (int64_t row = 0; row < walk[0].count * walk[1].count; ++row) {
+                  const int64_t h = row % walk[1].count, d = row / walk[1].count;
+                  const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+                  const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+                  if (z < 0 || y < 0) continue;
+                  const T* g =
+                      p.grad + image * grad.batch + d * grad.axis[0] + h * grad.axis[1] + c;
+                  const T* line =
+                      p.source + image * from.batch + z * from.axis[0] + y * from.axis[1] + c;
+                  if (count == lanes) {
+                    correlate_row_taps<T, false>(walk[2], g, grad.axis[2], line, from.axis[2],
+                                                 count, of_row);
+                  } else {
+                    correlate_row_taps<T, true>(walk[2], g, grad.axis[2], line, from.axis[2], count,
+                                                of_row);
+                  }
+                }
               }
             }
+            for (int64_t i = 0; i < taps * lanes; i += lanes)
+              store(sums + i, load(sums + i) + load(image_sums + i));
           }
         }
-        for (int64_t i = 0; i < taps * lanes; i += lanes) store(sums + i, load(sums + i) + load(image_sums + i));
-      }
-    }
-  });
+      });
 
   Scratch table(sizeof(int64_t) * taps);
   int64_t* offsets = table.as<int64_t>();

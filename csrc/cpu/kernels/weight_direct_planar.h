@@ -1,16 +1,16 @@
 // Weight gradient for few source channels in a group, vectors along the width.
 //
 // An item is a group and a fixed share of the images. For every band (band.h) of source rows, and
-// every destination channel, the band of grad is read once for up to kTapsAtOnce taps of a kernel row,
-// whose sums stay in registers; each tap reads the source band at its own shift. Lanes are added up at
-// the end, shares in order.
+// every destination channel, the band of grad is read once for up to kTapsAtOnce taps of a kernel
+// row, whose sums stay in registers; each tap reads the source band at its own shift. Lanes are
+// added up at the end, shares in order.
 
 constexpr int kTapsAtOnce = 8;
 
 /// sums[t] += grad row * shifted source row over `rows` rows of `width` elements, for kTaps taps.
 template <class A, int kTaps>
-inline void correlate_rows(const A* source, int64_t source_row, const int64_t* starts, const A* grad,
-                           int64_t grad_row, int64_t rows, int64_t width, A* sums) {
+inline void correlate_rows(const A* source, int64_t source_row, const int64_t* starts,
+                           const A* grad, int64_t grad_row, int64_t rows, int64_t width, A* sums) {
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kTaps];
 #pragma GCC unroll 8
@@ -48,13 +48,20 @@ inline void correlate_taps(const A* source, int64_t source_row, const int64_t* s
     sums += kTapsAtOnce * lanes;
   }
   switch (taps) {
-    case 1: return correlate_rows<A, 1>(source, source_row, starts, grad, grad_row, rows, width, sums);
-    case 2: return correlate_rows<A, 2>(source, source_row, starts, grad, grad_row, rows, width, sums);
-    case 3: return correlate_rows<A, 3>(source, source_row, starts, grad, grad_row, rows, width, sums);
-    case 4: return correlate_rows<A, 4>(source, source_row, starts, grad, grad_row, rows, width, sums);
-    case 5: return correlate_rows<A, 5>(source, source_row, starts, grad, grad_row, rows, width, sums);
-    case 6: return correlate_rows<A, 6>(source, source_row, starts, grad, grad_row, rows, width, sums);
-    case 7: return correlate_rows<A, 7>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 1:
+      return correlate_rows<A, 1>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 2:
+      return correlate_rows<A, 2>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 3:
+      return correlate_rows<A, 3>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 4:
+      return correlate_rows<A, 4>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 5:
+      return correlate_rows<A, 5>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 6:
+      return correlate_rows<A, 6>(source, source_row, starts, grad, grad_row, rows, width, sums);
+    case 7:
+      return correlate_rows<A, 7>(source, source_row, starts, grad, grad_row, rows, width, sums);
     default: return;
   }
 }
@@ -76,53 +83,56 @@ void weight_direct_planar(const WeightContraction<T>& p) {
   for (int64_t t = 0; t < taps_w; ++t) starts[t] = band.start(walk[2], t);
   Scratch workspace(sizeof(A) * splits * p.groups * group_sums);
   const int64_t item_work = images * p.pixels() * group_sums;
-  parallel_for(p.groups * splits, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(A) * (band.size(p) + band.max_rows * grad_row + group_sums * lanes));
-    A* rows = buffer.as<A>();
-    A* grad = rows + band.size(p);
-    A* sums = grad + band.max_rows * grad_row;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t group = item % p.groups, split = item / p.groups;
-      fill(sums, group_sums * lanes, A(0));
-      for (int64_t image = split * images; image < p.batch && image < (split + 1) * images; ++image) {
-        const T* source = p.source + image * p.source_strides.batch +
-                          group * p.depth * p.source_strides.channel;
-        for (int64_t d = 0; d < walk[0].count; ++d) {
-          for (int64_t first = 0; first < walk[1].count; first += band.max_rows) {
-            const int64_t left = walk[1].count - first;
-            const int64_t count = left < band.max_rows ? left : band.max_rows;
-            const int64_t band_rows = band.rows(walk[1], count);
-            for (int64_t c = 0; c < p.depth; c += band.depth) {
-              const int64_t channels = p.depth - c < band.depth ? p.depth - c : band.depth;
-              gather_band(p, band, source + c * p.source_strides.channel, p.source_strides, channels,
-                          d, first, count, rows);
-              for (int64_t m = 0; m < p.rows; ++m) {
-                const T* from = p.grad + image * p.grad_strides.batch +
-                                (group * p.rows + m) * p.grad_strides.channel +
-                                d * p.grad_strides.axis[0] + first * p.grad_strides.axis[1];
-                for (int64_t h = 0; h < count; ++h) {
-                  A* to = grad + h * grad_row;
-                  copy_strided(from + h * p.grad_strides.axis[1], p.grad_strides.axis[2],
-                               walk[2].count, to);
-                  fill(to + walk[2].count, grad_row - walk[2].count, A(0));
-                }
-                A* sum = sums + (m * p.depth + c) * taps * lanes;
-                for (int64_t plane = 0; plane < channels * walk[0].tap_count; ++plane) {
-                  for (int64_t th = 0; th < taps_h; ++th, sum += taps_w * lanes) {
-                    const int64_t line = plane * band_rows + walk[1].taps[th].offset - band.low[0];
-                    correlate_taps(rows + line * band.row, walk[1].step * band.row, starts, taps_w,
-                                   grad, grad_row, count, walk[2].count, sum);
+  parallel_for(
+      p.groups * splits, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
+        Scratch buffer(sizeof(A) * (band.size(p) + band.max_rows * grad_row + group_sums * lanes));
+        A* rows = buffer.as<A>();
+        A* grad = rows + band.size(p);
+        A* sums = grad + band.max_rows * grad_row;
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t group = item % p.groups, split = item / p.groups;
+          fill(sums, group_sums * lanes, A(0));
+          for (int64_t image = split * images; image < p.batch && image < (split + 1) * images;
+               ++image) {
+            const T* source = p.source + image * p.source_strides.batch +
+                              group * p.depth * p.source_strides.channel;
+            for (int64_t d = 0; d < walk[0].count; ++d) {
+              for (int64_t first = 0; first < walk[1].count; first += band.max_rows) {
+                const int64_t left = walk[1].count - first;
+                const int64_t count = left < band.max_rows ? left : band.max_rows;
+                const int64_t band_rows = band.rows(walk[1], count);
+                for (int64_t c = 0; c < p.depth; c += band.depth) {
+                  const int64_t channels = p.depth - c < band.depth ? p.depth - c : band.depth;
+                  gather_band(p, band, source + c * p.source_strides.channel, p.source_strides,
+                              channels, d, first, count, rows);
+                  for (int64_t m = 0; m < p.rows; ++m) {
+                    const T* from = p.grad + image * p.grad_strides.batch +
+                                    (group * p.rows + m) * p.grad_strides.channel +
+                                    d * p.grad_strides.axis[0] + first * p.grad_strides.axis[1];
+                    for (int64_t h = 0; h < count; ++h) {
+                      A* to = grad + h * grad_row;
+                      copy_strided(from + h * p.grad_strides.axis[1], p.grad_strides.axis[2],
+                                   walk[2].count, to);
+                      fill(to + walk[2].count, grad_row - walk[2].count, A(0));
+                    }
+                    A* sum = sums + (m * p.depth + c) * taps * lanes;
+                    for (int64_t plane = 0; plane < channels * walk[0].tap_count; ++plane) {
+                      for (int64_t th = 0; th < taps_h; ++th, sum += taps_w * lanes) {
+                        const int64_t line =
+                            plane * band_rows + walk[1].taps[th].offset - band.low[0];
+                        correlate_taps(rows + line * band.row, walk[1].step * band.row, starts,
+                                       taps_w, grad, grad_row, count, walk[2].count, sum);
+                      }
+                    }
                   }
                 }
               }
             }
           }
+          A* out = workspace.as<A>() + (split * p.groups + group) * group_sums;
+          for (int64_t i = 0; i < group_sums; ++i) out[i] = sum_lanes<A>(load(sums + i * lanes));
         }
-      }
-      A* out = workspace.as<A>() + (split * p.groups + group) * group_sums;
-      for (int64_t i = 0; i < group_sums; ++i) out[i] = sum_lanes<A>(load(sums + i * lanes));
-    }
-  });
+      });
 
   int64_t* offsets = starts + taps_w;
   tap_offsets(p, p.dest_strides, offsets);

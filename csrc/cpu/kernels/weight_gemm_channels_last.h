@@ -1,13 +1,14 @@
 // Weight gradient with vectors along K = taps * source channels: sums[rows x K] = grad^T[rows x
 // pixels] * im2col[pixels x K] for each group.
 //
-// A tile broadcasts grad in place: its six rows are six neighbouring channels of the same pixels, and
-// the reduction walks from pixel to pixel. The panel of im2col, kTileColumns of K for a chunk of
-// pixels, is copied in runs of channels straight from the source. Items are (group, panel of K,
+// A tile broadcasts grad in place: its six rows are six neighbouring channels of the same pixels,
+// and the reduction walks from pixel to pixel. The panel of im2col, kTileColumns of K for a chunk
+// of pixels, is copied in runs of channels straight from the source. Items are (group, panel of K,
 // split), splits as in weight_gemm_planar. grad must be dense: one distance between all pixels.
 
-/// Consecutive elements of K that lie side by side in the source when no padding is among them: some
-/// channels of a tap, or with kernel_rows_are_runs (gemm_channels_last) of several taps of a row.
+/// Consecutive elements of K that lie side by side in the source when no padding is among them:
+/// some channels of a tap, or with kernel_rows_are_runs (gemm_channels_last) of several taps of a
+/// row.
 struct PanelRun {
   int64_t tap[kAxes];  // of the first element
   int64_t channel;     // of the first element
@@ -28,7 +29,9 @@ inline int64_t cut_into_runs(const ContractionShape& shape, bool merged, int64_t
     const int64_t length = (unit_end < end ? unit_end : end) - at;
     const int64_t tap = at / shape.depth;
     runs[found++] = {{tap / taps_w / taps_h, tap / taps_w % taps_h, tap % taps_w},
-                     at % shape.depth, length, at - k};
+                     at % shape.depth,
+                     length,
+                     at - k};
     at += length;
   }
   return found;
@@ -58,14 +61,15 @@ void gather_panel(const WeightContraction<T>& p, int64_t group, int64_t first, i
       const int64_t x = w * walk[2].step + walk[2].taps[run.tap[2]].offset;
       const int64_t last = x + (run.channel + run.length - 1) / p.depth;
       if (x >= 0 && last < walk[2].size) {
-        copy_strided(line + x * p.source_strides.axis[2] + run.channel, 1, run.length, to + run.column);
+        copy_strided(line + x * p.source_strides.axis[2] + run.channel, 1, run.length,
+                     to + run.column);
         continue;
       }
       for (int64_t j = 0; j < run.length; ++j) {
         const int64_t position = walk[2].resolve(x + (run.channel + j) / p.depth);
         const int64_t c = (run.channel + j) % p.depth;
-        to[run.column + j] = position < 0 ? Accumulator<T>(0)
-                                          : widen(line[position * p.source_strides.axis[2] + c]);
+        to[run.column + j] =
+            position < 0 ? Accumulator<T>(0) : widen(line[position * p.source_strides.axis[2] + c]);
       }
     }
     fill(to + used, width - used, Accumulator<T>(0));
@@ -137,7 +141,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       A* sums = workspace.as<A>() + split * set + group * p.rows * padded_inner + k;
       const int64_t run_count = cut_into_runs(p, merged, k, width, runs);
       const int64_t chunk_begin = split * chunks_of_split;
-      const int64_t chunk_end = chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
+      const int64_t chunk_end =
+          chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
       if (chunk_begin >= chunk_end) {
         for (int64_t row = 0; row < p.rows; ++row) fill(sums + row * padded_inner, width, A(0));
       }
@@ -152,7 +157,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
           rows_of_grad = grad;
           step = pixel;
         } else {
-          for (int64_t i = 0; i < count; ++i) copy_strided(grad + i * pixel, 1, p.rows, widened + i * p.rows);
+          for (int64_t i = 0; i < count; ++i)
+            copy_strided(grad + i * pixel, 1, p.rows, widened + i * p.rows);
           rows_of_grad = widened;
           step = p.rows;
         }

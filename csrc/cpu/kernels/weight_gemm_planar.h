@@ -2,12 +2,13 @@
 // grad^T[pixels x rows] for each group, K = source channels * taps.
 //
 // Pixels, flattened over images, go in chunks of kPixelChunk. For a chunk the rows of the virtual
-// im2col matrix are gathered as in the forward pass, and grad is transposed through registers; neither
-// matrix ever exists as a whole. Items are (group, block of K, split): a split is a fixed share of the
-// chunks with its own sums, used where there are too few blocks, and the splits are added in order.
+// im2col matrix are gathered as in the forward pass, and grad is transposed through registers;
+// neither matrix ever exists as a whole. Items are (group, block of K, split): a split is a fixed
+// share of the chunks with its own sums, used where there are too few blocks, and the splits are
+// added in order.
 
 constexpr int64_t kPixelChunk = 256;
-constexpr int64_t kInnerBlock = 32 * kTileRows;      // grad is transposed once for each block of K
+constexpr int64_t kInnerBlock = 32 * kTileRows;  // grad is transposed once for each block of K
 constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;  // workspace beyond one set of sums
 
 /// Shares of the reduction: enough for kWantedItems, within the workspace bound.
@@ -18,7 +19,8 @@ inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) 
   return splits < 1 ? 1 : splits;
 }
 
-/// Writes grad of channels [0, rows) over the runs of a chunk as blocks [pixel][columns of the block].
+/// Writes grad of channels [0, rows) over the runs of a chunk as blocks [pixel][columns of the
+/// block].
 template <class T>
 void transpose_grad(const T* grad, const Strides& strides, int64_t rows, const DestRun* runs,
                     int64_t run_count, int64_t pixels, Accumulator<T>* to) {
@@ -59,7 +61,8 @@ void transpose_grad(const T* grad, const Strides& strides, int64_t rows, const D
 
 /// Adds the splits of `sums`, [splits][groups][K][padded rows], and stores them as weights.
 template <class T>
-void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* sums, int64_t splits) {
+void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* sums,
+                         int64_t splits) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const int64_t taps = p.taps(), inner = p.depth * taps, padded_rows = round_up(p.rows, lanes);
@@ -79,7 +82,8 @@ void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* su
         const int64_t count = inner - k < lanes ? inner - k : lanes;
         Vec<A> square[lanes] = {};
         for (int64_t j = 0; j < count; ++j) {
-          for (int64_t s = 0; s < splits; ++s) square[j] += load(from + s * split + (k + j) * padded_rows);
+          for (int64_t s = 0; s < splits; ++s)
+            square[j] += load(from + s * split + (k + j) * padded_rows);
         }
         transpose<A>(square);
         for (int64_t r = 0; r < rows; ++r) {
@@ -131,7 +135,8 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
       const int64_t run = inner - k < inner_block ? inner - k : inner_block;
       A* sums = workspace.as<A>() + split * set + (group * inner + k) * padded_rows;
       const int64_t chunk_begin = split * chunks_of_split;
-      const int64_t chunk_end = chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
+      const int64_t chunk_end =
+          chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
       if (chunk_begin >= chunk_end) fill(sums, run * padded_rows, A(0));
       for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
         const int64_t first = chunk * kPixelChunk;
