@@ -135,7 +135,7 @@ void run(Contraction<T>& p, bool channels_last) {
     case Algorithm::gemm_planar: return kernels.gemm_planar(p);
     case Algorithm::gemm_channels_last: return kernels.gemm_channels_last(p);
     case Algorithm::direct_planar: return kernels.direct_planar(p);
-    case Algorithm::depthwise_channels_last: return kernels.depthwise_channels_last(p);
+    case Algorithm::grouped_channels_last: return kernels.grouped_channels_last(p);
   }
 }
 
@@ -146,7 +146,7 @@ void run(WeightContraction<T>& p, bool channels_last) {
     case Algorithm::gemm_planar: return kernels.weight_gemm_planar(p);
     case Algorithm::gemm_channels_last: return kernels.weight_gemm_channels_last(p);
     case Algorithm::direct_planar: return kernels.weight_direct_planar(p);
-    case Algorithm::depthwise_channels_last: return kernels.weight_depthwise_channels_last(p);
+    case Algorithm::grouped_channels_last: return kernels.weight_grouped_channels_last(p);
   }
 }
 

@@ -16,12 +16,12 @@ struct ConvKernels {
   void (*gemm_planar)(const Contraction<T>&);
   void (*gemm_channels_last)(const Contraction<T>&);
   void (*direct_planar)(const Contraction<T>&);
-  void (*depthwise_channels_last)(const Contraction<T>&);
+  void (*grouped_channels_last)(const Contraction<T>&);
 
   void (*weight_gemm_planar)(const WeightContraction<T>&);
   void (*weight_gemm_channels_last)(const WeightContraction<T>&);
   void (*weight_direct_planar)(const WeightContraction<T>&);
-  void (*weight_depthwise_channels_last)(const WeightContraction<T>&);
+  void (*weight_grouped_channels_last)(const WeightContraction<T>&);
 
   void (*fold_padding)(const Fold<T>&);
 };

@@ -7,10 +7,10 @@
 namespace cnnops {
 
 enum class Algorithm {
-  gemm_planar,              // vectors along pixels; any strides, any geometry
-  gemm_channels_last,       // vectors along channels
-  direct_planar,            // few channels in a group; vectors along the width
-  depthwise_channels_last,  // one channel in a group; vectors along channels
+  gemm_planar,            // vectors along pixels; any strides, any geometry
+  gemm_channels_last,     // vectors along channels
+  direct_planar,          // few channels in a group; vectors along the width
+  grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
 };
 
 namespace plan {
@@ -53,10 +53,17 @@ constexpr int64_t kMaxDirectPairs = 16;
 
 }  // namespace plan
 
+/// Groups that registers of channels hold without splitting any.
+inline bool groups_fill_registers(const ContractionShape& shape) {
+  const int64_t size = shape.rows;
+  const bool listed = size == 1 || size == 2 || size == 4 || size == 8;
+  return listed && shape.depth == size && shape.groups > 1;
+}
+
 /// The kernel for a forward or input-gradient contraction.
 inline Algorithm choose_algorithm(const ContractionShape& shape, bool channels_last) {
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
-  if (channels_last && depthwise) return Algorithm::depthwise_channels_last;
+  if (channels_last && groups_fill_registers(shape)) return Algorithm::grouped_channels_last;
   if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
     return Algorithm::gemm_channels_last;
   }
@@ -69,7 +76,7 @@ inline Algorithm choose_algorithm(const ContractionShape& shape, bool channels_l
 /// The kernel for a weight-gradient contraction.
 inline Algorithm choose_weight_algorithm(const ContractionShape& shape, bool channels_last) {
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
-  if (channels_last && depthwise) return Algorithm::depthwise_channels_last;
+  if (channels_last && groups_fill_registers(shape)) return Algorithm::grouped_channels_last;
   const bool few = shape.rows * shape.depth <= plan::kMaxDirectPairs &&
                    shape.walk[2].count >= plan::kMinDirectWidth;
   if ((few || depthwise) && plan::fits_bands(shape)) return Algorithm::direct_planar;

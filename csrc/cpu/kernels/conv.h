@@ -13,7 +13,7 @@
 //
 #include "cpu/kernels/direct_planar.h"
 //
-#include "cpu/kernels/depthwise_channels_last.h"
+#include "cpu/kernels/grouped_channels_last.h"
 //
 #include "cpu/kernels/weight_gemm_planar.h"
 //
@@ -21,18 +21,16 @@
 //
 #include "cpu/kernels/weight_direct_planar.h"
 //
-#include "cpu/kernels/weight_depthwise_channels_last.h"
+#include "cpu/kernels/weight_grouped_channels_last.h"
 //
 #include "cpu/kernels/fold_padding.h"
 
 template <class T>
 const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
-      gemm_planar<T>,          gemm_channels_last<T>,
-      direct_planar<T>,        depthwise_channels_last<T>,
-      weight_gemm_planar<T>,   weight_gemm_channels_last<T>,
-      weight_direct_planar<T>, weight_depthwise_channels_last<T>,
-      fold_padding<T>,
+      gemm_planar<T>,           gemm_channels_last<T>,           direct_planar<T>,
+      grouped_channels_last<T>, weight_gemm_planar<T>,           weight_gemm_channels_last<T>,
+      weight_direct_planar<T>,  weight_grouped_channels_last<T>, fold_padding<T>,
   };
   return table;
 }

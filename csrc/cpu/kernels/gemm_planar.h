@@ -76,6 +76,8 @@ inline bool taps_are_contiguous(const int64_t* taps, int64_t count) {
 /// the two channels is the inner one in memory, whole cache lines are used on both sides.
 template <class T>
 void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
   constexpr int64_t kRowsOfPiece = 16;
   const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
   const int64_t pieces = ceil_div(p.rows, kRowsOfPiece);
@@ -85,11 +87,27 @@ void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<
       const int64_t group = i / pieces, first = i % pieces * kRowsOfPiece;
       const int64_t left = p.rows - first, rows = left < kRowsOfPiece ? left : kRowsOfPiece;
       const T* from = p.weight + group * p.weight_strides.group + first * p.weight_strides.row;
-      Accumulator<T>* out = to + (group * p.rows + first) * inner;
-      for (int64_t c = 0; c < p.depth; ++c) {
+      A* out = to + (group * p.rows + first) * inner;
+      int64_t squares = 0;
+      if (tap_count == 1 && p.weight_strides.row == 1) {
+        squares = p.depth / lanes * lanes;
+        for (int64_t c = 0; c < squares; c += lanes) {
+          for (int64_t r = 0; r < rows; r += lanes) {
+            const int64_t count = rows - r < lanes ? rows - r : lanes;
+            Vec<A> square[lanes];
+            for (int j = 0; j < lanes; ++j) {
+              square[j] =
+                  load_partial(from + (c + j) * p.weight_strides.depth + r + taps[0], count);
+            }
+            transpose<A>(square);
+            for (int64_t j = 0; j < count; ++j) store(out + (r + j) * inner + c, square[j]);
+          }
+        }
+      }
+      for (int64_t c = squares; c < p.depth; ++c) {
         for (int64_t r = 0; r < rows; ++r) {
           const T* at = from + c * p.weight_strides.depth + r * p.weight_strides.row;
-          Accumulator<T>* row = out + r * inner + c * tap_count;
+          A* row = out + r * inner + c * tap_count;
           if (contiguous) {
             copy_strided(at, 1, tap_count, row);
           } else {

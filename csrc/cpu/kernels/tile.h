@@ -22,9 +22,10 @@ struct TileOperands {
   const A* const* rows;  // [taps][kTileRows]
   int64_t start;         // elements from there to the first k
   int64_t taps;
-  int64_t run;   // positions k of a tap
-  int64_t step;  // elements from one k to the next in A
-  const A* b;    // [taps * run][vectors * lanes]
+  int64_t run;               // positions k of a tap
+  int64_t step;              // elements from one k to the next in A
+  const A* b;                // [taps * run][vectors * lanes]
+  const A* zeros = nullptr;  // a tap whose rows all point here is skipped
 };
 
 template <class A, int kRows, int kVectors>
@@ -44,6 +45,13 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
     const A* a[kRows];
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) a[i] = rows[i];
+    bool reads = false;
+#pragma GCC unroll 6
+    for (int i = 0; i < kRows; ++i) reads |= a[i] != in.zeros;
+    if (!reads) {
+      b += in.run * kVectors * lanes;
+      continue;
+    }
     for (int64_t k = 0, offset = in.start; k < in.run;
          ++k, offset += in.step, b += kVectors * lanes) {
       Vec<A> column[kVectors];

@@ -1,0 +1,236 @@
+// Convolution in groups of equally many (1, 2, 4 or 8) source and destination channels, depthwise
+// first of all, vectors along channels: a register holds several groups.
+//
+// Lane g * kGroup + m of a destination register sums, over the channels c of its group, weight
+// (g, m, c) times source lane g * kGroup + c. For each c a shuffle spreads the source channel over
+// its group, and the weights are repacked so that those of all lanes lie side by side:
+// [tap][c][channel].
+//
+// An item is a row of destination pixels. Pixels go four at a time, so that a loaded weight vector
+// serves four of them; for taps that read zeros at some of the four, only the others are added.
+// Padding that reads inside the source has no such order: those pixels go alone. Channels that do
+// not fill a register are covered by a last register that overlaps the one before; fewer than one
+// register of them by partial loads.
+
+constexpr int kGroupedPixels = 4;
+
+/// Source channel `kChannel` of every group, in all lanes of its group.
+template <class A, int kGroup, int kChannel>
+inline Vec<A> spread(Vec<A> x) {
+  if constexpr (kGroup == 1) {
+    return x;
+  } else {
+    Vec<typename IndexOf<sizeof(A)>::type> index;
+    for (int lane = 0; lane < kLanes<A>; ++lane) index[lane] = lane / kGroup * kGroup + kChannel;
+    return __builtin_shuffle(x, index);
+  }
+}
+
+/// The source of one destination row: a pointer for each (depth, height) tap, null where padding.
+template <class T>
+struct GroupedRow {
+  const T* const* lines;
+  int64_t line_count;
+  const int64_t* columns;  // for each tap of the width: element offset in a line of pixel 0
+  const uint8_t* reads;    // for each tap of the width: bit i is set where pixel i reads the source
+  int64_t taps_w;
+  int64_t pixel;  // elements between the sources of neighbouring destinations
+};
+
+/// sum += the part of source channels kChannel and on of every group. `weight` points to the first
+/// register of theirs; those of the next channel are `pitch` elements on.
+template <class A, int kGroup, int kChannel, int kPixels, int kVectors>
+inline void add_channels(const Vec<A> (&x)[kPixels][kVectors], const A* weight, int64_t pitch,
+                         int reads, Vec<A> (&sum)[kPixels][kVectors]) {
+  const bool all = reads == (1 << kPixels) - 1;
+  Vec<A> w[kVectors];
+#pragma GCC unroll 2
+  for (int j = 0; j < kVectors; ++j) w[j] = load(weight + j * kLanes<A>);
+#pragma GCC unroll 4
+  for (int i = 0; i < kPixels; ++i) {
+    if (!all && (reads >> i & 1) == 0) continue;
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) sum[i][j] += w[j] * spread<A, kGroup, kChannel>(x[i][j]);
+  }
+  if constexpr (kChannel + 1 < kGroup) {
+    add_channels<A, kGroup, kChannel + 1>(x, weight + pitch, pitch, reads, sum);
+  }
+}
+
+/// Destination channels [c, c + lanes * kVectors) of kPixels pixels; with kPartial the first
+/// `count`. `pitch` is the distance of the weights of neighbouring taps and source channels.
+template <class T, int kGroup, int kPixels, int kVectors, bool kPartial>
+inline void grouped_block(const GroupedRow<T>& row, const Accumulator<T>* weight,
+                          const Accumulator<T>* bias, int64_t pitch, int64_t c, int64_t count,
+                          T* to, int64_t to_pixel) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  Vec<A> sum[kPixels][kVectors];
+#pragma GCC unroll 4
+  for (int i = 0; i < kPixels; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) sum[i][j] = load(bias + c + j * lanes);
+  }
+  weight += c;
+  for (int64_t line = 0; line < row.line_count; ++line) {
+    const T* base = row.lines[line];
+    if (base == nullptr) {
+      weight += row.taps_w * kGroup * pitch;
+      continue;
+    }
+    for (int64_t t = 0; t < row.taps_w; ++t, weight += kGroup * pitch) {
+      const int reads = row.reads[t];
+      if (reads == 0) continue;
+      const T* from = base + row.columns[t] + c;
+      Vec<A> x[kPixels][kVectors] = {};
+#pragma GCC unroll 4
+      for (int i = 0; i < kPixels; ++i) {
+        if ((reads >> i & 1) == 0) continue;
+#pragma GCC unroll 2
+        for (int j = 0; j < kVectors; ++j) {
+          const T* at = from + i * row.pixel + j * lanes;
+          x[i][j] = kPartial ? load_partial(at, count) : load_wide(at);
+        }
+      }
+      add_channels<A, kGroup, 0>(x, weight, pitch, reads, sum);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kPixels; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) {
+      T* out = to + i * to_pixel + c + j * lanes;
+      if (kPartial) {
+        store_partial(out, sum[i][j], count);
+      } else {
+        store_narrow(out, sum[i][j]);
+      }
+    }
+  }
+}
+
+/// All channels of kPixels pixels.
+template <class T, int kGroup, int kPixels>
+inline void grouped_pixels(const GroupedRow<T>& row, const Accumulator<T>* weight,
+                           const Accumulator<T>* bias, int64_t pitch, int64_t channels, T* to,
+                           int64_t to_pixel) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  if (channels < lanes) {
+    return grouped_block<T, kGroup, kPixels, 1, true>(row, weight, bias, pitch, 0, channels, to,
+                                                      to_pixel);
+  }
+  int64_t c = 0;
+  if constexpr (kGroup == 1) {
+    for (; c + 2 * lanes <= channels; c += 2 * lanes) {
+      grouped_block<T, kGroup, kPixels, 2, false>(row, weight, bias, pitch, c, 0, to, to_pixel);
+    }
+  }
+  for (; c < channels; c += lanes) {
+    const int64_t at = c + lanes <= channels ? c : channels - lanes;
+    grouped_block<T, kGroup, kPixels, 1, false>(row, weight, bias, pitch, at, 0, to, to_pixel);
+  }
+}
+
+/// Fills `columns` and `reads` for `pixels` destinations from `w` on. False where a pixel reads
+/// padding that is not zero and is not the only one: its source is then not where its neighbours'
+/// order says.
+inline bool point_taps(const Walk& walk, int64_t w, int pixels, int64_t stride, int64_t* columns,
+                       uint8_t* reads) {
+  for (int64_t t = 0; t < walk.tap_count; ++t) {
+    const int64_t x = w * walk.step + walk.taps[t].offset;
+    columns[t] = x * stride;
+    reads[t] = 0;
+    for (int i = 0; i < pixels; ++i) {
+      const int64_t at = x + i * walk.step;
+      const int64_t position = walk.resolve(at);
+      if (position < 0) continue;
+      reads[t] |= uint8_t(1 << i);
+      if (position == at) continue;
+      if (pixels > 1) return false;
+      columns[t] = position * stride;
+    }
+  }
+  return true;
+}
+
+template <class T, int kGroup>
+void convolve_groups(const Contraction<T>& p) {
+  using A = Accumulator<T>;
+  const Walk* walk = p.walk;
+  const int64_t taps = p.taps(), channels = p.groups * kGroup, taps_w = walk[2].tap_count;
+  const int64_t pitch = round_up(channels, kLanes<A>);  // partial blocks load whole registers
+  const int64_t lines = walk[0].tap_count * walk[1].tap_count;
+  const Strides &from = p.source_strides, &dest = p.dest_strides;
+
+  Scratch packed(sizeof(A) * (taps * kGroup + 1) * pitch + sizeof(int64_t) * taps);
+  A* weight = packed.as<A>();
+  A* bias = weight + taps * kGroup * pitch;
+  int64_t* offsets = reinterpret_cast<int64_t*>(bias + pitch);
+  tap_offsets(p, p.weight_strides, offsets);
+  fill(weight, taps * kGroup * pitch, A(0));
+  fill(bias, pitch, A(0));
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    if (p.bias != nullptr) bias[channel] = widen(p.bias[channel]);
+    const T* of_channel = p.weight + channel / kGroup * p.weight_strides.group +
+                          channel % kGroup * p.weight_strides.row;
+    for (int64_t i = 0; i < taps * kGroup; ++i) {
+      weight[i * pitch + channel] =
+          widen(of_channel[offsets[i / kGroup] + i % kGroup * p.weight_strides.depth]);
+    }
+  }
+
+  const int64_t rows = p.batch * walk[0].count * walk[1].count;
+  const int64_t row_work = walk[2].count * taps * channels * kGroup;
+  parallel_for(rows, ceil_div(kSmallestWork, row_work), [&](int64_t begin, int64_t end) {
+    Scratch buffer(sizeof(T*) * lines + (sizeof(int64_t) + 1) * taps_w);
+    const T** line_table = buffer.as<const T*>();
+    int64_t* columns = reinterpret_cast<int64_t*>(line_table + lines);
+    uint8_t* reads = reinterpret_cast<uint8_t*>(columns + taps_w);
+    const GroupedRow<T> row{line_table, lines, columns, reads, taps_w, walk[2].step * from.axis[2]};
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t h = item % walk[1].count, d = item / walk[1].count % walk[0].count;
+      const int64_t image = item / walk[1].count / walk[0].count;
+      for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+        const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+        for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+          const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+          line_table[td * walk[1].tap_count + th] =
+              z < 0 || y < 0 ? nullptr
+                             : p.source + image * from.batch + z * from.axis[0] + y * from.axis[1];
+        }
+      }
+      T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
+      for (int64_t w = 0; w < walk[2].count;) {
+        const bool four = w + kGroupedPixels <= walk[2].count &&
+                          point_taps(walk[2], w, kGroupedPixels, from.axis[2], columns, reads);
+        if (!four) point_taps(walk[2], w, 1, from.axis[2], columns, reads);
+        T* pixel = to + w * dest.axis[2];
+        if (four) {
+          grouped_pixels<T, kGroup, kGroupedPixels>(row, weight, bias, pitch, channels, pixel,
+                                                    dest.axis[2]);
+        } else {
+          grouped_pixels<T, kGroup, 1>(row, weight, bias, pitch, channels, pixel, dest.axis[2]);
+        }
+        w += four ? kGroupedPixels : 1;
+      }
+    }
+  });
+}
+
+template <class T>
+void grouped_channels_last(const Contraction<T>& p) {
+  // A group has to fit a register, which for wide types and narrow registers it may not.
+  if (p.depth <= kLanes<Accumulator<T>>) {
+    switch (p.depth) {
+      case 1: return convolve_groups<T, 1>(p);
+      case 2: return convolve_groups<T, 2>(p);
+      case 4:
+        if constexpr (kLanes<Accumulator<T>> >= 4) return convolve_groups<T, 4>(p);
+        break;
+      case 8:
+        if constexpr (kLanes<Accumulator<T>> >= 8) return convolve_groups<T, 8>(p);
+        break;
+    }
+  }
+  gemm_channels_last(p);
+}

@@ -1,0 +1,179 @@
+// Weight gradient in groups of equally many (1, 2, 4 or 8) source and destination channels, vectors
+// along channels; lanes and shuffles as in grouped_channels_last.
+//
+// An item is one register of channels and a fixed share of the images. A few taps of a kernel row
+// keep their sums, one register for each source channel of a group, in registers while the item
+// walks over all rows that they see; pixels whose taps all read inside the source run without
+// checks. Sums are closed for every image, so that long reductions lose no more than short ones;
+// shares are added in order.
+
+/// Taps whose sums are kept in registers together.
+template <int kGroup>
+constexpr int kGroupedTaps = kGroup == 1   ? kTapsAtOnce
+                             : kGroup <= 4 ? 3
+                                           : 1;
+
+/// sum[c] += grad * source channel c of the group, for channels kChannel and on.
+template <class A, int kGroup, int kChannel>
+inline void correlate_channels(Vec<A> grad, Vec<A> x, Vec<A> (&sum)[kGroup]) {
+  sum[kChannel] += grad * spread<A, kGroup, kChannel>(x);
+  if constexpr (kChannel + 1 < kGroup) correlate_channels<A, kGroup, kChannel + 1>(grad, x, sum);
+}
+
+/// Adds grad * source over destination pixels of one row to the sums of kTaps taps, [tap][source
+/// channel][lanes]; with kPartial of the first `count` channels.
+template <class T, int kGroup, int kTaps, bool kPartial>
+inline void correlate_pixels(const Walk& walk, int64_t first_tap, const T* grad, int64_t grad_pixel,
+                             const T* line, int64_t source_pixel, int64_t count,
+                             Accumulator<T>* sums) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const auto read = [count](const T* from) {
+    return kPartial ? load_partial(from, count) : load_wide(from);
+  };
+  Vec<A> sum[kTaps][kGroup];
+  int64_t offset[kTaps];
+  int64_t begin = 0, end = walk.count;
+#pragma GCC unroll 8
+  for (int t = 0; t < kTaps; ++t) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kGroup; ++c) sum[t][c] = load(sums + (t * kGroup + c) * lanes);
+    offset[t] = walk.taps[first_tap + t].offset;
+    const int64_t from = walk.inside_begin(offset[t]), until = walk.inside_end(offset[t]);
+    begin = from > begin ? from : begin;
+    end = until < end ? until : end;
+  }
+  if (end < begin) end = begin;
+  const auto border = [&](int64_t from, int64_t until) {
+    for (int64_t w = from; w < until; ++w) {
+      const Vec<A> g = read(grad + w * grad_pixel);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTaps; ++t) {
+        const int64_t x = walk.resolve(w * walk.step + offset[t]);
+        if (x >= 0) correlate_channels<A, kGroup, 0>(g, read(line + x * source_pixel), sum[t]);
+      }
+    }
+  };
+  border(0, begin);
+  for (int64_t w = begin; w < end; ++w) {
+    const Vec<A> g = read(grad + w * grad_pixel);
+    const T* from = line + w * walk.step * source_pixel;
+#pragma GCC unroll 8
+    for (int t = 0; t < kTaps; ++t) {
+      correlate_channels<A, kGroup, 0>(g, read(from + offset[t] * source_pixel), sum[t]);
+    }
+  }
+  border(end, walk.count);
+#pragma GCC unroll 8
+  for (int t = 0; t < kTaps; ++t) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kGroup; ++c) store(sums + (t * kGroup + c) * lanes, sum[t][c]);
+  }
+}
+
+/// The same for all taps of a kernel row.
+template <class T, int kGroup, bool kPartial>
+inline void correlate_row_taps(const Walk& walk, const T* grad, int64_t grad_pixel, const T* line,
+                               int64_t source_pixel, int64_t count, Accumulator<T>* sums) {
+  constexpr int several = kGroupedTaps<kGroup>;
+  constexpr int few = several < 3 ? several : 3;
+  constexpr int sums_of_tap = kGroup * kLanes<Accumulator<T>>;
+  int64_t tap = 0;
+  for (; tap + several <= walk.tap_count; tap += several) {
+    correlate_pixels<T, kGroup, several, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel,
+                                                   count, sums + tap * sums_of_tap);
+  }
+  for (; tap + few <= walk.tap_count; tap += few) {
+    correlate_pixels<T, kGroup, few, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel,
+                                               count, sums + tap * sums_of_tap);
+  }
+  for (; tap < walk.tap_count; ++tap) {
+    correlate_pixels<T, kGroup, 1, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel, count,
+                                             sums + tap * sums_of_tap);
+  }
+}
+
+template <class T, int kGroup>
+void correlate_groups(const WeightContraction<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const Walk* walk = p.walk;
+  const int64_t taps = p.taps(), taps_w = walk[2].tap_count, channels = p.groups * kGroup;
+  const int64_t pieces = ceil_div(channels, lanes);
+  const int64_t piece_sums = taps * kGroup * lanes, set = pieces * piece_sums;
+  const int64_t splits = choose_splits(pieces, p.batch, sizeof(A) * set);
+  const int64_t images = ceil_div(p.batch, splits);
+  const Strides &from = p.source_strides, &grad = p.grad_strides;
+
+  Scratch workspace(sizeof(A) * splits * set);
+  const int64_t grain = ceil_div(kSmallestWork, images * p.pixels() * piece_sums);
+  parallel_for(pieces * splits, grain, [&](int64_t begin, int64_t end) {
+    Scratch buffer(sizeof(A) * piece_sums);
+    A* image_sums = buffer.as<A>();
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t piece = item % pieces, split = item / pieces, c = piece * lanes;
+      const int64_t count = channels - c < lanes ? channels - c : lanes;
+      A* sums = workspace.as<A>() + split * set + piece * piece_sums;
+      fill(sums, piece_sums, A(0));
+      for (int64_t image = split * images; image < p.batch && image < (split + 1) * images;
+           ++image) {
+        fill(image_sums, piece_sums, A(0));
+        for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+          for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+            A* of_row = image_sums + (td * walk[1].tap_count + th) * taps_w * kGroup * lanes;
+            for (int64_t row = 0; row < walk[0].count * walk[1].count; ++row) {
+              const int64_t h = row % walk[1].count, d = row / walk[1].count;
+              const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+              const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+              if (z < 0 || y < 0) continue;
+              const T* g = p.grad + image * grad.batch + d * grad.axis[0] + h * grad.axis[1] + c;
+              const T* line =
+                  p.source + image * from.batch + z * from.axis[0] + y * from.axis[1] + c;
+              if (count == lanes) {
+                correlate_row_taps<T, kGroup, false>(walk[2], g, grad.axis[2], line, from.axis[2],
+                                                     count, of_row);
+              } else {
+                correlate_row_taps<T, kGroup, true>(walk[2], g, grad.axis[2], line, from.axis[2],
+                                                    count, of_row);
+              }
+            }
+          }
+        }
+        for (int64_t i = 0; i < piece_sums; i += lanes) {
+          store(sums + i, load(sums + i) + load(image_sums + i));
+        }
+      }
+    }
+  });
+
+  Scratch table(sizeof(int64_t) * taps);
+  int64_t* offsets = table.as<int64_t>();
+  tap_offsets(p, p.dest_strides, offsets);
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    T* to =
+        p.dest + channel / kGroup * p.dest_strides.group + channel % kGroup * p.dest_strides.row;
+    const A* of_channel = workspace.as<A>() + channel / lanes * piece_sums + channel % lanes;
+    for (int64_t i = 0; i < taps * kGroup; ++i) {
+      A sum = 0;
+      for (int64_t s = 0; s < splits; ++s) sum += of_channel[s * set + i * lanes];
+      to[offsets[i / kGroup] + i % kGroup * p.dest_strides.depth] = narrow<T>(sum);
+    }
+  }
+}
+
+template <class T>
+void weight_grouped_channels_last(const WeightContraction<T>& p) {
+  if (p.depth <= kLanes<Accumulator<T>>) {
+    switch (p.depth) {
+      case 1: return correlate_groups<T, 1>(p);
+      case 2: return correlate_groups<T, 2>(p);
+      case 4:
+        if constexpr (kLanes<Accumulator<T>> >= 4) return correlate_groups<T, 4>(p);
+        break;
+      case 8:
+        if constexpr (kLanes<Accumulator<T>> >= 8) return correlate_groups<T, 8>(p);
+        break;
+    }
+  }
+  weight_gemm_channels_last(p);
+}
