@@ -9,7 +9,7 @@ constexpr int64_t kBandBytes = 96 << 10;
 /// Most registers of consecutive destinations that a direct kernel handles at a time.
 constexpr int kBandVectors = 4;
 
-/// Where things lie in a band: [source channel][depth tap][row][phase][position].
+/// Where things lie in a band: [source channel][depth tap] planes of [row][phase][position].
 struct BandLayout {
   int64_t low[2];    // smallest tap offset of height and width
   int64_t span[2];   // largest minus smallest
@@ -17,6 +17,7 @@ struct BandLayout {
   int64_t row;       // elements of a row
   int64_t depth;     // source channels of a band
   int64_t max_rows;  // destination rows of a band
+  int64_t plane;     // elements of a plane: the source rows under max_rows destination rows
 
   // Each phase as a walk of its own, and its positions inside the source.
   Walk phases[kMaxDirectStep];
@@ -31,9 +32,14 @@ struct BandLayout {
     const int64_t offset = width.taps[tap].offset - low[1];
     return offset % width.step * phase + offset / width.step;
   }
-  /// Elements of the largest band.
+  /// Where a tap of height and width starts in a plane, from the first source row of the
+  /// destination.
+  int64_t start(const Walk& height, int64_t th, const Walk& width, int64_t tw) const {
+    return (height.taps[th].offset - low[0]) * row + start(width, tw);
+  }
+  /// Elements of a band.
   int64_t size(const ContractionShape& shape) const {
-    return depth * shape.walk[0].tap_count * rows(shape.walk[1], max_rows) * row;
+    return depth * shape.walk[0].tap_count * plane;
   }
 };
 
@@ -72,6 +78,8 @@ BandLayout lay_out_band(const ContractionShape& shape, int64_t stride) {
   if (stride > 1 && band.max_rows > kStridedRows) band.max_rows = kStridedRows;
   if (band.max_rows > height.count) band.max_rows = height.count;
 
+  band.plane = band.rows(height, band.max_rows) * band.row;
+
   const int64_t positions = (width.count - 1) * width.step + band.span[1] + 1;
   for (int64_t phase = 0; phase < width.step; ++phase) {
     Walk& walk = band.phases[phase];
@@ -103,13 +111,13 @@ void gather_band(const ContractionShape& shape, const BandLayout& band, const T*
   const Walk* walk = shape.walk;
   const int64_t rows = band.rows(walk[1], count);
   for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+    for (int64_t td = 0; td < walk[0].tap_count; ++td, to += band.plane) {
       const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
       const T* plane = source + c * strides.channel + z * strides.axis[0];
-      for (int64_t r = 0; r < rows; ++r, to += band.row) {
+      for (int64_t r = 0; r < rows; ++r) {
         const int64_t y = walk[1].resolve(first * walk[1].step + band.low[0] + r);
         const T* row = z < 0 || y < 0 ? nullptr : plane + y * strides.axis[1];
-        gather_band_row(band, row, strides.axis[2], to);
+        gather_band_row(band, row, strides.axis[2], to + r * band.row);
       }
     }
   }

@@ -3,82 +3,105 @@
 //
 // An item is a band (band.h) of destination rows of one image, group and depth. The band is
 // gathered once and then read from cache by every tap and destination channel. Per block, kChannels
-// x kVectors accumulators stay in registers over all taps: one channel for depthwise, up to four
-// where the group has them, so that a loaded vector serves four FMAs, and up to eight for rows of a
-// single register, which would not hide the FMA latency otherwise. Where the source channels of a
-// group do not fit a band they come in turns, and the sums of a block of destination channels wait
-// in scratch.
+// x kVectors accumulators stay in registers over all taps, which are one flat list of offsets: one
+// channel for depthwise, up to four where the group has them, so that a loaded vector serves four
+// FMAs, and up to eight for rows of a single register, which would not hide the FMA latency
+// otherwise. Where the source channels of a group do not fit a band they come in turns, and the
+// sums of a block of destination channels wait in scratch.
 
 constexpr int64_t kDirectChannels = 4;
 constexpr int64_t kDirectChannelsOfNarrowRows = 8;
 
-/// What all blocks of a band share.
-template <class A>
-struct DirectBand {
-  const ContractionShape& shape;
-  const BandLayout& layout;
-  const int64_t* starts;  // for each tap of the width: where it starts in a row
-  int64_t channels;       // source channels in the band
-  int64_t rows;           // source rows in the band
-  int64_t weight_row;     // elements between the weights of neighbouring destination channels
+/// What all blocks of an item's destination channels share.
+template <class T>
+struct DirectRows {
+  using A = Accumulator<T>;
+  const int64_t* offsets;  // for each source channel and tap of the band: where it starts
+  int64_t count;           // of offsets
+  bool first, last;        // the band holds the first, the last source channels
+  int64_t width;           // destinations of a row
+  const A* bias;           // of the destination channels
+  int64_t sums_pitch;      // elements between the waiting sums of neighbouring channels
+  int64_t dest_pitch;      // elements between neighbouring destination channels
+  int64_t dest_stride;     // elements between neighbouring destinations of a row
 };
 
-/// Sums of kVectors registers of consecutive destinations for kChannels destination channels.
-template <class A, int kChannels, int kVectors>
-inline void direct_block(const DirectBand<A>& band, const A* rows, const A* weight, A* sums,
-                         int64_t pitch, bool accumulate) {
+/// Packs the weights as [group][block of destination channels][source channel][tap][channel of the
+/// block], blocks of `most` channels: one stream of broadcasts for a block.
+template <class T>
+void pack_weight_blocks(const Contraction<T>& p, const int64_t* taps, int64_t most,
+                        Accumulator<T>* to) {
+  const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
+  for (int64_t group = 0; group < p.groups; ++group) {
+    for (int64_t row = 0; row < p.rows; row += most) {
+      const int64_t channels = p.rows - row < most ? p.rows - row : most;
+      const T* from = p.weight + group * p.weight_strides.group + row * p.weight_strides.row;
+      for (int64_t k = 0; k < inner; ++k) {
+        const T* at = from + k / tap_count * p.weight_strides.depth + taps[k % tap_count];
+        for (int64_t i = 0; i < channels; ++i) *to++ = widen(at[i * p.weight_strides.row]);
+      }
+    }
+  }
+}
+
+/// kVectors registers of consecutive destinations of kChannels destination channels, from `w` on.
+template <class T, int kChannels, int kVectors>
+inline void direct_block(const DirectRows<T>& in, int64_t w, const Accumulator<T>* rows,
+                         const Accumulator<T>* weight, Accumulator<T>* sums, T* to) {
+  using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kChannels][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kChannels; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      sum[i][j] = accumulate ? load(sums + i * pitch + j * lanes) : Vec<A>{};
+      sum[i][j] = in.first ? broadcast(in.bias[i]) : load(sums + i * in.sums_pitch + w + j * lanes);
     }
   }
-  const Walk* walk = band.shape.walk;
-  const int64_t taps_w = walk[2].tap_count;
-  for (int64_t plane = 0; plane < band.channels * walk[0].tap_count; ++plane) {
-    for (int64_t th = 0; th < walk[1].tap_count; ++th, weight += taps_w) {
-      const int64_t line = plane * band.rows + walk[1].taps[th].offset - band.layout.low[0];
-      const A* row = rows + line * band.layout.row;
-      for (int64_t tw = 0; tw < taps_w; ++tw) {
-        Vec<A> x[kVectors];
+  for (int64_t k = 0; k < in.count; ++k, weight += kChannels) {
+    Vec<A> x[kVectors];
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) x[j] = load(row + band.starts[tw] + j * lanes);
+    for (int j = 0; j < kVectors; ++j) x[j] = load(rows + in.offsets[k] + w + j * lanes);
 #pragma GCC unroll 8
-        for (int i = 0; i < kChannels; ++i) {
-          const Vec<A> w = broadcast(weight[i * band.weight_row + tw]);
+    for (int i = 0; i < kChannels; ++i) {
+      const Vec<A> value = broadcast(weight[i]);
 #pragma GCC unroll 4
-          for (int j = 0; j < kVectors; ++j) sum[i][j] += w * x[j];
-        }
-      }
+      for (int j = 0; j < kVectors; ++j) sum[i][j] += value * x[j];
     }
   }
+  const bool direct = in.last && in.dest_stride == 1;
 #pragma GCC unroll 8
   for (int i = 0; i < kChannels; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) store(sums + i * pitch + j * lanes, sum[i][j]);
+    for (int j = 0; j < kVectors; ++j) {
+      const int64_t at = w + j * lanes;
+      if (!direct) {
+        store(sums + i * in.sums_pitch + at, sum[i][j]);
+      } else if (at + lanes <= in.width) {
+        store_narrow(to + i * in.dest_pitch + at, sum[i][j]);
+      } else {
+        store_partial(to + i * in.dest_pitch + at, sum[i][j], in.width - at);
+      }
+    }
   }
 }
 
 /// One destination row of kChannels destination channels.
-template <class A, int kChannels>
-inline void direct_row(const DirectBand<A>& band, const A* rows, const A* weight, A* sums,
-                       int64_t pitch, bool accumulate) {
-  constexpr int lanes = kLanes<A>;
+template <class T, int kChannels>
+inline void direct_row(const DirectRows<T>& in, const Accumulator<T>* rows,
+                       const Accumulator<T>* weight, Accumulator<T>* sums, T* to) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
   constexpr int most = kChannels > 1 && CNNOPS_VECTOR_BYTES < 64 ? 2 : kBandVectors;
-  const int64_t width = band.shape.walk[2].count;
-  for (int64_t w = 0; w < width;) {
-    const int64_t left = vectors_for<A>(width - w);
+  for (int64_t w = 0; w < in.width;) {
+    const int64_t left = vectors_for<Accumulator<T>>(in.width - w);
     if (left >= most) {
-      direct_block<A, kChannels, most>(band, rows + w, weight, sums + w, pitch, accumulate);
+      direct_block<T, kChannels, most>(in, w, rows, weight, sums, to);
       w += most * lanes;
     } else if (left >= 2) {
-      direct_block<A, kChannels, 2>(band, rows + w, weight, sums + w, pitch, accumulate);
+      direct_block<T, kChannels, 2>(in, w, rows, weight, sums, to);
       w += 2 * lanes;
     } else {
-      direct_block<A, kChannels, 1>(band, rows + w, weight, sums + w, pitch, accumulate);
+      direct_block<T, kChannels, 1>(in, w, rows, weight, sums, to);
       w += lanes;
     }
   }
@@ -86,18 +109,18 @@ inline void direct_row(const DirectBand<A>& band, const A* rows, const A* weight
 
 /// One destination row of 1 to kDirectChannels destination channels, or of up to
 /// kDirectChannelsOfNarrowRows where the row fits a register.
-template <class A>
-inline void direct_channels(const DirectBand<A>& band, const A* rows, const A* weight, A* sums,
-                            int64_t pitch, bool accumulate, int64_t channels) {
+template <class T>
+inline void direct_channels(const DirectRows<T>& in, int64_t channels, const Accumulator<T>* rows,
+                            const Accumulator<T>* weight, Accumulator<T>* sums, T* to) {
   switch (channels) {
-    case 1: return direct_row<A, 1>(band, rows, weight, sums, pitch, accumulate);
-    case 2: return direct_row<A, 2>(band, rows, weight, sums, pitch, accumulate);
-    case 3: return direct_row<A, 3>(band, rows, weight, sums, pitch, accumulate);
-    case 4: return direct_row<A, 4>(band, rows, weight, sums, pitch, accumulate);
-    case 5: return direct_block<A, 5, 1>(band, rows, weight, sums, pitch, accumulate);
-    case 6: return direct_block<A, 6, 1>(band, rows, weight, sums, pitch, accumulate);
-    case 7: return direct_block<A, 7, 1>(band, rows, weight, sums, pitch, accumulate);
-    default: return direct_block<A, 8, 1>(band, rows, weight, sums, pitch, accumulate);
+    case 1: return direct_row<T, 1>(in, rows, weight, sums, to);
+    case 2: return direct_row<T, 2>(in, rows, weight, sums, to);
+    case 3: return direct_row<T, 3>(in, rows, weight, sums, to);
+    case 4: return direct_row<T, 4>(in, rows, weight, sums, to);
+    case 5: return direct_block<T, 5, 1>(in, 0, rows, weight, sums, to);
+    case 6: return direct_block<T, 6, 1>(in, 0, rows, weight, sums, to);
+    case 7: return direct_block<T, 7, 1>(in, 0, rows, weight, sums, to);
+    default: return direct_block<T, 8, 1>(in, 0, rows, weight, sums, to);
   }
 }
 
@@ -111,12 +134,16 @@ void direct_planar(const Contraction<T>& p) {
   const int64_t width = round_up(walk[2].count, kLanes<A>);
   const int64_t most = width == kLanes<A> ? kDirectChannelsOfNarrowRows : kDirectChannels;
 
-  Scratch tables(sizeof(int64_t) * (taps + walk[2].tap_count));
-  int64_t* starts = tables.as<int64_t>();
-  for (int64_t t = 0; t < walk[2].tap_count; ++t) starts[t] = layout.start(walk[2], t);
-  tap_offsets(p, p.weight_strides, starts + walk[2].tap_count);
+  Scratch tables(sizeof(int64_t) * (taps + layout.depth * taps));
+  int64_t* offsets = tables.as<int64_t>() + taps;
+  for (int64_t k = 0; k < layout.depth * taps; ++k) {
+    const int64_t tw = k % walk[2].tap_count, rest = k / walk[2].tap_count;
+    const int64_t th = rest % walk[1].tap_count, plane = rest / walk[1].tap_count;
+    offsets[k] = plane * layout.plane + layout.start(walk[1], th, walk[2], tw);
+  }
+  tap_offsets(p, p.weight_strides, tables.as<int64_t>());
   Scratch weights(sizeof(A) * p.groups * p.rows * inner);
-  pack_weight_rows(p, starts + walk[2].tap_count, weights.as<A>());
+  pack_weight_blocks(p, tables.as<int64_t>(), most, weights.as<A>());
 
   const int64_t items = p.batch * p.groups * walk[0].count * bands;
   const int64_t item_work = layout.max_rows * walk[2].count * p.rows * inner;
@@ -137,26 +164,38 @@ void direct_planar(const Contraction<T>& p) {
       for (int64_t row = 0; row < p.rows; row += most) {
         const int64_t channels = p.rows - row < most ? p.rows - row : most;
         const int64_t channel = group * p.rows + row;
+        A bias[kDirectChannelsOfNarrowRows];
+        for (int64_t i = 0; i < channels; ++i) {
+          bias[i] = p.bias != nullptr ? widen(p.bias[channel + i]) : A(0);
+        }
+        T* to = p.dest + image * p.dest_strides.batch + channel * p.dest_strides.channel +
+                d * p.dest_strides.axis[0] + first * p.dest_strides.axis[1];
         for (int64_t c = 0; c < p.depth; c += layout.depth) {
           const int64_t some = p.depth - c < layout.depth ? p.depth - c : layout.depth;
-          const DirectBand<A> band{p, layout, starts, some, layout.rows(walk[1], count), inner};
           if (row == 0 || layout.depth < p.depth) {
             gather_band(p, layout, source + c * p.source_strides.channel, p.source_strides, some, d,
                         first, count, rows);
           }
-          const A* weight = weights.as<A>() + channel * inner + c * taps;
+          const DirectRows<T> in{offsets,
+                                 some * taps,
+                                 c == 0,
+                                 c + some == p.depth,
+                                 walk[2].count,
+                                 bias,
+                                 pitch,
+                                 p.dest_strides.channel,
+                                 p.dest_strides.axis[2]};
+          const A* weight = weights.as<A>() + channel * inner + c * taps * channels;
           for (int64_t h = 0; h < count; ++h) {
-            direct_channels(band, rows + h * walk[1].step * layout.row, weight, sums + h * width,
-                            pitch, c > 0, channels);
+            direct_channels(in, channels, rows + h * walk[1].step * layout.row, weight,
+                            sums + h * width, to + h * p.dest_strides.axis[1]);
           }
         }
-        T* to = p.dest + image * p.dest_strides.batch + d * p.dest_strides.axis[0] +
-                first * p.dest_strides.axis[1];
+        if (p.dest_strides.axis[2] == 1) continue;
         for (int64_t i = 0; i < channels; ++i) {
-          const A bias = p.bias != nullptr ? widen(p.bias[channel + i]) : A(0);
           for (int64_t h = 0; h < count; ++h) {
-            store_run(sums + i * pitch + h * width, bias, walk[2].count,
-                      to + (channel + i) * p.dest_strides.channel + h * p.dest_strides.axis[1],
+            store_run(sums + i * pitch + h * width, A(0), walk[2].count,
+                      to + i * p.dest_strides.channel + h * p.dest_strides.axis[1],
                       p.dest_strides.axis[2]);
           }
         }

@@ -66,79 +66,102 @@ inline void correlate_taps(const A* source, int64_t source_row, const int64_t* s
   }
 }
 
+/// What the items of a weight gradient share.
+template <class T>
+struct DirectCorrelation {
+  using A = Accumulator<T>;
+  const WeightContraction<T>& p;
+  const BandLayout& band;
+  const int64_t* starts;  // for each tap of the width: where it starts in a row
+  int64_t grad_row;       // elements of a gathered row of grad
+
+  /// Gathers rows [first, first + count) at depth `d` of one channel of grad.
+  void gather_grad(int64_t image, int64_t channel, int64_t d, int64_t first, int64_t count,
+                   A* to) const {
+    const Strides& strides = p.grad_strides;
+    const T* from = p.grad + image * strides.batch + channel * strides.channel +
+                    d * strides.axis[0] + first * strides.axis[1];
+    for (int64_t h = 0; h < count; ++h, from += strides.axis[1], to += grad_row) {
+      copy_strided(from, strides.axis[2], p.walk[2].count, to);
+      fill(to + p.walk[2].count, grad_row - p.walk[2].count, A(0));
+    }
+  }
+
+  /// Adds the part of rows [first, first + count) at depth `d` of an image to the sums of a group,
+  /// [row][source channel][tap][lanes]. `rows` and `grad` are space for the two bands.
+  void add_band(int64_t group, int64_t image, int64_t d, int64_t first, int64_t count, A* rows,
+                A* grad, A* sums) const {
+    constexpr int lanes = kLanes<A>;
+    const Walk* walk = p.walk;
+    const int64_t taps = p.taps(), taps_w = walk[2].tap_count;
+    const T* source =
+        p.source + image * p.source_strides.batch + group * p.depth * p.source_strides.channel;
+    for (int64_t c = 0; c < p.depth; c += band.depth) {
+      const int64_t channels = p.depth - c < band.depth ? p.depth - c : band.depth;
+      gather_band(p, band, source + c * p.source_strides.channel, p.source_strides, channels, d,
+                  first, count, rows);
+      for (int64_t m = 0; m < p.rows; ++m) {
+        gather_grad(image, group * p.rows + m, d, first, count, grad);
+        A* sum = sums + (m * p.depth + c) * taps * lanes;
+        for (int64_t plane = 0; plane < channels * walk[0].tap_count; ++plane) {
+          for (int64_t th = 0; th < walk[1].tap_count; ++th, sum += taps_w * lanes) {
+            const A* from =
+                rows + plane * band.plane + (walk[1].taps[th].offset - band.low[0]) * band.row;
+            correlate_taps(from, walk[1].step * band.row, starts, taps_w, grad, grad_row, count,
+                           walk[2].count, sum);
+          }
+        }
+      }
+    }
+  }
+};
+
 template <class T>
 void weight_direct_planar(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const Walk* walk = p.walk;
-  const int64_t taps = p.taps(), taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
+  const int64_t taps = p.taps(), taps_w = walk[2].tap_count;
   const BandLayout band = lay_out_band<A>(p, 1);
-  const int64_t grad_row = round_up(walk[2].count, lanes);
-  const int64_t group_sums = p.rows * p.depth * taps;
-  const int64_t splits = choose_splits(p.groups, p.batch, sizeof(A) * p.groups * group_sums);
+  const int64_t group_sums = p.rows * p.depth * taps, set = p.groups * group_sums;
+  const int64_t splits = choose_splits(p.groups, p.batch, sizeof(A) * set);
   const int64_t images = ceil_div(p.batch, splits);
 
   Scratch tables(sizeof(int64_t) * (taps_w + taps));
   int64_t* starts = tables.as<int64_t>();
   for (int64_t t = 0; t < taps_w; ++t) starts[t] = band.start(walk[2], t);
-  Scratch workspace(sizeof(A) * splits * p.groups * group_sums);
-  const int64_t item_work = images * p.pixels() * group_sums;
-  parallel_for(
-      p.groups * splits, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
-        Scratch buffer(sizeof(A) * (band.size(p) + band.max_rows * grad_row + group_sums * lanes));
-        A* rows = buffer.as<A>();
-        A* grad = rows + band.size(p);
-        A* sums = grad + band.max_rows * grad_row;
-        for (int64_t item = begin; item < end; ++item) {
-          const int64_t group = item % p.groups, split = item / p.groups;
-          fill(sums, group_sums * lanes, A(0));
-          for (int64_t image = split * images; image < p.batch && image < (split + 1) * images;
-               ++image) {
-            const T* source = p.source + image * p.source_strides.batch +
-                              group * p.depth * p.source_strides.channel;
-            for (int64_t d = 0; d < walk[0].count; ++d) {
-              for (int64_t first = 0; first < walk[1].count; first += band.max_rows) {
-                const int64_t left = walk[1].count - first;
-                const int64_t count = left < band.max_rows ? left : band.max_rows;
-                const int64_t band_rows = band.rows(walk[1], count);
-                for (int64_t c = 0; c < p.depth; c += band.depth) {
-                  const int64_t channels = p.depth - c < band.depth ? p.depth - c : band.depth;
-                  gather_band(p, band, source + c * p.source_strides.channel, p.source_strides,
-                              channels, d, first, count, rows);
-                  for (int64_t m = 0; m < p.rows; ++m) {
-                    const T* from = p.grad + image * p.grad_strides.batch +
-                                    (group * p.rows + m) * p.grad_strides.channel +
-                                    d * p.grad_strides.axis[0] + first * p.grad_strides.axis[1];
-                    for (int64_t h = 0; h < count; ++h) {
-                      A* to = grad + h * grad_row;
-                      copy_strided(from + h * p.grad_strides.axis[1], p.grad_strides.axis[2],
-                                   walk[2].count, to);
-                      fill(to + walk[2].count, grad_row - walk[2].count, A(0));
-                    }
-                    A* sum = sums + (m * p.depth + c) * taps * lanes;
-                    for (int64_t plane = 0; plane < channels * walk[0].tap_count; ++plane) {
-                      for (int64_t th = 0; th < taps_h; ++th, sum += taps_w * lanes) {
-                        const int64_t line =
-                            plane * band_rows + walk[1].taps[th].offset - band.low[0];
-                        correlate_taps(rows + line * band.row, walk[1].step * band.row, starts,
-                                       taps_w, grad, grad_row, count, walk[2].count, sum);
-                      }
-                    }
-                  }
-                }
-              }
-            }
+  Scratch workspace(sizeof(A) * splits * set);
+  const DirectCorrelation<T> correlation{p, band, starts, round_up(walk[2].count, lanes)};
+  const int64_t grain = ceil_div(kSmallestWork, images * p.pixels() * group_sums);
+  parallel_for(p.groups * splits, grain, [&](int64_t begin, int64_t end) {
+    const int64_t grad_size = band.max_rows * correlation.grad_row;
+    Scratch buffer(sizeof(A) * (band.size(p) + grad_size + group_sums * lanes));
+    A* rows = buffer.as<A>();
+    A* grad = rows + band.size(p);
+    A* sums = grad + grad_size;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item % p.groups, split = item / p.groups;
+      const int64_t last = (split + 1) * images < p.batch ? (split + 1) * images : p.batch;
+      fill(sums, group_sums * lanes, A(0));
+      for (int64_t image = split * images; image < last; ++image) {
+        for (int64_t d = 0; d < walk[0].count; ++d) {
+          for (int64_t first = 0; first < walk[1].count; first += band.max_rows) {
+            const int64_t left = walk[1].count - first;
+            const int64_t count = left < band.max_rows ? left : band.max_rows;
+            correlation.add_band(group, image, d, first, count, rows, grad, sums);
           }
-          A* out = workspace.as<A>() + (split * p.groups + group) * group_sums;
-          for (int64_t i = 0; i < group_sums; ++i) out[i] = sum_lanes<A>(load(sums + i * lanes));
         }
-      });
+      }
+      A* out = workspace.as<A>() + split * set + group * group_sums;
+      for (int64_t i = 0; i < group_sums; ++i) out[i] = sum_lanes<A>(load(sums + i * lanes));
+    }
+  });
 
   int64_t* offsets = starts + taps_w;
   tap_offsets(p, p.dest_strides, offsets);
-  for (int64_t i = 0; i < p.groups * group_sums; ++i) {
+  for (int64_t i = 0; i < set; ++i) {
     A sum = 0;
-    for (int64_t s = 0; s < splits; ++s) sum += workspace.as<A>()[s * p.groups * group_sums + i];
+    for (int64_t s = 0; s < splits; ++s) sum += workspace.as<A>()[s * set + i];
     const int64_t tap = i % taps, channel = i / taps % p.depth, row = i / taps / p.depth;
     p.dest[row / p.rows * p.dest_strides.group + row % p.rows * p.dest_strides.row +
            channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(sum);
