@@ -70,6 +70,23 @@ def _run(op: Any, *args: Any) -> Any:
         return op(*args)
 
 
+def _fused(function: type[Function]) -> type[Function]:
+    """The same derivative with setup_context inside forward, as Functions were written at first.
+
+    A Function with a setup_context of its own has its arguments bound to the signature of forward
+    on every call, by way of `inspect`: most of the time of a small convolution. The transforms of
+    torch.func need that form; everything else is as well served by this one.
+    """
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = function.forward(*args)
+        function.setup_context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
+    return type(function.__name__, (Function,), members)
+
+
 def _differentiable(op: Any, function: type[Function]) -> Callable[..., Any]:
     """The operator `op` with the derivative of `function`, both for the same arguments.
 
@@ -79,11 +96,15 @@ def _differentiable(op: Any, function: type[Function]) -> Callable[..., Any]:
     """
     torch.library.register_autograd(op, function.backward, setup_context=function.setup_context)
 
+    apply = _fused(function).apply
+
     def operator(*args: Any) -> Any:
         if _dynamo_is_compiling():
             return op(*args)
-        if _transforms_are_active() or _records_gradient(*args):
+        if _transforms_are_active():
             return function.apply(*args)
+        if _records_gradient(*args):
+            return apply(*args)
         with _below_autograd():
             return op(*args)
 
