@@ -5,6 +5,7 @@ three contractions, and each is the derivative of the other two, so that `Convol
 `ConvolutionGradInput` (also the transposed convolution) and `ConvolutionGradWeight` differentiate
 each other to any order. Average pooling is linear: its derivative is its adjoint. Max pooling is
 `(values, indices)`: its derivative scatters by the indices, whose derivative gathers by them.
+Forward mode (`jvp`) is the product rule of the same operators.
 
 The arguments of a Function are those of the dispatcher operator of the same name, so the same
 class serves the differentiable operators at the end of this file and, registered there,
@@ -112,11 +113,18 @@ def _differentiable(op: Any, function: type[Function]) -> Callable[..., Any]:
 
 
 def _records_gradient(*args: Any) -> bool:
-    # Dual tensors ask for no gradient, but must not lose their tangents: apply() refuses them.
+    # Dual tensors ask for no gradient, but must not lose their tangents.
     if forward_ad._current_level >= 0:
         return True
     # The tensors come first; of the other arguments only the looking would cost.
     return _is_grad_enabled() and _any_requires_grad(*args[:3])
+
+
+def _save(ctx: Any, *tensors: Tensor) -> None:
+    """Keeps `tensors` as ctx.saved_tensors of `backward` and, in forward mode, of `jvp`."""
+    ctx.save_for_backward(*tensors)
+    if forward_ad._current_level >= 0:
+        ctx.save_for_forward(*tensors)
 
 
 def _sum_to_channels(grad: Tensor, rank: int) -> Tensor:
@@ -161,7 +169,7 @@ class Convolution(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, weight, _, *ctx.geometry = inputs
-        ctx.save_for_backward(input, weight)
+        _save(ctx, input, weight)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -179,6 +187,22 @@ class Convolution(Function):
             if ctx.needs_input_grad[2]:
                 grad_bias = _sum_to_channels(grad, rank)
         return grad_input, grad_weight, grad_bias, None, None, None, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        input_tangent: Tensor | None,
+        weight_tangent: Tensor | None,
+        bias_tangent: Tensor | None,
+        *_: None,
+    ) -> Tensor:
+        input, weight = ctx.saved_tensors
+        if input_tangent is None:
+            input_tangent = torch.zeros_like(input)
+        tangent = convolution(input_tangent, weight, bias_tangent, *ctx.geometry)
+        if weight_tangent is not None:
+            tangent = tangent + convolution(input, weight_tangent, None, *ctx.geometry)
+        return tangent
 
 
 class ConvolutionGradInput(Function):
@@ -216,8 +240,8 @@ class ConvolutionGradInput(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, weight, _, _, *ctx.geometry = inputs
-        ctx.save_for_backward(grad_output, weight)
+        grad_output, weight, _, ctx.input_size, *ctx.geometry = inputs
+        _save(ctx, grad_output, weight)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -236,17 +260,35 @@ class ConvolutionGradInput(Function):
                 grad_bias = _sum_to_channels(grad, rank)
         return grad_grad_output, grad_weight, grad_bias, None, None, None, None, None, None
 
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        grad_tangent: Tensor | None,
+        weight_tangent: Tensor | None,
+        bias_tangent: Tensor | None,
+        *_: None,
+    ) -> Tensor:
+        grad, weight = ctx.saved_tensors
+        if grad_tangent is None:
+            grad_tangent = torch.zeros_like(grad)
+        rest = (ctx.input_size, *ctx.geometry)
+        tangent = convolution_grad_input(grad_tangent, weight, bias_tangent, *rest)
+        if weight_tangent is not None:
+            tangent = tangent + convolution_grad_input(grad, weight_tangent, None, *rest)
+        return tangent
+
 
 def _cut_to(tensor: Tensor, size: Sequence[int]) -> Tensor:
-    """The leading `size` positions of the spatial axes.
+    """The leading `size` positions of the spatial axes, in memory of their own where cut.
 
     A transposed convolution with output_padding >= stride has a result so large that its
     convolution has more positions than grad_output; those were never read.
     """
+    if tuple(tensor.shape[-len(size) :]) == tuple(size):
+        return tensor
     for axis, length in enumerate(size, -len(size)):
-        if tensor.shape[axis] != length:
-            tensor = tensor.narrow(axis, 0, length)
-    return tensor
+        tensor = tensor.narrow(axis, 0, length)
+    return tensor.clone()
 
 
 class ConvolutionGradWeight(Function):
@@ -281,8 +323,8 @@ class ConvolutionGradWeight(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, input, _, *ctx.geometry = inputs
-        ctx.save_for_backward(grad_output, input)
+        grad_output, input, ctx.kernel_size, *ctx.geometry = inputs
+        _save(ctx, grad_output, input)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -299,6 +341,19 @@ class ConvolutionGradWeight(Function):
                 grad_input = convolution_grad_input(grad_output, grad, None, size, *ctx.geometry)
         return grad_grad_output, grad_input, None, None, None, None, None, None
 
+    @staticmethod
+    def jvp(
+        ctx: Any, grad_tangent: Tensor | None, input_tangent: Tensor | None, *_: None
+    ) -> Tensor:
+        grad, input = ctx.saved_tensors
+        if grad_tangent is None:
+            grad_tangent = torch.zeros_like(grad)
+        rest = (ctx.kernel_size, *ctx.geometry)
+        tangent = convolution_grad_weight(grad_tangent, input, *rest)
+        if input_tangent is not None:
+            tangent = tangent + convolution_grad_weight(grad, input_tangent, *rest)
+        return tangent
+
 
 # ---------------------------------------------------------------------------------------------
 # Max pooling: values and indices, scatter and gather.
@@ -313,7 +368,7 @@ class _ByIndices(Function):
         ctx.input_size = spatial(inputs[0], len(inputs[1]))
         ctx.number_of_inputs = len(inputs)
         ctx.mark_non_differentiable(indices)
-        ctx.save_for_backward(indices)
+        _save(ctx, indices)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -323,6 +378,11 @@ class _ByIndices(Function):
             (indices,) = ctx.saved_tensors
             grad_input = max_pool_backward(grad, indices, ctx.input_size)
         return (grad_input,) + (None,) * (ctx.number_of_inputs - 1)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> tuple[Tensor, None]:
+        (indices,) = ctx.saved_tensors
+        return _gather(tangent, indices, len(ctx.input_size)), None
 
 
 class MaxPoolWithIndices(_ByIndices):
@@ -360,6 +420,16 @@ class AdaptiveMaxPool(_ByIndices):
     @staticmethod
     def forward(input: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
         return _run(_OPS.adaptive_max_pool.default, input, output_size)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Gradients:
+        # torch computes such an empty result, but asks for no gradient of it.
+        if grad is not None and 0 in grad.shape[1:]:
+            raise RuntimeError(
+                "Expected grad_output to have non-zero size for non-batch dimensions, but "
+                f"grad_output has sizes {list(grad.shape)}"
+            )
+        return _ByIndices.backward(ctx, grad, _)
 
 
 class FractionalMaxPool(_ByIndices):
@@ -401,7 +471,7 @@ class MaxPool(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, *ctx.geometry = inputs
-        ctx.save_for_backward(input)
+        _save(ctx, input)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -413,6 +483,12 @@ class MaxPool(Function):
             size = spatial(input, len(ctx.geometry[0]))
             grad_input = max_pool_backward(grad, indices, size)
         return grad_input, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (input,) = ctx.saved_tensors
+        _, indices = max_pool_with_indices(input, *ctx.geometry)
+        return _gather(tangent, indices, len(ctx.geometry[0]))
 
 
 class MaxPoolBackward(Function):
@@ -427,9 +503,8 @@ class MaxPoolBackward(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, indices, input_size = inputs
-        ctx.rank = len(input_size)
-        ctx.save_for_backward(indices)
+        _, indices, ctx.input_size = inputs
+        _save(ctx, indices)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -437,8 +512,13 @@ class MaxPoolBackward(Function):
         grad_grad_output = None
         if grad is not None:
             (indices,) = ctx.saved_tensors
-            grad_grad_output = _gather(grad, indices, ctx.rank)
+            grad_grad_output = _gather(grad, indices, len(ctx.input_size))
         return grad_grad_output, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (indices,) = ctx.saved_tensors
+        return max_pool_backward(tangent, indices, ctx.input_size)
 
 
 class MaxPoolGather(Function):
@@ -456,7 +536,7 @@ class MaxPoolGather(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, indices = inputs
         ctx.input_size = tuple(input.shape[2:])
-        ctx.save_for_backward(indices)
+        _save(ctx, indices)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -466,6 +546,11 @@ class MaxPoolGather(Function):
             (indices,) = ctx.saved_tensors
             grad_input = max_pool_backward(grad, indices, ctx.input_size)
         return grad_input, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (indices,) = ctx.saved_tensors
+        return max_pool_gather(tangent, indices)
 
 
 def _gather(input: Tensor, indices: Tensor, rank: int) -> Tensor:
@@ -487,6 +572,11 @@ class MaxUnpool(Function):
 
     setup_context = MaxPoolBackward.setup_context
     backward = MaxPoolBackward.backward
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (indices,) = ctx.saved_tensors
+        return max_unpool(tangent, indices, ctx.input_size)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -533,6 +623,10 @@ class AvgPool(Function):
             grad_input = avg_pool_backward(grad, ctx.input_size, *ctx.geometry)
         return grad_input, None, None, None, None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return avg_pool(tangent, *ctx.geometry)
+
 
 class AvgPoolBackward(Function):
     """The adjoint of `AvgPool`: grad_output (N, C, *L) spread over (N, C, *input_size)."""
@@ -562,7 +656,7 @@ class AvgPoolBackward(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, _, *ctx.geometry = inputs
+        _, ctx.input_size, *ctx.geometry = inputs
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -571,6 +665,10 @@ class AvgPoolBackward(Function):
         if grad is not None:
             grad_grad_output = avg_pool(grad, *ctx.geometry)
         return grad_grad_output, None, None, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return avg_pool_backward(tangent, ctx.input_size, *ctx.geometry)
 
 
 class AdaptiveAvgPool(Function):
@@ -585,8 +683,8 @@ class AdaptiveAvgPool(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, output_size = inputs
-        ctx.input_size = spatial(input, len(output_size))
+        input, ctx.output_size = inputs
+        ctx.input_size = spatial(input, len(ctx.output_size))
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -595,6 +693,10 @@ class AdaptiveAvgPool(Function):
         if grad is not None:
             grad_input = adaptive_avg_pool_backward(grad, ctx.input_size)
         return grad_input, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return adaptive_avg_pool(tangent, ctx.output_size)
 
 
 class AdaptiveAvgPoolBackward(Function):
@@ -606,8 +708,8 @@ class AdaptiveAvgPoolBackward(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, input_size = inputs
-        ctx.output_size = spatial(grad_output, len(input_size))
+        grad_output, ctx.input_size = inputs
+        ctx.output_size = spatial(grad_output, len(ctx.input_size))
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -616,6 +718,10 @@ class AdaptiveAvgPoolBackward(Function):
         if grad is not None:
             grad_grad_output = adaptive_avg_pool(grad, ctx.output_size)
         return grad_grad_output, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return adaptive_avg_pool_backward(tangent, ctx.input_size)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 from torch.overrides import TorchFunctionMode
 
-from cnnops import functional, ops
+from cnnops import aten, functional, ops
 from cnnops.fallback import or_torch
 from cnnops.functional.arguments import supported
-from cnnops.support import UnsupportedError
 
 __all__ = ["enable"]
 
@@ -24,11 +23,11 @@ class enable(TorchFunctionMode):  # noqa: N801  (used as `with enable():`, like 
     """Context manager and decorator that runs torch's convolutions and poolings on cnnops.
 
     Within it the calling thread's calls of the conv* and *pool* functions of torch.nn.functional,
-    `torch.convolution` and the functions of torch and torch._C._nn behind them, made by any code,
-    reach `cnnops.functional`. Where that has no kernel torch runs as before, with one
-    FallbackWarning per reason; exceptions are those of `cnnops.functional`. It nests, one instance
-    can be entered any number of times and from any number of threads, and torch.compile traces
-    through it.
+    of `torch.convolution`, of the functions of torch.nn.grad and of those of torch and torch._C._nn
+    behind them, made by any code, reach `cnnops.functional`. Where that has no kernel torch runs as
+    before, with one FallbackWarning per reason; exceptions are those of `cnnops.functional`. It
+    nests, one instance can be entered any number of times and from any number of threads, and
+    torch.compile traces through it.
 
     Not routed: calls with an ``out=`` tensor, calls with tensors of a class that overrides
     ``__torch_function__`` (such as torch.fx proxies), what torch's functions call inside
@@ -109,28 +108,6 @@ def _max_unpool(name: str) -> Callable[..., Any]:
     return max_unpool
 
 
-def convolution(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-) -> Tensor:
-    """torch.convolution: `conv1d` ... `conv_transpose3d` by the rank of `weight`."""
-    rank = weight.dim() - 2
-    if rank not in (1, 2, 3) or input.dim() != weight.dim():
-        raise UnsupportedError("convolution: cnnops takes batches of one to three spatial axes")
-    if transposed:
-        function = getattr(functional, f"conv_transpose{rank}d")
-        return function(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    function = getattr(functional, f"conv{rank}d")
-    return function(input, weight, bias, stride, padding, dilation, groups)
-
-
 # Functions of torch and torch._C._nn that differ from their namesakes in torch.nn.functional.
 _BACKENDS: dict[str, Callable[..., Any]] = {
     "adaptive_max_pool1d": functional.adaptive_max_pool1d_with_indices,
@@ -140,7 +117,12 @@ _BACKENDS: dict[str, Callable[..., Any]] = {
     "fractional_max_pool3d": _fractional_max_pool(functional.fractional_max_pool3d_with_indices),
     "max_unpool2d": _max_unpool("max_unpool2d"),
     "max_unpool3d": _max_unpool("max_unpool3d"),
-    "convolution": convolution,
+    "convolution": aten.convolution,
+}
+# What torch.nn.grad calls.
+_ATEN: dict[str, Callable[..., Any]] = {
+    "convolution": aten.convolution,
+    "convolution_backward": aten.convolution_backward,
 }
 
 
@@ -152,6 +134,7 @@ def _routes() -> dict[Callable[..., Any], Callable[..., Any]]:
         (torch_functional, functions),
         (torch, functions | _BACKENDS),
         (torch._C._nn, functions | _BACKENDS),
+        (torch.ops.aten, _ATEN),
     ):
         for name, function in table.items():
             torch_function = getattr(module, name, None)

@@ -103,18 +103,29 @@ def _(grad_output, input, kernel_size, stride, padding, dilation, groups, paddin
     return _empty(input, shape, rank if last else 0)
 
 
+def _max_pooled(input: Tensor, size: Ints, dtype: torch.dtype | None = None) -> Tensor:
+    """`_with_planes`; 3-d max pooling keeps the layout of an input without a batch axis too."""
+    rank = len(size)
+    if rank == 3 and input.dim() == 4 and not input.is_contiguous():
+        batch = input.unsqueeze(0)
+        if batch.is_contiguous(memory_format=torch.channels_last_3d):
+            shape = (1, input.shape[0], *size)
+            return _empty(input, shape, rank, dtype).squeeze(0)
+    return _with_planes(input, rank, size, dtype)
+
+
 @torch.library.register_fake("cnnops::max_pool")
 def _(input, kernel_size, stride, padding, dilation, ceil_mode):  # type: ignore[no-untyped-def]
     rank = len(kernel_size)
     size = pool_size(spatial(input, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    return _with_planes(input, rank, size)
+    return _max_pooled(input, size)
 
 
 @torch.library.register_fake("cnnops::max_pool_with_indices")
 def _(input, kernel_size, stride, padding, dilation, ceil_mode):  # type: ignore[no-untyped-def]
     rank = len(kernel_size)
     size = pool_size(spatial(input, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    return _with_planes(input, rank, size), _with_planes(input, rank, size, torch.int64)
+    return _max_pooled(input, size), _max_pooled(input, size, torch.int64)
 
 
 @torch.library.register_fake("cnnops::adaptive_max_pool")

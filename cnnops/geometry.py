@@ -68,9 +68,11 @@ def expand(name: str, value: Any, rank: int, *, short: bool = True) -> tuple[int
         if len(numbers) == 1 and short:
             return numbers * rank
         raise RuntimeError(
-            f"expected {name} to be a single integer value or a list of {_COUNT[rank]}, "
+            f"{name} must either be a single int or a list of {_COUNT[rank]}, "
             f"but got {name}={list(numbers)}"
         )
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.reshape(())  # torch takes it for an int here, though not in other places
     return (integer(name, value),) * rank
 
 

@@ -70,14 +70,19 @@ ConvGeometry with_arguments(int rank, const IntList& kernel, const ConvArguments
 }
 
 void check_weight(const IntList& weight, int64_t groups) {
-  CNNOPS_CHECK(weight.size() >= 3 && weight.size() <= 5,
-               "expected a weight of 3 to 5 dimensions, but got weight of size ", weight);
+  CNNOPS_CHECK(weight.size() >= 3,
+               "weight should have at least three dimensions, but got weight of size ", weight);
+  CNNOPS_CHECK(weight.size() <= 5,
+               "weight should have at most five dimensions, but got weight of size ", weight);
   CNNOPS_CHECK(groups > 0, "non-positive groups is not supported, but got groups=", groups);
   CNNOPS_CHECK(weight[0] >= groups, "Given groups=", groups, ", expected weight to be at least ",
                groups, " at dimension 0, but got weight of size ", weight, " instead");
   CNNOPS_CHECK(weight[0] % groups == 0, "Given groups=", groups,
                ", expected weight to be divisible by ", groups,
                " at dimension 0, but got weight of size ", weight, " instead");
+}
+
+void check_weight_channels(const IntList& weight, int64_t groups) {
   CNNOPS_CHECK(
       weight[1] > 0, "Given groups=", groups,
       ", expected weight to have at least one channel at dimension 1, but got weight of size ",
@@ -167,6 +172,7 @@ ConvGeometry check_convolution(const IntList& input, const IntList& weight,
                "Given groups=", arguments.groups, ", weight of size ", weight, ", expected input",
                input, " to have ", weight[1] * arguments.groups, " channels, but got ", channels,
                " channels instead");
+  check_weight_channels(weight, arguments.groups);
   check_bias("", weight, bias, weight[0]);
   geometry.batch = geometry.batched ? input[0] : 1;
   geometry.in_channels = channels;
@@ -219,6 +225,7 @@ ConvGeometry check_grad_input(const IntList& grad_output, const IntList& weight,
   CNNOPS_CHECK(channels == weight[0], "Given transposed=1, weight of size ", weight,
                ", expected input", grad_output, " to have ", weight[0], " channels, but got ",
                channels, " channels instead");
+  check_weight_channels(weight, arguments.groups);
   geometry.batch = geometry.batched ? grad_output[0] : 1;
   geometry.out_channels = weight[0];
   geometry.in_channels = checked_mul(weight[1], arguments.groups);

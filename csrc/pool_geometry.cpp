@@ -6,6 +6,7 @@ namespace cnnops {
 namespace {
 
 constexpr const char* kLetters = "THW";
+constexpr const char* kAxisNames[] = {"time", "height", "width"};
 
 /// "max_pool" of rank 2 is torch's "max_pool2d", "avg_pool_backward" its "avg_pool2d_backward".
 std::string torch_name(const std::string& name, int64_t rank) {
@@ -36,8 +37,8 @@ int checked_rank(const std::string& name, const char* what, const IntList& list)
 PoolGeometry tensor_geometry(const std::string& name, const IntList& sizes, int rank,
                              int64_t PoolAxis::* side) {
   const int dim = static_cast<int>(sizes.size());
-  CNNOPS_CHECK(dim == rank + 1 || dim == rank + 2, torch_name(name, rank), ": Expected ", rank + 1,
-               "D or ", rank + 2,
+  CNNOPS_CHECK(dim == rank + 1 || dim == rank + 2, torch_name(name, rank), ": Expected ",
+               rank == 3 ? "non-empty " : "", rank + 1, "D or ", rank + 2,
                "D (batch mode) tensor with optional 0 dim batch size for input, but got:", sizes);
   PoolGeometry g;
   g.rank = rank;
@@ -109,8 +110,10 @@ void set_windows(const std::string& name, const PoolArguments& arguments, PoolGe
   }
 }
 
-void check_adaptive_output(const std::string& name, const IntList& output_size) {
+void check_adaptive_output(const std::string& name, AdaptiveKind kind, const IntList& output_size) {
   for (int64_t size : output_size) {
+    CNNOPS_CHECK(size >= 0 || kind == AdaptiveKind::kAverage,
+                 "Trying to create tensor with negative dimension ", size, ": ", output_size);
     CNNOPS_CHECK(size >= 0, torch_name(name, output_size.size()),
                  ": elements of output_size must be greater than or equal to 0 but received ",
                  output_size);
@@ -197,7 +200,7 @@ PoolGeometry window_pool_backward_geometry(const std::string& name, const IntLis
 PoolGeometry adaptive_pool_geometry(const std::string& name, AdaptiveKind kind,
                                     const IntList& input_sizes, const IntList& output_size) {
   const int rank = checked_rank(name, "output_size", output_size);
-  check_adaptive_output(name, output_size);
+  check_adaptive_output(name, kind, output_size);
   PoolGeometry g = tensor_geometry(name, input_sizes, rank, &PoolAxis::input);
   // The mean of everything is torch.mean there: NaN for nothing. The averages of 1-d and 2-d
   // inputs also accept a tensor without channels.
@@ -249,11 +252,12 @@ PoolGeometry fractional_pool_geometry(const std::string& name, const IntList& in
     PoolAxis& axis = g.axis[3 - rank + i];
     CNNOPS_CHECK(output_size[i] >= 0, "Trying to create tensor with negative dimension ",
                  output_size[i], ": ", output_size);
+    const char* what = kAxisNames[3 - rank + i];
     // torch's 3-d operator wants one element to spare.
     const int64_t most = axis.input - kernel_size[i] + (rank == 3 ? 0 : 1);
     CNNOPS_CHECK(kernel_size[i] <= axis.input && output_size[i] <= most, torch_name(name, rank),
-                 "(): pool size ", kernel_size[i], " too large relative to input size ", axis.input,
-                 " with output size ", output_size[i], " (axis ", kLetters[3 - rank + i], ")");
+                 "(): pool ", what, " ", kernel_size[i], " too large relative to input ", what, " ",
+                 axis.input, " with output ", what, " ", output_size[i]);
     axis.output = output_size[i];
     axis.kernel = kernel_size[i];
     axis.stride = 0;

@@ -71,8 +71,9 @@ Tensor to_channels_last(const Tensor& tensor) {
     expected *= sizes[d];
   }
   if (dense) return tensor;
-  return torch::stable::contiguous(
-      tensor, dim == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d);
+  // contiguous() would leave any strides on axes of size 1, but the kernels step by them.
+  Tensor copy = allocate(sizes_of(tensor), tensor, true);
+  return torch::stable::copy_(copy, tensor);
 }
 
 }  // namespace cnnops

@@ -1,4 +1,7 @@
-"""First and second derivatives of every functional and operator, by finite differences."""
+"""First and second derivatives of every functional and operator, by finite differences.
+
+Both modes: backward, and forward with forward over backward.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import cnnops.functional as C
 from cnnops import autograd, ops
@@ -25,9 +28,9 @@ def distinct(*size: int) -> Tensor:
     return (torch.randperm(count).double() / 4).reshape(size).requires_grad_()
 
 
-def check(function: Callable[..., Any], *inputs: Any) -> None:
-    assert gradcheck(function, inputs)
-    assert gradgradcheck(function, inputs)
+def check(function: Callable[..., Any], *inputs: Any, forward: bool = True) -> None:
+    assert gradcheck(function, inputs, check_forward_ad=forward)
+    assert gradgradcheck(function, inputs, check_fwd_over_rev=forward)
 
 
 CONVOLUTIONS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -183,10 +186,14 @@ def test_the_dispatcher_operators_are_differentiable_themselves():
     library = torch.ops.cnnops
     x, w = distinct(1, 2, 5, 5), randn(2, 2, 3, 3)
     pair, one = (2, 2), (1, 1)
-    check(lambda x, w: library.convolution(x, w, None, one, (1,) * 4, one, 1, "reflect"), x, w)
-    check(lambda x: library.max_pool(x, pair, pair, (0, 0), one, False), x)
-    check(lambda x: library.max_pool_with_indices(x, pair, pair, (0, 0), one, False)[0], x)
-    check(lambda x: library.avg_pool(x, pair, pair, (0, 0), False, True, None), x)
+    for function, *inputs in (
+        (lambda x, w: library.convolution(x, w, None, one, (1,) * 4, one, 1, "reflect"), x, w),
+        (lambda x: library.max_pool(x, pair, pair, (0, 0), one, False), x),
+        (lambda x: library.max_pool_with_indices(x, pair, pair, (0, 0), one, False)[0], x),
+        (lambda x: library.avg_pool(x, pair, pair, (0, 0), False, True, None), x),
+    ):
+        # torch.library knows backward mode alone; in forward mode its operators raise.
+        check(function, *inputs, forward=False)
 
 
 @pytest.mark.parametrize(
@@ -216,9 +223,47 @@ def test_torch_func_grad():
     torch.testing.assert_close(loss(C)(x, w), loss(F)(x, w))
 
 
-def test_forward_mode_is_refused_rather_than_wrong():
-    x = torch.randn(1, 2, 4, 4)
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, x)
-        with pytest.raises(NotImplementedError, match="forward mode"):
-            C.avg_pool2d(dual, 2)
+def test_forward_mode_of_one_argument_alone():
+    x, w, b = randn(1, 2, 5), randn(2, 2, 3), randn(2)
+    for tangents in ((x, None, None), (None, w, None), (None, None, b)):
+        actual, expected = (_tangent(module.conv1d, (x, w, b), tangents) for module in (C, F))
+        torch.testing.assert_close(actual, expected)
+
+
+def _tangent(function: Callable[..., Tensor], inputs: Any, tangents: Any) -> Tensor:
+    with forward_ad.dual_level():
+        duals = [
+            x if tangent is None else forward_ad.make_dual(x.detach(), tangent.detach())
+            for x, tangent in zip(inputs, tangents, strict=True)
+        ]
+        return forward_ad.unpack_dual(function(*duals)).tangent
+
+
+def test_forward_mode_of_the_values_of_max_pooling_alone():
+    x = distinct(1, 2, 4, 4).detach()
+    arguments = ((2, 2), (2, 2), (0, 0), (1, 1), False)
+    tangent = _tangent(lambda x: autograd.max_pool(x, *arguments), (x,), (x,))
+    torch.testing.assert_close(tangent, F.max_pool2d(x, 2))
+
+
+def test_torch_func_jvp():
+    x, w = randn(1, 2, 6, 6).detach(), randn(2, 2, 3, 3).detach()
+    actual, expected = (
+        torch.func.jvp(lambda x, w, f=module.conv2d: f(x, w, padding=1), (x, w), (x, w))
+        for module in (C, F)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["avg", "max"])
+def test_an_empty_adaptive_result_has_no_gradient(kind, rank):
+    output = getattr(C, f"adaptive_{kind}_pool{rank}d")(randn(1, 2, *[4] * rank), 0)
+    with pytest.raises(RuntimeError, match="non-zero size for non-batch dimensions"):
+        output.sum().backward()
+
+
+def test_gradients_of_output_padding_beyond_stride_are_dense():
+    x, w = randn(1, 2, 3, 3), randn(2, 1, 2, 2)
+    C.conv_transpose2d(x, w, dilation=2, output_padding=1).sum().backward()
+    assert x.grad.is_contiguous()

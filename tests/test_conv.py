@@ -93,3 +93,17 @@ def test_nan_and_infinity_in_the_input_reach_exactly_their_windows() -> None:
         touched = torch.zeros(9, 9, dtype=torch.bool)
         touched[3:6, 3:6] = True
         assert torch.equal(finite, ~touched.expand_as(finite))
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_weight_gradient_of_channels_last_and_planes_of_one_element(rank: int) -> None:
+    # Such a gradient is contiguous in both layouts, whatever its strides on the plane.
+    x = lay_out(torch.randn(3, 4, *(3,) * rank), "channels_last")
+    w = torch.randn(4, 2, *(3,) * rank, requires_grad=True)
+    gradients = []
+    for module in (cnnops.functional, F):
+        output = getattr(module, f"conv{rank}d")(x, w, groups=2)
+        assert output.shape == (3, 4, *(1,) * rank)
+        loss = (output * torch.arange(12.0).view_as(output)).sum()
+        gradients.append(torch.autograd.grad(loss, w)[0])
+    torch.testing.assert_close(*gradients)

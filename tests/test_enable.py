@@ -118,6 +118,37 @@ def test_torch_convolution(rank: int, transposed: bool) -> None:
     assert_same(actual, expected)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_convolution_backward(rank: int, transposed: bool) -> None:
+    input, weight = _input(rank), torch.randn(4, 2, *[3] * rank, dtype=torch.float64)
+    geometry = [2] * rank, [1] * rank, [1] * rank, transposed, [0] * rank, 2
+    grad = torch.randn_like(torch.convolution(input, weight, None, *geometry))
+    arguments = grad, input, weight, [4], *geometry, [True, True, True]
+    expected = torch.ops.aten.convolution_backward(*arguments)
+    with OpCalls() as calls, cnnops.enable():
+        actual = torch.ops.aten.convolution_backward(*arguments)
+    assert_on_cnnops(calls)
+    assert_same(actual, expected)
+
+
+def test_torch_nn_grad() -> None:
+    input, weight = _input(), torch.randn(6, 4, 3, 3, dtype=torch.float64)
+    grad = torch.randn(2, 6, 5, 4, dtype=torch.float64)
+    options = {"stride": 2, "padding": 1}
+    expected = (
+        torch.nn.grad.conv2d_input(input.shape, weight, grad, **options),
+        torch.nn.grad.conv2d_weight(input, weight.shape, grad, **options),
+    )
+    with OpCalls() as calls, cnnops.enable():
+        actual = (
+            torch.nn.grad.conv2d_input(input.shape, weight, grad, **options),
+            torch.nn.grad.conv2d_weight(input, weight.shape, grad, **options),
+        )
+    assert_on_cnnops(calls)
+    assert_same(actual, expected)
+
+
 WEIGHT = torch.randn(6, 4, 3, 3, dtype=torch.float64)
 
 
@@ -321,6 +352,14 @@ def test_torch_convolution_falls_back() -> None:
         actual = torch.convolution(input.to_mkldnn(), *arguments)
     # Sums of 36 products in float32.
     torch.testing.assert_close(actual.to_dense(), torch.convolution(input, *arguments))
+
+
+@pytest.mark.usefixtures("no_warning_yet")
+def test_convolution_without_input_channels_falls_back() -> None:
+    input, weight = torch.randn(2, 0, 5), torch.randn(3, 0, 3)
+    with cnnops.enable(), pytest.warns(cnnops.FallbackWarning, match="zero input channels"):
+        actual = F.conv1d(input, weight)
+    assert actual.shape == F.conv1d(input, weight).shape
 
 
 def test_out_stays_with_torch() -> None:

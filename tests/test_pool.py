@@ -117,3 +117,21 @@ def test_ceil_mode_never_starts_a_window_in_the_end_padding(rank: int) -> None:
         ours = pool(x, 2, 2, 1, ceil_mode=True)
         assert ours.shape == torchs(x, 2, 2, 1, ceil_mode=True).shape
         assert ours.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(2, 5, 4, 3), (1, 4, 4, 4), (3, 1, 1, 1), (3, 1, 4, 1)], ids=str)
+def test_max_pool3d_keeps_the_layout_of_an_unbatched_input(size: tuple[int, ...]) -> None:
+    input = torch.randn(1, *size).contiguous(memory_format=torch.channels_last_3d)[0]
+    for return_indices in (False, True):
+        results = [
+            module.max_pool3d(x, 1, return_indices=return_indices)
+            for module, x in (
+                (cnnops.functional, input),
+                (F, input),
+                (cnnops.functional, input.to("meta")),
+            )
+        ]
+        actual, expected, fake = (r if return_indices else (r,) for r in results)
+        for a, e, f in zip(actual, expected, fake, strict=True):
+            assert a.stride() == e.stride() == f.stride()
+            assert torch.equal(a, e)

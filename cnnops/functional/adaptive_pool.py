@@ -135,10 +135,17 @@ def adaptive_avg_pool3d(input: Tensor, output_size: SizeOrSizes) -> Tensor:
 
 def _adaptive_size(output_size: SizeOrSizes, input: Tensor, rank: int) -> tuple[int, ...]:
     """The output size of an adaptive pooling, in which None is the input's size."""
+    if rank == 1 and isinstance(output_size, (tuple, list)) and len(output_size) != 1:
+        raise RuntimeError(
+            f"argument 'output_size' should contain one int (got {len(output_size)})"
+        )
     if rank == 1 or isinstance(output_size, (int, SymInt)):
         return expand("output_size", output_size, rank)
     if input.dim() <= len(output_size):
         raise ValueError(f"Input dimension should be at least {len(output_size) + 1}")
     kept = input.shape[-len(output_size) :]
     size = [old if new is None else new for new, old in zip(output_size, kept, strict=False)]
-    return expand("output_size", size, rank, short=False)
+    numbers = expand("output_size", size, len(size))  # their types count before their number
+    if len(numbers) != rank:
+        raise RuntimeError(f"output_size must be {rank} ints, but got output_size={size}")
+    return numbers

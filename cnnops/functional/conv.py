@@ -220,6 +220,8 @@ def _conv(
             groups,
         )
     support.check(function.__name__, input, weight, *support.given(bias))
+    if weight.numel() == 0:
+        _check_channels(function.__name__, rank, input, weight)
     if _any_autocast():
         input, weight, bias = autocast.to_lower_precision(input, weight, bias)  # type: ignore
     stride = expand("stride", stride, rank)
@@ -227,15 +229,27 @@ def _conv(
     if type(padding) is int:
         sides = expand("padding", padding, 2 * rank)
     elif isinstance(padding, str):
-        sides = _named_padding(padding, weight, rank, stride, dilation)
+        sides = _named_padding(padding, input, weight, rank, stride, dilation)
     else:
         sides = per_side(expand("padding", padding, rank))
     groups = integer("groups", groups)
     return ops.convolution(input, weight, bias, stride, sides, dilation, groups)
 
 
+def _check_channels(name: str, rank: int, input: Tensor, weight: Tensor) -> None:
+    """UnsupportedError for no input channels, where torch's result has no output channels."""
+    well_formed = weight.dim() == rank + 2 and input.dim() in (rank + 1, rank + 2)
+    if well_formed and weight.shape[1] == input.shape[-rank - 1] == 0:
+        raise support.UnsupportedError(f"{name}: cnnops has no kernels for zero input channels")
+
+
 def _named_padding(
-    name: str, weight: Tensor, rank: int, stride: tuple[int, ...], dilation: tuple[int, ...]
+    name: str,
+    input: Tensor,
+    weight: Tensor,
+    rank: int,
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
 ) -> tuple[int, ...]:
     """Padding per side of "valid" and "same"; RuntimeError for other names and strided "same"."""
     if name == "valid":
@@ -247,7 +261,11 @@ def _named_padding(
             f"padding='same' is not supported for strided convolutions, but got stride={stride}"
         )
     if weight.dim() != rank + 2:
-        return (0,) * (2 * rank)  # the operator refuses this weight in its own words
+        raise RuntimeError(
+            f"Expected {weight.dim()}-dimensional input for {weight.dim()}-dimensional weight "
+            f"{list(weight.shape)}, but got {input.dim()}-dimensional input of size "
+            f"{list(input.shape)} instead"
+        )
     return same_padding(spatial(weight, rank), dilation)
 
 

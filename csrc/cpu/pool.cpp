@@ -168,6 +168,32 @@ std::tuple<Tensor, Tensor> max_pool_of(const char* name, Types types, const Tens
   return {output, indices};
 }
 
+/// Is an input (C, D, H, W) dense in channels_last order and in no other?
+bool is_unbatched_channels_last(const Tensor& input) {
+  const auto sizes = input.sizes();
+  const auto strides = input.strides();
+  int64_t expected = 1;
+  for (const int64_t d : {0, 3, 2, 1}) {
+    if (sizes[d] > 1 && strides[d] != expected) return false;
+    expected *= sizes[d];
+  }
+  return !input.is_contiguous();
+}
+
+/// max_pool_of for windows on a grid. torch's max_pool3d, alone of all poolings, keeps the layout
+/// of an input without a batch axis too.
+std::tuple<Tensor, Tensor> grid_max_pool(const Tensor& input, const PoolGeometry& g,
+                                         bool with_indices) {
+  if (g.rank != 3 || g.batched || !is_unbatched_channels_last(input)) {
+    return max_pool_of("max_pool", Types::kAll, input, g, with_indices);
+  }
+  PoolGeometry batched = g;
+  batched.batched = true;
+  const Tensor batch = to_channels_last(torch::stable::unsqueeze(input, 0));
+  const auto [output, indices] = max_pool_of("max_pool", Types::kAll, batch, batched, with_indices);
+  return {torch::stable::squeeze(output, 0), torch::stable::squeeze(indices, 0)};
+}
+
 PoolArguments max_pool_arguments(const IntList& kernel_size, const IntList& stride,
                                  const IntList& padding, const IntList& dilation, bool ceil_mode) {
   return {kernel_size, stride, padding, dilation, ceil_mode};
@@ -178,7 +204,7 @@ Tensor max_pool(const Tensor& input, IntList kernel_size, IntList stride, IntLis
   const PoolGeometry g =
       window_pool_geometry("max_pool", sizes_of(input),
                            max_pool_arguments(kernel_size, stride, padding, dilation, ceil_mode));
-  return std::get<0>(max_pool_of("max_pool", Types::kAll, input, g, false));
+  return std::get<0>(grid_max_pool(input, g, false));
 }
 
 /// Raises where a window spans more of its plane than the 32-bit offsets inside the kernels hold.
@@ -204,7 +230,7 @@ std::tuple<Tensor, Tensor> max_pool_with_indices(const Tensor& input, IntList ke
       window_pool_geometry("max_pool", sizes_of(input),
                            max_pool_arguments(kernel_size, stride, padding, dilation, ceil_mode));
   check_window_span(g);
-  return max_pool_of("max_pool", Types::kAll, input, g, true);
+  return grid_max_pool(input, g, true);
 }
 
 std::tuple<Tensor, Tensor> adaptive_max_pool(const Tensor& input, IntList output_size) {
