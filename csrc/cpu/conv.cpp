@@ -1,6 +1,8 @@
 // Convolution on the CPU: tensors -> geometry -> contractions -> plan -> kernels.
 #include <torch/csrc/stable/library.h>
 
+#include <array>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,11 @@ void with_conv_type(ScalarType dtype, const F& f) {
     case ScalarType::Long: return f(int64_t{});
     default: CNNOPS_CHECK(false, "convolution is not implemented for '", dtype_name(dtype), "'");
   }
+}
+
+/// The bias with its elements side by side.
+std::optional<Tensor> dense(const std::optional<Tensor>& bias) {
+  return bias && !bias->is_contiguous() ? torch::stable::contiguous(*bias) : bias;
 }
 
 /// Strides of an input or output tensor of this geometry.
@@ -69,16 +76,11 @@ OwnedWalk forward_walk(const ConvAxis& axis, PaddingMode mode, bool drop) {
   return owned;
 }
 
-/// The input positions phase, phase + stride, ... of an axis reading grad_output.
-struct Phase {
-  int64_t phase;
-  OwnedWalk owned;
-};
-
-/// The phases of `axis` that any tap reaches. Input position i takes tap k from output position
+/// The phases of `axis` that any tap reaches, each as the walk of input positions phase, phase +
+/// stride, ... over grad_output. Input position i takes tap k from output position
 /// (i + pad_begin - k * dilation) / stride where that is whole.
-std::vector<Phase> grad_input_phases(const ConvAxis& axis) {
-  std::vector<Phase> phases;
+std::map<int64_t, OwnedWalk> grad_input_phases(const ConvAxis& axis) {
+  std::map<int64_t, OwnedWalk> phases;
   for (int64_t k = 0; k < axis.kernel; ++k) {
     const int64_t reach = k * axis.dilation - axis.pad_begin;
     const int64_t phase = (reach % axis.stride + axis.stride) % axis.stride;
@@ -87,17 +89,17 @@ std::vector<Phase> grad_input_phases(const ConvAxis& axis) {
     const int64_t count = (axis.input - 1 - phase) / axis.stride + 1;
     const Walk walk{count, 1, axis.output, PaddingMode::zeros, nullptr, 0};
     if (walk.inside_begin(tap.offset) >= walk.inside_end(tap.offset)) continue;
-    Phase* found = nullptr;
-    for (Phase& each : phases) {
-      if (each.phase == phase) found = &each;
-    }
-    if (found == nullptr) {
-      phases.push_back({phase, {walk, {}}});
-      found = &phases.back();
-    }
-    found->owned.taps.push_back(tap);
+    phases.try_emplace(phase, OwnedWalk{walk, {}}).first->second.taps.push_back(tap);
   }
   return phases;
+}
+
+/// Batch, groups and channels of a contraction from input to output, or with `transposed` back.
+void set_channels(ContractionShape& to, const ConvGeometry& geometry, bool transposed) {
+  to.batch = geometry.batch;
+  to.groups = geometry.groups;
+  to.rows = transposed ? geometry.in_channels_per_group() : geometry.out_channels_per_group();
+  to.depth = transposed ? geometry.out_channels_per_group() : geometry.in_channels_per_group();
 }
 
 void set_walk(Walk& to, const OwnedWalk& owned) {
@@ -181,18 +183,14 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   Tensor output = allocate(geometry.output_sizes(), input, channels_last);
   if (output.numel() == 0) return output;
   const Tensor source = channels_last ? to_channels_last(input) : input;
-  const std::optional<Tensor> dense_bias =
-      bias ? std::optional(torch::stable::contiguous(*bias)) : bias;
+  const std::optional<Tensor> dense_bias = dense(bias);
 
   OwnedWalk walks[kAxes];
   for (int i = 0; i < kAxes; ++i) walks[i] = forward_walk(geometry.axis[i], geometry.mode, true);
   with_conv_type(input.scalar_type(), [&](auto type) {
     using T = decltype(type);
     Contraction<T> p;
-    p.batch = geometry.batch;
-    p.groups = geometry.groups;
-    p.rows = geometry.out_channels_per_group();
-    p.depth = geometry.in_channels_per_group();
+    set_channels(p, geometry, false);
     for (int i = 0; i < kAxes; ++i) set_walk(p.walk[i], walks[i]);
     p.source = data_of<T>(source);
     p.source_strides = strides_of(source, geometry);
@@ -215,7 +213,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
 void grad_input_into(const Tensor& dest, const Tensor& source, const Tensor& weight,
                      const std::optional<Tensor>& bias, const ConvGeometry& geometry,
                      bool channels_last) {
-  std::vector<Phase> phases[kAxes];
+  std::map<int64_t, OwnedWalk> phases[kAxes];
   bool complete = true;
   for (int i = 0; i < kAxes; ++i) {
     const ConvAxis& axis = geometry.axis[i];
@@ -233,14 +231,11 @@ void grad_input_into(const Tensor& dest, const Tensor& source, const Tensor& wei
       fill_with_bias(mutable_data_of<T>(dest), strides, bias_data, geometry.batch,
                      geometry.in_channels, size);
     }
-    for (const Phase& d : phases[0]) {
-      for (const Phase& h : phases[1]) {
-        for (const Phase& w : phases[2]) {
+    for (const auto& d : phases[0]) {
+      for (const auto& h : phases[1]) {
+        for (const auto& w : phases[2]) {
           Contraction<T> p;
-          p.batch = geometry.batch;
-          p.groups = geometry.groups;
-          p.rows = geometry.in_channels_per_group();
-          p.depth = geometry.out_channels_per_group();
+          set_channels(p, geometry, true);
           p.source = data_of<T>(source);
           p.source_strides = strides_of(source, geometry);
           p.weight = data_of<T>(weight);
@@ -248,10 +243,11 @@ void grad_input_into(const Tensor& dest, const Tensor& source, const Tensor& wei
           p.bias = bias_data;
           p.dest = mutable_data_of<T>(dest);
           p.dest_strides = strides;
-          const Phase* of_axis[kAxes] = {&d, &h, &w};
+          const std::array of_axis{&d, &h, &w};
           for (int i = 0; i < kAxes; ++i) {
-            set_walk(p.walk[i], of_axis[i]->owned);
-            p.dest += of_axis[i]->phase * strides.axis[i];
+            const auto& [phase, owned] = *of_axis[i];
+            set_walk(p.walk[i], owned);
+            p.dest += phase * strides.axis[i];
             p.dest_strides.axis[i] = strides.axis[i] * geometry.axis[i].stride;
           }
           run(p, channels_last);
@@ -309,8 +305,7 @@ Tensor convolution_grad_input(const Tensor& grad_output, const Tensor& weight,
   const Tensor grad_input = allocate(geometry.input_sizes(), grad_output, channels_last);
   if (grad_input.numel() == 0) return grad_input;
   const Tensor source = channels_last ? to_channels_last(grad_output) : grad_output;
-  const std::optional<Tensor> dense_bias =
-      bias ? std::optional(torch::stable::contiguous(*bias)) : bias;
+  const std::optional<Tensor> dense_bias = dense(bias);
   const auto compute =
       geometry.mode == PaddingMode::zeros ? grad_input_into : grad_padded_input_into;
   compute(grad_input, source, weight, dense_bias, geometry, channels_last);
@@ -337,10 +332,7 @@ Tensor convolution_grad_weight(const Tensor& grad_output, const Tensor& input,
   with_conv_type(input.scalar_type(), [&](auto type) {
     using T = decltype(type);
     WeightContraction<T> p;
-    p.batch = geometry.batch;
-    p.groups = geometry.groups;
-    p.rows = geometry.out_channels_per_group();
-    p.depth = geometry.in_channels_per_group();
+    set_channels(p, geometry, false);
     for (int i = 0; i < kAxes; ++i) set_walk(p.walk[i], walks[i]);
     p.source = data_of<T>(source);
     p.source_strides = strides_of(source, geometry);

@@ -7,7 +7,8 @@
 namespace cnnops {
 
 /// Calls body(context, begin, end) over disjoint ranges that cover [0, count), on torch's threads;
-/// ranges hold at least `grain` items. `body` must not throw. Runs inline when nested.
+/// ranges hold at least `grain` items. Runs inline when nested. What `body` throws, a bad_alloc of
+/// its scratch at most, reaches the caller once every thread is done.
 void parallel_run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t),
                   void* context);
 

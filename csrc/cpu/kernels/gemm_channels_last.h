@@ -11,6 +11,8 @@
 
 constexpr int64_t kPixelBlock = 8 * kTileRows;
 constexpr int64_t kChannelBlock = 256;
+constexpr int64_t kMaxMergedInner = 4096;  // K up to which border pixels are copied, tap by tap
+constexpr int64_t kManyTaps = 1024;  // from so many on a block is one tile, for the tables' sake
 
 /// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
 template <class T>
@@ -178,11 +180,13 @@ void gemm_channels_last(const Contraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int64_t columns = kTileColumns<A>;
   constexpr bool in_place = __is_same(T, A);
-  const bool merged = kernel_rows_are_runs(p, p.source_strides);
+  const bool merged =
+      p.depth * p.taps() <= kMaxMergedInner && kernel_rows_are_runs(p, p.source_strides);
+  const int64_t pixel_block = p.taps() < kManyTaps ? kPixelBlock : kTileRows;
   const PixelPointers<T> counts{p, merged, nullptr, nullptr};
   const int64_t taps = counts.taps(), depth = counts.depth(), inner = taps * depth;
   const int64_t pixels = p.batch * p.pixels();
-  const int64_t pixel_blocks = ceil_div(pixels, kPixelBlock);
+  const int64_t pixel_blocks = ceil_div(pixels, pixel_block);
   const int64_t column_blocks = ceil_div(p.rows, columns);
   const int64_t padded_rows = round_up(p.rows, kLanes<A>);
   // A slice of K: some channels of one tap, or all channels of some taps.
@@ -197,9 +201,9 @@ void gemm_channels_last(const Contraction<T>& p) {
   memset(zero_tap.as<void>(), 0, sizeof(T) * depth);
 
   parallel_for(p.groups * pixel_blocks * column_blocks, 1, [&](int64_t begin, int64_t end) {
-    Scratch pointer_table(sizeof(T*) * (kPixelBlock * taps + kTileRows * tap_block));
-    Scratch sum_buffer(sizeof(A) * kPixelBlock * columns);
-    Scratch border(merged ? sizeof(T) * kPixelBlock * inner : 0);
+    Scratch pointer_table(sizeof(T*) * (pixel_block * taps + kTileRows * tap_block));
+    Scratch sum_buffer(sizeof(A) * pixel_block * columns);
+    Scratch border(merged ? sizeof(T) * pixel_block * inner : 0);
     Scratch widened(in_place ? 0 : sizeof(A) * kTileRows * tap_block * run);
     const PixelPointers<T> pointers{p, merged, zero_tap.as<T>(), border.as<T>()};
     const T** pixel_rows = pointer_table.as<const T*>();
@@ -207,9 +211,9 @@ void gemm_channels_last(const Contraction<T>& p) {
     int64_t pointed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / (pixel_blocks * column_blocks);
-      const int64_t first = item / column_blocks % pixel_blocks * kPixelBlock;
+      const int64_t first = item / column_blocks % pixel_blocks * pixel_block;
       const int64_t column = item % column_blocks * columns;
-      const int64_t count = pixels - first < kPixelBlock ? pixels - first : kPixelBlock;
+      const int64_t count = pixels - first < pixel_block ? pixels - first : pixel_block;
       const int64_t width = padded_rows - column < columns ? padded_rows - column : columns;
       const int vectors = vectors_for<A>(width);
       if (pointed != item / column_blocks) {
@@ -231,7 +235,7 @@ void gemm_channels_last(const Contraction<T>& p) {
               multiply<A>({from, c, tap_count, channels, 1, slice, pointers.zeros}, to, width,
                           accumulate, rows, vectors);
             } else {
-              auto wide_rows = reinterpret_cast<const A**>(pixel_rows + kPixelBlock * taps);
+              auto wide_rows = reinterpret_cast<const A**>(pixel_rows + pixel_block * taps);
               for (int64_t t = 0; t < tap_count; ++t) {
                 for (int r = 0; r < rows; ++r) {
                   A* wide = widened.as<A>() + (t * kTileRows + r) * channels;
