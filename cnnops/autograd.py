@@ -84,8 +84,9 @@ def _fused(function: type[Function]) -> type[Function]:
         function.setup_context(ctx, args, output)
         return output
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    return type(function.__name__, (Function,), members)
+    members = {"forward": forward, "backward": function.backward, "jvp": function.jvp}
+    static = {name: staticmethod(member) for name, member in members.items()}
+    return type(function.__name__, (Function,), static)
 
 
 def _differentiable(op: Any, function: type[Function]) -> Callable[..., Any]:

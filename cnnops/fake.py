@@ -76,10 +76,10 @@ def _convolution(
         )
     for length in size:
         torch._check(length >= 0, lambda: f"Output size {list(size)} is too small")
-    shape = (*input.shape[: -rank - 1], channels, *size)
-    batched = input.dim() == rank + 2
-    last = batched and (channels_last(input, rank) or channels_last(weight, rank))
-    return _empty(input, shape, rank if last else 0)
+    if input.dim() == rank + 1:
+        return _convolution(input.unsqueeze(0), weight, channels, size, bias).squeeze(0)
+    last = channels_last(input, rank) or channels_last(weight, rank)
+    return _empty(input, (input.shape[0], channels, *size), rank if last else 0)
 
 
 @torch.library.register_fake("cnnops::convolution")
@@ -99,6 +99,8 @@ def _(grad_output, input, kernel_size, stride, padding, dilation, groups, paddin
     _check_same_device(grad_output, input)
     rank = len(kernel_size)
     shape = (grad_output.shape[-rank - 1], input.shape[-rank - 1] // groups, *kernel_size)
+    if input.dim() == rank + 1:
+        grad_output, input = grad_output.unsqueeze(0), input.unsqueeze(0)
     last = channels_last(grad_output, rank) or channels_last(input, rank)
     return _empty(input, shape, rank if last else 0)
 

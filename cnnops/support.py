@@ -28,7 +28,7 @@ _FLOATS = frozenset({torch.float32, torch.float64}) | _HALF
 _INTS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 _FAMILIES = {
-    "conv": _FLOATS | {torch.int64},
+    "conv": _FLOATS | _INTS,
     "conv_transpose": _FLOATS | {torch.int64},
     "max_pool": _FLOATS | _INTS,
     "avg_pool": _FLOATS | {torch.int64},

@@ -442,11 +442,22 @@ def test_operators_refuse_mixed_dtypes(other: torch.dtype) -> None:
             calls()
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.int8, torch.int32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.uint16], ids=str)
 def test_convolution_refuses_dtypes_without_kernels(dtype: torch.dtype) -> None:
     x, w = t(2, 4, 8, 8, dtype=dtype), t(6, 4, 3, 3, dtype=dtype)
     with pytest.raises(REFUSALS):
         OPS.convolution(x, w, None, **_conv_arguments())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32], ids=str)
+def test_only_the_forward_convolution_takes_narrow_integers(dtype: torch.dtype) -> None:
+    x, w, grad = (t(*size, dtype=dtype) for size in ((2, 4, 8, 8), (6, 4, 3, 3), (2, 6, 6, 6)))
+    arguments = _conv_arguments()
+    assert OPS.convolution(x, w, None, **arguments).dtype == dtype
+    with pytest.raises(REFUSALS):
+        OPS.convolution_grad_input(grad, w, None, [8, 8], **arguments)
+    with pytest.raises(REFUSALS):
+        OPS.convolution_grad_weight(grad, x, [3, 3], **arguments)
 
 
 POOL_CHANGES: list[dict[str, Any]] = [

@@ -214,7 +214,7 @@ def _convolutions_of_rank(rank: int) -> Iterator[Case]:
     yield _conv((0, 3, *plane), 5, 3)
     yield _conv((7, 3, *plane), 5, 3, stride=2)
     yield _conv(shape, 5, 3, padding=1, stride=2, dtypes=(torch.int64,))
-    yield _conv((2, 4, *plane), 6, 2, groups=2, bias=False, dtypes=(torch.int64,))
+    yield _conv((2, 4, *plane), 6, 2, groups=2, bias=False, dtypes=INTEGERS)
 
 
 def _convolutions() -> Iterator[Case]:

@@ -43,7 +43,7 @@ def conv1d(
     """1-d convolution, as torch.nn.functional.conv1d.
 
     Args:
-        input: (N, C_in, L) or (C_in, L); float32, float64, bfloat16, float16 or int64.
+        input: (N, C_in, L) or (C_in, L); float32, float64, bfloat16, float16 or any integer dtype.
         weight: (C_out, C_in / groups, K), of the same dtype.
         bias: (C_out) or None.
         stride, dilation: an int or a list of one.

@@ -34,14 +34,17 @@ std::optional<Tensor> dense(const std::optional<Tensor>& bias) {
   return bias && !bias->is_contiguous() ? torch::stable::contiguous(*bias) : bias;
 }
 
-/// Strides of an input or output tensor of this geometry.
+/// An unbatched tensor as a batch of one, and back. The layout of a result is decided on batches.
+Tensor with_batch(const Tensor& tensor) { return torch::stable::unsqueeze(tensor, 0); }
+Tensor without_batch(const Tensor& tensor) { return torch::stable::squeeze(tensor, 0); }
+
+/// Strides of a batched input or output tensor of this geometry.
 Strides strides_of(const Tensor& tensor, const ConvGeometry& geometry) {
   const auto from = tensor.strides();
-  const int64_t rank = geometry.rank, dim = tensor.dim();
   Strides strides;
-  if (geometry.batched) strides.batch = from[0];
-  strides.channel = from[dim - rank - 1];
-  for (int64_t i = 0; i < rank; ++i) strides.axis[kAxes - rank + i] = from[dim - rank + i];
+  strides.batch = from[0];
+  strides.channel = from[1];
+  for (int i = 0; i < geometry.rank; ++i) strides.axis[kAxes - geometry.rank + i] = from[2 + i];
   return strides;
 }
 
@@ -170,6 +173,12 @@ void fill_with_bias(T* dest, const Strides& strides, const T* bias, int64_t batc
   });
 }
 
+/// Integers narrower than int64, which torch convolves as well.
+bool is_narrow_integer(ScalarType dtype) {
+  return dtype == ScalarType::Int || dtype == ScalarType::Short || dtype == ScalarType::Char ||
+         dtype == ScalarType::Byte;
+}
+
 Tensor convolution(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                    const IntList& stride, const IntList& padding, const IntList& dilation,
                    int64_t groups, const std::string& padding_mode) {
@@ -178,8 +187,21 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   const ConvGeometry geometry = check_convolution(
       sizes_of(input), sizes_of(weight), bias ? std::optional(sizes_of(*bias)) : std::nullopt,
       {stride, padding, dilation, groups, padding_mode});
-  const bool channels_last =
-      geometry.batched && (is_channels_last(input) || is_channels_last(weight));
+  if (is_narrow_integer(input.scalar_type())) {
+    // Sums modulo 2^64 are also right modulo any smaller power of two.
+    const auto widened = [](const Tensor& tensor) {
+      return torch::stable::to(tensor, ScalarType::Long);
+    };
+    const std::optional<Tensor> wide_bias = bias ? std::optional(widened(*bias)) : bias;
+    return torch::stable::to(convolution(widened(input), widened(weight), wide_bias, stride,
+                                         padding, dilation, groups, padding_mode),
+                             input.scalar_type());
+  }
+  if (!geometry.batched) {
+    return without_batch(convolution(with_batch(input), weight, bias, stride, padding, dilation,
+                                     groups, padding_mode));
+  }
+  const bool channels_last = is_channels_last(input) || is_channels_last(weight);
   Tensor output = allocate(geometry.output_sizes(), input, channels_last);
   if (output.numel() == 0) return output;
   const Tensor source = channels_last ? to_channels_last(input) : input;
@@ -300,8 +322,11 @@ Tensor convolution_grad_input(const Tensor& grad_output, const Tensor& weight,
   const ConvGeometry geometry = check_grad_input(
       sizes_of(grad_output), sizes_of(weight), bias ? std::optional(sizes_of(*bias)) : std::nullopt,
       input_size, {stride, padding, dilation, groups, padding_mode});
-  const bool channels_last =
-      geometry.batched && (is_channels_last(grad_output) || is_channels_last(weight));
+  if (!geometry.batched) {
+    return without_batch(convolution_grad_input(with_batch(grad_output), weight, bias, input_size,
+                                                stride, padding, dilation, groups, padding_mode));
+  }
+  const bool channels_last = is_channels_last(grad_output) || is_channels_last(weight);
   const Tensor grad_input = allocate(geometry.input_sizes(), grad_output, channels_last);
   if (grad_input.numel() == 0) return grad_input;
   const Tensor source = channels_last ? to_channels_last(grad_output) : grad_output;
@@ -320,8 +345,11 @@ Tensor convolution_grad_weight(const Tensor& grad_output, const Tensor& input,
   const ConvGeometry geometry =
       check_grad_weight(sizes_of(grad_output), sizes_of(input), kernel_size,
                         {stride, padding, dilation, groups, padding_mode});
-  const bool channels_last =
-      geometry.batched && (is_channels_last(grad_output) || is_channels_last(input));
+  if (!geometry.batched) {
+    return convolution_grad_weight(with_batch(grad_output), with_batch(input), kernel_size, stride,
+                                   padding, dilation, groups, padding_mode);
+  }
+  const bool channels_last = is_channels_last(grad_output) || is_channels_last(input);
   Tensor grad_weight = allocate(geometry.weight_sizes(), input, channels_last);
   if (grad_output.numel() == 0 || input.numel() == 0) return torch::stable::zero_(grad_weight);
   const Tensor source = channels_last ? to_channels_last(input) : input;
