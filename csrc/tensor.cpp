@@ -48,7 +48,7 @@ const char* dtype_name(ScalarType dtype) {
     case ScalarType::Bool: return "bool";
     case ScalarType::ComplexFloat: return "c10::complex<float>";
     case ScalarType::ComplexDouble: return "c10::complex<double>";
-    default: return "another dtype";
+    default: return torch::headeronly::toString(dtype);
   }
 }
 

@@ -44,6 +44,18 @@ struct Walk {
     return -1;
   }
 
+  /// The smallest and the largest offset of a tap.
+  int64_t low() const {
+    int64_t least = taps[0].offset;
+    for (int64_t t = 1; t < tap_count; ++t) least = taps[t].offset < least ? taps[t].offset : least;
+    return least;
+  }
+  int64_t high() const {
+    int64_t most = taps[0].offset;
+    for (int64_t t = 1; t < tap_count; ++t) most = taps[t].offset > most ? taps[t].offset : most;
+    return most;
+  }
+
   /// First and past-the-last destination whose read for this offset lies inside the source.
   int64_t inside_begin(int64_t offset) const {
     if (offset >= 0) return 0;

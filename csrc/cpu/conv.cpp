@@ -25,7 +25,9 @@ void with_conv_type(ScalarType dtype, const F& f) {
     case ScalarType::BFloat16: return f(bfloat16{});
     case ScalarType::Half: return f(float16{});
     case ScalarType::Long: return f(int64_t{});
-    default: CNNOPS_CHECK(false, "convolution is not implemented for '", dtype_name(dtype), "'");
+    default:
+      CNNOPS_CHECK(false, "\"convolution\" not implemented for '",
+                   torch::headeronly::toString(dtype), "'");
   }
 }
 

@@ -19,19 +19,14 @@ namespace plan {
 /// of a gathered row would go unused. Such shapes, and far strides, go to the GEMM.
 constexpr int64_t kMaxDirectSpan = 512;
 
-/// A band of one source channel and destination row must stay near the size of an L2 cache.
-constexpr int64_t kMaxBandElements = int64_t(1) << 17;
+/// A band of one source channel and destination row must not be much larger than an L2 cache.
+constexpr int64_t kMaxBandElements = int64_t(1) << 19;
 
 inline bool fits_bands(const ContractionShape& shape) {
   int64_t span[2];
   for (int i = 0; i < 2; ++i) {
     const Walk& walk = shape.walk[1 + i];
-    int64_t low = walk.taps[0].offset, high = low;
-    for (int64_t t = 1; t < walk.tap_count; ++t) {
-      low = walk.taps[t].offset < low ? walk.taps[t].offset : low;
-      high = walk.taps[t].offset > high ? walk.taps[t].offset : high;
-    }
-    span[i] = high - low;
+    span[i] = walk.high() - walk.low();
     if (walk.step > kMaxDirectStep || span[i] > kMaxDirectSpan) return false;
   }
   const int64_t row = (shape.walk[2].count + span[1]) * shape.walk[2].step;

@@ -54,15 +54,8 @@ BandLayout lay_out_band(const ContractionShape& shape, int64_t stride) {
   constexpr int lanes = kLanes<A>;
   BandLayout band;
   for (int axis = 0; axis < 2; ++axis) {
-    const Walk& walk = shape.walk[1 + axis];
-    int64_t low = walk.taps[0].offset, high = low;
-    for (int64_t t = 1; t < walk.tap_count; ++t) {
-      const int64_t offset = walk.taps[t].offset;
-      low = offset < low ? offset : low;
-      high = offset > high ? offset : high;
-    }
-    band.low[axis] = low;
-    band.span[axis] = high - low;
+    band.low[axis] = shape.walk[1 + axis].low();
+    band.span[axis] = shape.walk[1 + axis].high() - band.low[axis];
   }
   const Walk &height = shape.walk[1], &width = shape.walk[2];
   // Kernels read whole registers of destinations.

@@ -9,10 +9,17 @@
 // (images) the taps of a kernel row, which lie side by side in the source, count as one tap of more
 // channels.
 
+/// Pixels of an item, which share each slice of packed weights: 48 x 64 sums stay in L1.
 constexpr int64_t kPixelBlock = 8 * kTileRows;
+
+/// About so much of K is in a slice of packed weights: 256 x 64 floats leave room in L2.
 constexpr int64_t kChannelBlock = 256;
-constexpr int64_t kMaxMergedInner = 4096;  // K up to which border pixels are copied, tap by tap
-constexpr int64_t kManyTaps = 1024;  // from so many on a block is one tile, for the tables' sake
+
+/// K up to which kernel rows count as one tap: border pixels copy all of theirs.
+constexpr int64_t kMaxMergedInner = 4096;
+
+/// From so many taps on a block is one tile of pixels, to bound the table of pointers.
+constexpr int64_t kManyTaps = 1024;
 
 /// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
 template <class T>
@@ -90,8 +97,7 @@ inline bool kernel_rows_are_runs(const ContractionShape& shape, const Strides& s
   return width.tap_count > 1;
 }
 
-/// Where the pixels of a block read: one pointer for each pixel and tap, [pixel
-/// tile][tap][kTileRows].
+/// Where the pixels of a block read: a pointer for each pixel and tap, [tile][tap][kTileRows].
 template <class T>
 struct PixelPointers {
   const Contraction<T>& p;
@@ -134,8 +140,8 @@ struct PixelPointers {
   }
 
  private:
-  /// The taps of one kernel row of destination `w`; a copy, taken from `spare`, where padding is in
-  /// it.
+  /// The taps of one kernel row of destination `w`: in place, or with padding in it a copy in
+  /// `spare`.
   const T* kernel_row(const T* line, int64_t w, T*& spare) const {
     if (line == nullptr) return zeros;
     const Walk& walk = p.walk[2];

@@ -10,10 +10,17 @@
 // exist so that layers with many channels and few pixels have enough items; they depend on the
 // shape only.
 
-constexpr int64_t kPanelDepth =
-    256;  // 256 x 64 floats = 64 KiB: L2 with room, 6 x 256 weights in L1
-constexpr int64_t kPanelBytes = 1280 << 10;  // 4608 x 64 floats, the largest layer of ResNet-50
+/// Rows of im2col that are multiplied at a time: 256 x 64 floats leave room in L2, and the 6 x 256
+/// weights that meet them stay in L1.
+constexpr int64_t kPanelDepth = 256;
+
+/// A whole panel is kept up to this size: 4608 x 64 floats, the largest layer of ResNet-50.
+constexpr int64_t kPanelBytes = 1280 << 10;
+
+/// Most rows of a row block: their sums, 384 x 64 floats, stay in L2 beside the panel.
 constexpr int64_t kMaxRowBlock = 384;
+
+/// Items that keep a few cores busy; more would gather panels more often.
 constexpr int64_t kWantedItems = 16;
 
 /// Multiply-adds that pay for waking another thread.
