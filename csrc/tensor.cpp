@@ -25,13 +25,47 @@ Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
   return allocate(sizes, like, channels_last, like.scalar_type());
 }
 
+namespace {
+
+/// The strides that torch gives a new tensor of these sizes.
+IntList dense_strides(const IntList& sizes, bool channels_last) {
+  const int dim = static_cast<int>(sizes.size());
+  IntList strides(dim);
+  int64_t step = 1;
+  if (!channels_last) {
+    for (int d = dim - 1; d >= 0; --d) {
+      strides[d] = step;
+      if (sizes[d] > 1) step = checked_mul(step, sizes[d]);
+    }
+    return strides;
+  }
+  // C, then the spatial axes from the innermost outwards, then N.
+  for (int i = 0; i < dim; ++i) {
+    const int d = i == 0 ? 1 : i == dim - 1 ? 0 : dim - i;
+    strides[d] = step;
+    step = checked_mul(step, sizes[d]);
+  }
+  return strides;
+}
+
+}  // namespace
+
 Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
-  checked_numel(sizes);
-  const MemoryFormat format = !channels_last      ? MemoryFormat::Contiguous
-                              : sizes.size() == 4 ? MemoryFormat::ChannelsLast
-                                                  : MemoryFormat::ChannelsLast3d;
-  return torch::stable::empty({sizes.data(), sizes.size()}, dtype, std::nullopt, like.device(),
-                              std::nullopt, format);
+  const int64_t numel = checked_numel(sizes);
+  const IntList strides = dense_strides(sizes, channels_last);
+  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  int32_t device = 0, device_index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  // Not torch::stable::empty: that is a call through the dispatcher, and where memory is short it
+  // prints a backtrace before it raises.
+  AtenTensorHandle handle = nullptr;
+  const auto error = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                              strides.data(), code, device, device_index, &handle);
+  CNNOPS_CHECK(error == TORCH_SUCCESS, "can't allocate memory: you tried to allocate ",
+               numel * static_cast<int64_t>(aoti_torch_dtype_element_size(code)),
+               " bytes for a tensor of size ", sizes);
+  return Tensor(handle);
 }
 
 const char* dtype_name(ScalarType dtype) {

@@ -55,3 +55,15 @@ def test_positions_no_kernel_reaches_hold_the_bias(rank: int) -> None:
     out = getattr(cnnops.functional, f"conv_transpose{rank}d")(x, weight, bias, stride=3)
     corner = out[(0, slice(None), *(1,) * rank)]
     assert torch.equal(corner, bias)
+
+
+@pytest.mark.parametrize("stride", [2**40, 2**63 - 1])
+def test_stride_beyond_any_size(stride: int) -> None:
+    """Of a far stride only the first position exists: arithmetic on the others must not wrap."""
+    grad, weight = torch.randn(1, 6, 10, 1), torch.randn(6, 3, 2, 2)
+    arguments = ([8, 2], [1, 1000], [3, 1, 1, 2], [2, 2], 2, "zeros")
+    expected = torch.ops.cnnops.convolution_grad_input(grad, weight, None, *arguments)
+    far = ([8, 2], [1, stride], *arguments[2:])
+    actual = torch.ops.cnnops.convolution_grad_input(grad, weight, None, *far)
+    assert torch.equal(actual, expected)
+    assert expected[..., 1].abs().sum() > 0

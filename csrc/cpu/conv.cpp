@@ -88,7 +88,8 @@ std::map<int64_t, OwnedWalk> grad_input_phases(const ConvAxis& axis) {
   std::map<int64_t, OwnedWalk> phases;
   for (int64_t k = 0; k < axis.kernel; ++k) {
     const int64_t reach = k * axis.dilation - axis.pad_begin;
-    const int64_t phase = (reach % axis.stride + axis.stride) % axis.stride;
+    int64_t phase = reach % axis.stride;
+    if (phase < 0) phase += axis.stride;
     if (phase >= axis.input) continue;
     const Tap tap{(phase - reach) / axis.stride, k};
     const int64_t count = (axis.input - 1 - phase) / axis.stride + 1;
@@ -272,7 +273,8 @@ void grad_input_into(const Tensor& dest, const Tensor& source, const Tensor& wei
             const auto& [phase, owned] = *of_axis[i];
             set_walk(p.walk[i], owned);
             p.dest += phase * strides.axis[i];
-            p.dest_strides.axis[i] = strides.axis[i] * geometry.axis[i].stride;
+            // The distance to a second position, which with a huge stride there is none of.
+            if (owned.walk.count > 1) p.dest_strides.axis[i] *= geometry.axis[i].stride;
           }
           run(p, channels_last);
         }

@@ -91,7 +91,9 @@ inline void gather_run(const Walk& walk, const Inside& inside, int64_t offset, i
   };
   border(first, begin);
   if (begin < end) {
-    copy_strided(row + (begin * walk.step + offset) * stride, walk.step * stride, end - begin,
+    // With one position there is no next one, however far the step says it is.
+    const int64_t next = end - begin > 1 ? walk.step * stride : 1;
+    copy_strided(row + (begin * walk.step + offset) * stride, next, end - begin,
                  to + (begin - first));
   }
   border(end, last);
