@@ -49,11 +49,14 @@ def run(
         Whether every row was timed: no call raised an error or disagreed with torch.
 
     Raises:
-        ValueError: `compare_with` cannot be read, or there is nothing to time.
+        ValueError: `compare_with` cannot be read, `save_to` cannot be written, or there is nothing
+            to time.
     """
     if not console.is_terminal:
         console.width = max(console.width, _FILE_WIDTH)
-    _, old = results.load(compare_with) if compare_with else (None, [])
+    if save_to and not save_to.parent.is_dir():
+        raise ValueError(f"{save_to.parent} is no directory to write {save_to.name} to")
+    then, old = results.load(compare_with) if compare_with else (None, [])
     todo = jobs(layers, settings)
     if not todo:
         raise ValueError("no layer has the chosen pass and layout: nothing to time")
@@ -62,6 +65,8 @@ def run(
     try:
         where = machine.measure(settings.dtype, settings.threads)
         console.print(_headline(where, settings), soft_wrap=True)
+        if then and _setup(then) != _setup(where):
+            console.print(f"[yellow]The earlier run was on another set-up: {_setup(then)}[/yellow]")
         rows = _time_all(todo, settings, where, {results.key(row): row for row in old}, console)
     finally:
         torch.set_num_threads(before)
@@ -70,16 +75,24 @@ def run(
     return not any(row.error for row in rows)
 
 
+def _setup(where: Machine) -> str:
+    """What has to be the same for two runs to tell anything about cnnops."""
+    return f"{where.processor}, {where.isa}, torch {where.torch}"
+
+
 def _headline(where: Machine, settings: Settings) -> str:
     """What ran where, and the limits that were measured."""
     dtype = str(settings.dtype).removeprefix("torch.")
-    peak = "no C compiler: peak unknown"
-    if where.flops is not None:
-        peak = f"multiply-add peak {where.flops / 1e9:.0f} GFLOP/s"
+    limits = "limits unknown, there is no C compiler"
+    if where.flops is not None and where.bandwidth is not None:
+        limits = (
+            f"multiply-add peak {where.flops / 1e9:.0f} GFLOP/s, "
+            f"copy {where.bandwidth / 1e9:.0f} GB/s"
+        )
     return (
         f"cnnops {where.cnnops} ({where.isa}) against torch {where.torch}: {dtype}, "
         f"threads: {where.threads}\n"
-        f"{where.processor}: {peak}, copy {where.bandwidth / 1e9:.0f} GB/s"
+        f"{where.processor}: {limits}"
     )
 
 

@@ -247,7 +247,9 @@ def bench(
 
 def _argument(text: str) -> tuple[str, Any]:
     """NAME=VALUE, the value as Python writes it or a plain word such as same."""
-    name, _, value = text.partition("=")
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--set takes NAME=VALUE, but got {text!r}")
     try:
         return name, ast.literal_eval(value)
     except (SyntaxError, ValueError):

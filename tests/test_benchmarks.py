@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
+from cnnops import _C
 from cnnops.benchmarks import NAMED, PASSES, Settings, by_hand, measure, of_model, report, results
 from cnnops.benchmarks.machine import Machine
+from cnnops.benchmarks.machine import measure as measure_machine
 from cnnops.benchmarks.measure import Job, Row
 from cnnops.benchmarks.peers import LAYOUTS, OWN, TORCH
 from cnnops.cli import main
@@ -186,6 +190,23 @@ def test_calls_that_cannot_be_made(
         by_hand(function, shape, weight, options)
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="builds its loops with the C compiler")
+@pytest.mark.parametrize("isa", _C.available_isas())
+def test_machine_is_measured(isa: str, set_isa: Callable[[str], None]) -> None:
+    set_isa(isa)
+    found = measure_machine(torch.float32, threads=2)
+    assert (found.isa, found.threads, found.torch) == (isa, 2, torch.__version__)
+    assert found.flops is not None
+    assert found.bandwidth is not None
+    assert found.flops > 0 < found.bandwidth
+
+
+def test_machine_without_a_compiler_has_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    found = measure_machine(torch.float32, threads=1)
+    assert found.flops is found.bandwidth is found.limit(1, 1) is None
+
+
 def test_limit_is_the_slower_of_computing_and_moving() -> None:
     assert MACHINE.limit(flops=100e9, size=1) == 1
     assert MACHINE.limit(flops=1, size=20e9) == 2
@@ -219,7 +240,7 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
 def test_a_slower_row_is_marked(new: Row, regressed: bool) -> None:
     old = row(2.0)
     assert results.regressed(new, old) is regressed
-    console = Console(width=200, record=True, quiet=False)
+    console = Console(width=200, record=True)
     console.print(report.table([new], {results.key(old): old}, 200))
     assert ("REGRESSED" in console.export_text()) is regressed
 
@@ -277,6 +298,8 @@ def test_command_fails_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--op", "conv2d"], "--shape"),
         (["--set", "padding=1"], "--op"),
         (["--shape", "1,x"], "separated by commas"),
+        (["--op", "conv2d", "--shape", "1,1,9,9", "--set", "padding"], "NAME=VALUE"),
+        (["--json", "no/such/folder/run.json"], "is no directory"),
         (["--op", "conv2d", "--shape", "1", "--model", "resnet18"], "exclude"),
     ],
 )
