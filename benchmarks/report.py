@@ -26,7 +26,7 @@ _MARGIN = 6
 
 #: The width of a terminal that all columns fit into, and that of a report that goes into a file.
 _WIDE = 120
-_FILE_WIDTH = 140
+_FILE_WIDTH = 160
 
 
 def run(
