@@ -72,4 +72,4 @@ format: build
 clean:
 	rm -rf build dist *.egg-info cnnops/*.so $(VENV)/cnnops-built
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
-	find cnnops tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks cnnops tests -name __pycache__ -prune -exec rm -rf {} +

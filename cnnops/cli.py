@@ -1,8 +1,10 @@
-"""The `cnnops` command: info, check and demo."""
+"""The `cnnops` command: info, check, demo and bench."""
 
+import ast
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -106,3 +108,149 @@ def demo(
         raise click.ClickException(str(error)) from error
     if not passed:
         raise click.exceptions.Exit(1)
+
+
+class _Listed(click.ParamType):
+    """Items separated by commas, as a tuple."""
+
+    def __init__(self, name: str, kind: type[str] | type[int]) -> None:
+        self.name, self.kind = name, kind
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """The items of `value`; click passes defaults that are tuples, too."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(map(self.kind, value.split(",")))
+        except ValueError:
+            self.fail(f"{value!r} should be {self.name} separated by commas", param, ctx)
+
+
+_SHAPE = _Listed("sizes", int)
+
+
+@main.command()
+@click.option(
+    "--pass",
+    "passes",
+    type=_Listed("passes", str),
+    default="fwd,bwd",
+    show_default=True,
+    help="Some of fwd, bwd_input, bwd_weight, bwd (all gradients) and train (fwd and bwd).",
+)
+@click.option(
+    "--layout",
+    "layouts",
+    type=_Listed("layouts", str),
+    default="nchw",
+    show_default=True,
+    help="nchw, nhwc (which is channels_last) or nchw,nhwc.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of all tensors.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: torch's choice.")
+@click.option("--filter", "pattern", metavar="TEXT", help="Only layers whose name contains TEXT.")
+@click.option("--quick", is_flag=True, help="A few short samples: rough figures in seconds.")
+@click.option("--model", metavar="NAME", help="The layers of this torchvision model instead.")
+@click.option(
+    "--model-input",
+    type=_SHAPE,
+    default="1,3,224,224",
+    show_default=True,
+    help="Shape of the model's input.",
+)
+@click.option("--op", metavar="NAME", help="One call instead, as of conv2d; needs --shape.")
+@click.option("--shape", type=_SHAPE, help="Shape of its input.")
+@click.option("--weight", type=_SHAPE, default=(), help="Shape of its weight, as torch has it.")
+@click.option(
+    "--set",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An argument of it, as padding=1 or stride=(2,1); can be repeated.",
+)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where."
+)
+@click.option(
+    "--json",
+    "save_to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file.",
+)
+@click.option(
+    "--compare",
+    "compare_with",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Mark what is slower than in this file, which --json wrote.",
+)
+def bench(
+    passes: tuple[str, ...],
+    layouts: tuple[str, ...],
+    dtype: str,
+    threads: int | None,
+    pattern: str | None,
+    quick: bool,
+    model: str | None,
+    model_input: tuple[int, ...],
+    op: str | None,
+    shape: tuple[int, ...] | None,
+    weight: tuple[int, ...],
+    options: tuple[str, ...],
+    device: str,
+    save_to: Path | None,
+    compare_with: Path | None,
+) -> None:
+    """Time layers of known networks, or others, against torch, side by side.
+
+    Fails when a result disagrees with torch's or a call raises an error; never for its speed.
+    """
+    from cnnops import benchmarks
+
+    if device == "cuda":
+        raise click.ClickException("this build of cnnops has no CUDA kernels: nothing to time")
+    if model is not None and op is not None:
+        raise click.UsageError("--model and --op exclude each other")
+    if (op is None) != (shape is None):
+        raise click.UsageError("--op and --shape go together")
+    if op is None and (weight or options):
+        raise click.UsageError("--weight and --set describe the call of --op")
+    try:
+        settings = benchmarks.Settings(
+            passes, layouts, getattr(torch, dtype), threads or torch.get_num_threads()
+        )
+        if model is not None:
+            layers = benchmarks.of_model(model, model_input)
+        elif op is not None and shape is not None:
+            layers = (benchmarks.by_hand(op, shape, weight, dict(map(_argument, options))),)
+        else:
+            layers = benchmarks.NAMED
+        passed = benchmarks.run(
+            [layer for layer in layers if pattern is None or pattern in layer.name],
+            settings.quick if quick else settings,
+            Console(),
+            save_to,
+            compare_with,
+        )
+    except (ModuleNotFoundError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    if not passed:
+        raise click.exceptions.Exit(1)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as Python writes it or a plain word such as same."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--set takes NAME=VALUE, but got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value

@@ -21,7 +21,7 @@ def test_info_names_what_runs() -> None:
 
 def test_help_lists_the_commands() -> None:
     output = CliRunner().invoke(main, ["--help"]).output
-    for command in ("info", "check", "demo"):
+    for command in ("info", "check", "demo", "bench"):
         assert command in output
 
 

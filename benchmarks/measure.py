@@ -1,0 +1,263 @@
+"""Times a layer: checks that everybody computes the same, then runs them in turns.
+
+Clocks, neighbours and temperatures change from second to second, so absolute times of two runs
+cannot be compared. Here all contenders run once in each round, and what counts is the ratio within
+a round: its median over the rounds, with the quartiles as its spread.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cnnops.check.reference import lay_out
+
+from .cases import Layer, first_line
+from .machine import Machine
+from .peers import LAYOUTS, OWN, TORCH, Contender, contenders, has_layout
+
+#: What is timed: the forward pass, the gradient for the input, those for weight and bias, all
+#: gradients at once, or forward and all gradients. A pooling has no gradients but the input's.
+PASSES = ("fwd", "bwd_input", "bwd_weight", "bwd", "train")
+
+#: The largest difference from torch, as a fraction of the largest result. This is to find wrong
+#: results, not lost digits: `cnnops check` has the bounds for those.
+TOLERANCES = {
+    torch.float32: 1e-4,
+    torch.float64: 1e-12,
+    torch.bfloat16: 4e-2,
+    torch.float16: 5e-3,
+}
+
+Run = Callable[[], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to time.
+
+    Attributes:
+        passes: some of PASSES.
+        layouts: some of `peers.LAYOUTS`.
+        dtype: of all tensors, one of TOLERANCES.
+        threads: how many compute.
+        rounds: how often each contender is sampled.
+        sample: seconds that a sample takes at least; calls are repeated to fill it.
+
+    Raises:
+        ValueError: an unknown pass or layout.
+    """
+
+    passes: tuple[str, ...] = ("fwd", "bwd")
+    layouts: tuple[str, ...] = ("nchw",)
+    dtype: torch.dtype = torch.float32
+    threads: int = 1
+    rounds: int = 15
+    sample: float = 5e-3
+
+    def __post_init__(self) -> None:
+        for what, given, known in (
+            ("pass", self.passes, PASSES),
+            ("layout", self.layouts, LAYOUTS),
+        ):
+            for name in given:
+                if name not in known:
+                    raise ValueError(f"{what} should be one of {', '.join(known)}, not {name!r}")
+
+    @property
+    def quick(self) -> Settings:
+        """The same with a few short samples: a look at whether all works, with rough figures."""
+        return replace(self, rounds=3, sample=0.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to be: a layer in one pass and layout."""
+
+    layer: Layer
+    phase: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out of a job.
+
+    Attributes:
+        name, call, family, count: of the layer.
+        phase, layout, dtype, threads: what ran and how.
+        seconds: median time of a call, by contender; empty when nothing was timed.
+        speedup: time of torch in the same layout over that of cnnops: the median over the rounds.
+        low, high: its quartiles.
+        gflops, gbytes: what cnnops reached, in 1e9 operations and bytes per second.
+        limit: the least time by the machine's measure, as a fraction of that of cnnops; None when
+            the machine's peak is unknown. Data that stay in a cache can exceed 1.
+        error: why nothing was timed, or empty.
+
+    """
+
+    name: str
+    call: str
+    family: str
+    count: int
+    phase: str
+    layout: str
+    dtype: str
+    threads: int
+    seconds: Mapping[str, float]
+    speedup: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    gflops: float = 0.0
+    gbytes: float = 0.0
+    limit: float | None = None
+    error: str = ""
+
+    @property
+    def best(self) -> float:
+        """Median time of the fastest contender that is not cnnops over that of cnnops."""
+        return min(time for name, time in self.seconds.items() if name != OWN) / self.seconds[OWN]
+
+
+def jobs(layers: Sequence[Layer], settings: Settings) -> list[Job]:
+    """Every layer in every layout and pass that exists for it."""
+    return [
+        Job(layer, phase, layout)
+        for layout in settings.layouts
+        for phase in settings.passes
+        for layer in layers
+        if has_layout(layer.call.rank, layout) and (layer.call.weight or phase != "bwd_weight")
+    ]
+
+
+def time_job(job: Job, settings: Settings, machine: Machine) -> Row:
+    """Runs one job; exceptions and disagreement become the row's error."""
+    layer = job.layer
+    row = Row(
+        name=layer.name,
+        call=layer.call.name,
+        family=layer.family,
+        count=layer.count,
+        phase=job.phase,
+        layout=job.layout,
+        dtype=str(settings.dtype).removeprefix("torch."),
+        threads=settings.threads,
+        seconds={},
+    )
+    try:
+        runs = prepare(job, settings.dtype)
+        error = disagreement(runs, TOLERANCES[settings.dtype])
+    except (RuntimeError, TypeError, ValueError) as problem:
+        error = f"{type(problem).__name__}: {first_line(problem)}"
+    if error:
+        return replace(row, error=error)
+    samples = in_turns(runs, settings.rounds, settings.sample)
+    seconds = {name: statistics.median(times) for name, times in samples.items()}
+    ratios = [theirs / own for theirs, own in zip(samples[TORCH], samples[OWN], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    flops, size = work(job, settings.dtype)
+    limit = machine.limit(flops, size)
+    return replace(
+        row,
+        seconds=seconds,
+        speedup=median,
+        low=low,
+        high=high,
+        gflops=flops / seconds[OWN] / 1e9,
+        gbytes=size / seconds[OWN] / 1e9,
+        limit=None if limit is None else limit / seconds[OWN],
+    )
+
+
+def work(job: Job, dtype: torch.dtype) -> tuple[int, int]:
+    """Operations and bytes of a job: each gradient takes what the forward pass takes."""
+    gradients = 2 if job.layer.call.weight else 1
+    parts = {"bwd": gradients, "train": 1 + gradients}.get(job.phase, 1)
+    return parts * job.layer.flops, parts * job.layer.elements * dtype.itemsize
+
+
+def prepare(job: Job, dtype: torch.dtype) -> dict[str, Run]:
+    """For each contender a function that computes the job once, all on the same numbers."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (*job.layer.shapes, job.layer.output)
+    values = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    sides = contenders(job.layer.call.function, job.layer.call.rank, job.layout)
+    return {side.name: _run_of(side, job, values) for side in sides}
+
+
+def _run_of(side: Contender, job: Job, values: Sequence[Tensor]) -> Run:
+    """One contender at one job; `values` are the layer's tensors and the gradient that arrives."""
+    *tensors, cotangent = (_lay_out(value, side.layout) for value in values)
+    options = job.layer.call.options
+    if job.phase == "fwd":
+        return lambda: (side.function(*tensors, **options),)
+    wanted = {"bwd_input": tensors[:1], "bwd_weight": tensors[1:]}.get(job.phase, tensors)
+    for tensor in wanted:
+        tensor.requires_grad_()
+    if job.phase == "train":
+        return lambda: torch.autograd.grad(side.function(*tensors, **options), wanted, cotangent)
+    output = side.function(*tensors, **options)
+    return lambda: torch.autograd.grad(output, wanted, cotangent, retain_graph=True)
+
+
+def _lay_out(value: Tensor, layout: str) -> Tensor:
+    """A copy of `value` in this layout; a bias has but one."""
+    return lay_out(value, LAYOUTS[layout] if value.dim() > 1 else "contiguous").clone()
+
+
+def disagreement(runs: Mapping[str, Run], tolerance: float) -> str:
+    """In which result another contender differs from cnnops by more than `tolerance`, or nothing.
+
+    This is also the first warm-up.
+    """
+    own = runs[OWN]()
+    for name, run in runs.items():
+        if name == OWN:
+            continue
+        for mine, other in zip(own, run(), strict=True):
+            if mine.shape != other.shape:
+                return f"shape {tuple(mine.shape)}, but {name} has {tuple(other.shape)}"
+            difference = float((mine.double() - other.double()).abs().max())
+            largest = float(other.abs().max())
+            if not difference <= tolerance * largest:
+                return f"differs from {name} by {difference:.3g}, of at most {largest:.3g}"
+    return ""
+
+
+def in_turns(runs: Mapping[str, Run], rounds: int, sample: float) -> dict[str, list[float]]:
+    """Seconds of a call, by contender and round.
+
+    Each round begins with another contender, so that none always runs in the wake of the same one.
+    A sample is as many calls as take `sample` seconds, at least one, after one that is not counted
+    and brings the contender's own data back into the caches.
+    """
+    repeats = {name: max(1, math.ceil(sample / _seconds(run, 1))) for name, run in runs.items()}
+    names = list(runs)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            start = turn % len(names)
+            for name in names[start:] + names[:start]:
+                runs[name]()
+                times[name].append(_seconds(runs[name], repeats[name]))
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def _seconds(run: Run, repeats: int) -> float:
+    """Mean time of so many calls."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) / repeats
