@@ -10,8 +10,8 @@
 // exist so that layers with many channels and few pixels have enough items; they depend on the
 // shape only.
 
-/// Rows of im2col that are multiplied at a time: 256 x 64 floats leave room in L2, and the 6 x 256
-/// weights that meet them stay in L1.
+/// Most rows of im2col that are multiplied at a time: 256 x 64 floats leave room in L2, and the
+/// 6 x 256 weights that meet them stay in L1.
 constexpr int64_t kPanelDepth = 256;
 
 /// A whole panel is kept up to this size: 4608 x 64 floats, the largest layer of ResNet-50.
@@ -34,12 +34,28 @@ inline int64_t choose_row_block(int64_t rows, int64_t blocks_before) {
   return wanted < least ? least : wanted > kMaxRowBlock ? kMaxRowBlock : wanted;
 }
 
-/// The weights as matrices [groups][rows][K] of accumulators.
+/// Up to so many panels read weights where they lie, although a row of them is scattered: packing
+/// moves all of them three times through memory, which few uses do not pay back.
+constexpr int64_t kPanelsWorthPacking = 5;
+
+/// The weights as matrices [groups][rows][K] of accumulators, K in runs: neighbours within a run
+/// lie side by side.
 template <class A>
 struct WeightMatrix {
   const A* data;
-  int64_t group;  // elements from group to group
-  int64_t row;    // elements from row to row
+  int64_t group;       // elements from group to group
+  int64_t row;         // elements from row to row
+  int64_t run;         // elements of K in a run
+  int64_t run_stride;  // elements from run to run
+
+  /// Points to runs [first, first + count) of `rows` rows: [run][kTileRows].
+  void point(int64_t in_group, int64_t first_row, int rows, int64_t first, int64_t count,
+             const A** to) const {
+    const A* from = data + in_group * group + first_row * row + first * run_stride;
+    for (int64_t i = 0; i < count; ++i, from += run_stride, to += kTileRows) {
+      for (int r = 0; r < rows; ++r) to[r] = from + r * row;
+    }
+  }
 };
 
 /// True when K of the weight is contiguous in the order (channel, tap): no packing needed.
@@ -183,27 +199,39 @@ void gemm_planar(const Contraction<T>& p) {
   const int64_t row_block = choose_row_block(p.rows, p.groups * panels);
   const int64_t row_blocks = ceil_div(p.rows, row_block);
 
-  const bool in_place = weight_in_place(p);
   Scratch tables(sizeof(int64_t) * taps + sizeof(Inside) * p.walk[2].tap_count);
   Inside* inside = tables.as<Inside>();
   find_inside(p.walk[2], inside);
-  Scratch packed(in_place ? 0 : sizeof(A) * p.groups * p.rows * inner);
-  WeightMatrix<A> weight{packed.as<A>(), p.rows * inner, inner};
-  if (in_place) {
-    weight = {reinterpret_cast<const A*>(p.weight), p.weight_strides.group, p.weight_strides.row};
-  } else {
-    int64_t* offsets = reinterpret_cast<int64_t*>(inside + p.walk[2].tap_count);
-    tap_offsets(p, p.weight_strides, offsets);
+  int64_t* offsets = reinterpret_cast<int64_t*>(inside + p.walk[2].tap_count);
+  tap_offsets(p, p.weight_strides, offsets);
+
+  const WeightStrides& strides = p.weight_strides;
+  const bool in_place = weight_in_place(p);
+  const bool in_runs = __is_same(T, A) && taps > 1 && taps <= kPanelDepth &&
+                       panels < kPanelsWorthPacking && taps_are_contiguous(offsets, taps);
+  // Blocks of K end where runs end.
+  const int64_t wanted = in_runs ? kPanelDepth / taps * taps : kPanelDepth;
+  const int64_t depth_block = inner < wanted ? inner : wanted;
+  const bool packs = !in_place && !in_runs;
+  Scratch packed(packs ? sizeof(A) * p.groups * p.rows * inner : 0);
+  // One run per block of K where rows are contiguous, one per source channel where only taps are.
+  WeightMatrix<A> weight{packed.as<A>(), p.rows * inner, inner, depth_block, depth_block};
+  if (packs) {
     pack_weight_rows(p, offsets, packed.as<A>());
+  } else {
+    weight.data = reinterpret_cast<const A*>(p.weight);
+    weight.group = strides.group;
+    weight.row = strides.row;
+    if (!in_place) weight.run = taps, weight.run_stride = strides.depth;
   }
 
-  const int64_t depth_block = inner < kPanelDepth ? inner : kPanelDepth;
   const bool whole = inner * columns * int64_t(sizeof(A)) <= kPanelBytes;
   const int64_t panel_rows = whole ? inner : depth_block;
   const int64_t sum_rows = row_block < p.rows ? row_block : p.rows;
   const int64_t index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, columns);
   parallel_for(p.groups * panels * row_blocks, 1, [&](int64_t begin, int64_t end) {
     Scratch index(index_bytes);
+    Scratch pointers(sizeof(A*) * kTileRows * (depth_block / weight.run));
     Scratch buffer(sizeof(A) * columns * (panel_rows + sum_rows));
     A* panel = buffer.as<A>();
     A* sums = panel + columns * panel_rows;
@@ -232,16 +260,15 @@ void gemm_planar(const Contraction<T>& p) {
         gatherer.gather(source, 0, inner, panel, pitch);
       }
       for (int64_t k = 0; k < inner; k += depth_block) {
-        const int64_t run = inner - k < depth_block ? inner - k : depth_block;
-        if (!whole) gatherer.gather(source, k, run, panel, pitch);
+        const int64_t left = inner - k < depth_block ? inner - k : depth_block;
+        if (!whole) gatherer.gather(source, k, left, panel, pitch);
         const A* slice = whole ? panel + k * pitch : panel;
         for (int64_t row = row_begin; row < row_end; row += kTileRows) {
           const int rows = int(row_end - row < kTileRows ? row_end - row : kTileRows);
-          const A* pointers[kTileRows];
-          for (int i = 0; i < rows; ++i) {
-            pointers[i] = weight.data + group * weight.group + (row + i) * weight.row;
-          }
-          multiply<A>({pointers, k, 1, run, 1, slice}, sums + (row - row_begin) * pitch, pitch,
+          const A** from = pointers.as<const A*>();
+          const int64_t run = weight.run < left ? weight.run : left;
+          weight.point(group, row, rows, k / weight.run, left / run, from);
+          multiply<A>({from, 0, left / run, run, 1, slice}, sums + (row - row_begin) * pitch, pitch,
                       k > 0, rows, vectors);
         }
       }
