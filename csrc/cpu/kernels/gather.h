@@ -139,6 +139,7 @@ struct ColumnGatherer {
     if (indexed) return gather_indexed(source, first, count, to, pitch);
     const Walk* walk = shape.walk;
     const int64_t taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
+    const bool pointwise = shape.taps() == 1 && walk[2].step * strides.axis[2] == 1;
     int64_t tw = first % taps_w, rest = first / taps_w;
     for (int64_t row = 0; row < count; ++rest, tw = 0) {
       const int64_t run = taps_w - tw < count - row ? taps_w - tw : count - row;
@@ -156,6 +157,13 @@ struct ColumnGatherer {
         for (int64_t t = 0; t < run; ++t) {
           gather_run(walk[2], inside[tw + t], walk[2].taps[tw + t].offset, segment.width,
                      segment.length, channel + line, strides.axis[2], block + t * pitch);
+        }
+        if (pointwise) {
+          // Every row of a 1x1 panel is on a page of its own: ask for what the next panel reads.
+          const T* next = channel + line + (segment.width + segment.length) * strides.axis[2];
+          for (int64_t i = 0; i < segment.length; i += 64 / int64_t(sizeof(T))) {
+            __builtin_prefetch(next + i, 0, 2);
+          }
         }
       }
       row += run;
