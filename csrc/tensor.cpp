@@ -1,31 +1,10 @@
 #include "tensor.h"
 
 namespace cnnops {
-
-bool is_channels_last(const Tensor& tensor) {
-  const int64_t dim = tensor.dim();
-  if (dim != 4 && dim != 5) return false;
-  const auto sizes = tensor.sizes();
-  const auto strides = tensor.strides();
-  if (strides[1] == 0) return false;
-  int64_t least = 0;
-  // C, then the spatial axes from the innermost outwards, then N.
-  for (int64_t step = 0; step < dim; ++step) {
-    const int64_t d = step == 0 ? 1 : step == dim - 1 ? 0 : dim - step;
-    if (sizes[d] == 0 || strides[d] < least) return false;
-    // An N of stride C alone is a contiguous (N, C, 1, 1) tensor: not channels_last.
-    if (d == 0 && least == strides[1]) return false;
-    least = strides[d];
-    if (sizes[d] > 1) least = checked_mul(least, sizes[d]);
-  }
-  return true;
-}
-
-Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
-  return allocate(sizes, like, channels_last, like.scalar_type());
-}
-
 namespace {
+
+/// The i-th axis of channels_last order from the innermost outwards: C, the spatial axes, N.
+int channels_last_axis(int i, int dim) { return i == 0 ? 1 : i == dim - 1 ? 0 : dim - i; }
 
 /// The strides that torch gives a new tensor of these sizes.
 IntList dense_strides(const IntList& sizes, bool channels_last) {
@@ -39,9 +18,8 @@ IntList dense_strides(const IntList& sizes, bool channels_last) {
     }
     return strides;
   }
-  // C, then the spatial axes from the innermost outwards, then N.
   for (int i = 0; i < dim; ++i) {
-    const int d = i == 0 ? 1 : i == dim - 1 ? 0 : dim - i;
+    const int d = channels_last_axis(i, dim);
     strides[d] = step;
     step = checked_mul(step, sizes[d]);
   }
@@ -49,6 +27,28 @@ IntList dense_strides(const IntList& sizes, bool channels_last) {
 }
 
 }  // namespace
+
+bool is_channels_last(const Tensor& tensor) {
+  const int dim = static_cast<int>(tensor.dim());
+  if (dim != 4 && dim != 5) return false;
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  if (strides[1] == 0) return false;
+  int64_t least = 0;
+  for (int i = 0; i < dim; ++i) {
+    const int d = channels_last_axis(i, dim);
+    if (sizes[d] == 0 || strides[d] < least) return false;
+    // An N of stride C alone is a contiguous (N, C, 1, 1) tensor: not channels_last.
+    if (d == 0 && least == strides[1]) return false;
+    least = strides[d];
+    if (sizes[d] > 1) least = checked_mul(least, sizes[d]);
+  }
+  return true;
+}
+
+Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
+  return allocate(sizes, like, channels_last, like.scalar_type());
+}
 
 Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
   const int64_t numel = checked_numel(sizes);
@@ -95,18 +95,11 @@ void check_like_input(const char* name, const Tensor& tensor, const Tensor& inpu
 }
 
 Tensor to_channels_last(const Tensor& tensor) {
-  const auto sizes = tensor.sizes();
   const auto strides = tensor.strides();
-  const int64_t dim = tensor.dim();
-  bool dense = true;
-  for (int64_t step = 0, expected = 1; step < dim && dense; ++step) {
-    const int64_t d = step == 0 ? 1 : step == dim - 1 ? 0 : dim - step;
-    dense = strides[d] == expected;
-    expected *= sizes[d];
-  }
-  if (dense) return tensor;
+  const IntList sizes = sizes_of(tensor);
+  if (IntList(strides.begin(), strides.end()) == dense_strides(sizes, true)) return tensor;
   // contiguous() would leave any strides on axes of size 1, but the kernels step by them.
-  Tensor copy = allocate(sizes_of(tensor), tensor, true);
+  Tensor copy = allocate(sizes, tensor, true);
   return torch::stable::copy_(copy, tensor);
 }
 

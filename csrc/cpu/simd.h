@@ -329,14 +329,6 @@ inline void transpose(Vec<T> (&row)[kLanes<T>]) {
   swap_blocks<1, T>(row);
 }
 
-/// The elements of even number of the 2 * kLanes that `a` and then `b` hold.
-template <class T>
-inline Vec<T> even_lanes(Vec<T> a, Vec<T> b) {
-  Vec<typename IndexOf<sizeof(T)>::type> index;
-  for (int lane = 0; lane < kLanes<T>; ++lane) index[lane] = 2 * lane;
-  return __builtin_shuffle(a, b, index);
-}
-
 /// The sum of all lanes, always in the same order.
 template <class T>
 inline T sum_lanes(Vec<T> v) {
@@ -350,43 +342,18 @@ inline T sum_lanes(Vec<T> v) {
 /// Splits the 2 * kLanes<T> elements of (low, high) into those at even and at odd positions.
 template <class T>
 inline void deinterleave(Vec<T> low, Vec<T> high, Vec<T>* even, Vec<T>* odd) {
-  constexpr int kCount = kLanes<T>;
-  if constexpr (kCount == 2) {
-    *even = __builtin_shufflevector(low, high, 0, 2);
-    *odd = __builtin_shufflevector(low, high, 1, 3);
-  } else if constexpr (kCount == 4) {
-    *even = __builtin_shufflevector(low, high, 0, 2, 4, 6);
-    *odd = __builtin_shufflevector(low, high, 1, 3, 5, 7);
-  } else if constexpr (kCount == 8) {
-    *even = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14);
-    *odd = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15);
-  } else {
-    static_assert(kCount == 16);
-    *even = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
-                                    28, 30);
-    *odd = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29,
-                                   31);
-  }
+  Vec<typename IndexOf<sizeof(T)>::type> index;
+  for (int lane = 0; lane < kLanes<T>; ++lane) index[lane] = 2 * lane;
+  *even = __builtin_shuffle(low, high, index);
+  *odd = __builtin_shuffle(low, high, index + 1);
 }
 
 /// The inverse of deinterleave.
 template <class T>
 inline void interleave(Vec<T> even, Vec<T> odd, Vec<T>* low, Vec<T>* high) {
-  constexpr int kCount = kLanes<T>;
-  if constexpr (kCount == 2) {
-    *low = __builtin_shufflevector(even, odd, 0, 2);
-    *high = __builtin_shufflevector(even, odd, 1, 3);
-  } else if constexpr (kCount == 4) {
-    *low = __builtin_shufflevector(even, odd, 0, 4, 1, 5);
-    *high = __builtin_shufflevector(even, odd, 2, 6, 3, 7);
-  } else if constexpr (kCount == 8) {
-    *low = __builtin_shufflevector(even, odd, 0, 8, 1, 9, 2, 10, 3, 11);
-    *high = __builtin_shufflevector(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
-  } else {
-    static_assert(kCount == 16);
-    *low =
-        __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    *high = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30,
-                                    15, 31);
-  }
+  constexpr int n = kLanes<T>;
+  Vec<typename IndexOf<sizeof(T)>::type> index;  // n + i is lane i of `odd`
+  for (int lane = 0; lane < n; ++lane) index[lane] = lane / 2 + lane % 2 * n;
+  *low = __builtin_shuffle(even, odd, index);
+  *high = __builtin_shuffle(even, odd, index + n / 2);
 }

@@ -49,7 +49,9 @@ inline void copy_strided(const T* from, int64_t stride, int64_t count, Accumulat
   } else if (stride == 2) {
     // The last element read by the vectors is number 2 * (i + lanes) - 1: one more must follow.
     for (; i + lanes < count; i += lanes) {
-      store(to + i, even_lanes<A>(load_wide(from + 2 * i), load_wide(from + 2 * i + lanes)));
+      Vec<A> even, odd;
+      deinterleave<A>(load_wide(from + 2 * i), load_wide(from + 2 * i + lanes), &even, &odd);
+      store(to + i, even);
     }
     for (; i < count; ++i) to[i] = widen(from[2 * i]);
   } else {
