@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "conv_geometry.h"
-#include "cpu/contraction.h"
+#include "contraction.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "cpu/plan.h"

@@ -2,7 +2,7 @@
 // layout only, so the choice, and with it every rounding, is the same on any number of threads.
 #pragma once
 
-#include "cpu/contraction.h"
+#include "contraction.h"
 
 namespace cnnops {
 
