@@ -1,7 +1,7 @@
 // The convolution kernels of one instruction set for one storage type, as a table of pointers.
 #pragma once
 
-#include "cpu/contraction.h"
+#include "contraction.h"
 #include "dtype.h"
 
 /// Calls X(T) for every storage type with convolution kernels.

@@ -3,7 +3,7 @@
 // of threads. A choice comes with its reason, which `cnnops.plan` prints.
 #pragma once
 
-#include "cpu/contraction.h"
+#include "contraction.h"
 
 namespace cnnops {
 

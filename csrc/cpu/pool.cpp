@@ -63,11 +63,9 @@ Tensor dense(const Tensor& tensor, bool channels_last) {
       tensor, tensor.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d);
 }
 
-/// Raises unless `indices` is an int64 tensor on the CPU of the sizes of `like`, which is on the
-/// CPU.
+/// Raises unless `indices` is an int64 tensor of the device and the sizes of `like`.
 void check_indices(const Tensor& indices, const Tensor& like) {
-  CNNOPS_CHECK(indices.is_cpu(),
-               "Expected all tensors to be on the same device, but indices is not on cpu");
+  check_device("indices", indices, like);
   CNNOPS_CHECK(indices.scalar_type() == ScalarType::Long,
                "elements in indices should be type int64 but got: ",
                torch::headeronly::toString(indices.scalar_type()));
