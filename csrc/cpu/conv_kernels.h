@@ -11,10 +11,10 @@ namespace cnnops {
 
 /// What a kernel takes for a call, beside its tensors.
 struct Footprint {
-  int64_t tile_rows;     // of the tile in registers: elements that are broadcast
-  int64_t tile_columns;  // and elements that fill registers
-  int64_t shared;      // bytes of scratch of the call: weights in the kernel's order, sums, tables
-  int64_t per_thread;  // bytes of scratch of every thread that takes part
+  int64_t tile_rows = 0;     // of the tile in registers: elements that are broadcast
+  int64_t tile_columns = 0;  // and elements that fill registers
+  int64_t shared = 0;        // bytes of scratch of a call: packed weights, sums, tables
+  int64_t per_thread = 0;    // bytes of scratch of every thread that takes part
 };
 
 /// A kernel, and what it takes: both ask the same blocking.
@@ -40,7 +40,7 @@ struct ConvKernels {
   Kernel<WeightContraction<T>> weight_direct_planar;
   Kernel<WeightContraction<T>> weight_grouped_channels_last;
 
-  void (*fold_padding)(const Fold<T>&);
+  Kernel<Fold<T>> fold_padding;
 };
 
 }  // namespace cnnops

@@ -3,7 +3,8 @@
 // of threads. A choice comes with its reason, which `cnnops.plan` prints.
 #pragma once
 
-#include "contraction.h"
+#include "cpu/dispatch.h"
+#include "walks.h"
 
 namespace cnnops {
 
@@ -109,6 +110,40 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   const char* reason = few || depthwise ? "taps too far apart to keep the rows they read in cache"
                                         : "enough channels for a matrix product";
   return {channels_last ? Algorithm::gemm_channels_last : Algorithm::gemm_planar, reason};
+}
+
+/// How a contraction is computed.
+template <class Problem>
+struct Plan {
+  Choice choice;
+  Kernel<Problem> kernel;
+};
+
+/// The plan of `p`, which is simplified first.
+template <class T>
+Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
+  merge_pointwise(p);
+  const ConvKernels<T>& kernels = conv_kernels<T>();
+  const Choice choice = choose_algorithm(p, channels_last, kernels.lanes);
+  switch (choice.algorithm) {
+    case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
+    case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
+    case Algorithm::direct_planar: return {choice, kernels.direct_planar};
+    case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
+  }
+  return {choice, kernels.gemm_planar};
+}
+template <class T>
+Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) {
+  const ConvKernels<T>& kernels = conv_kernels<T>();
+  const Choice choice = choose_weight_algorithm(p, channels_last, kernels.lanes);
+  switch (choice.algorithm) {
+    case Algorithm::gemm_planar: return {choice, kernels.weight_gemm_planar};
+    case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
+    case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
+    case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
+  }
+  return {choice, kernels.weight_gemm_planar};
 }
 
 }  // namespace cnnops

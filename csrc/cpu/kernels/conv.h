@@ -46,7 +46,7 @@ const ConvKernels<T>& conv_kernels() {
       {weight_gemm_channels_last<T>, weight_footprint<T, WeightGemmChannelsLastBlocking>},
       {weight_direct_planar<T>, weight_footprint<T, WeightDirectPlanarBlocking>},
       {weight_grouped_channels_last<T>, weight_footprint<T, WeightGroupedChannelsLastBlocking>},
-      fold_padding<T>,
+      {fold_padding<T>, fold_footprint<T>},
   };
   return table;
 }
