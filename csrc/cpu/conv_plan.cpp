@@ -25,6 +25,19 @@ class NotingEngine {
 
   bool channels_last() const { return channels_last_; }
 
+  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) const {
+    return cnnops::allocate(sizes, like, channels_last);
+  }
+  // Tensors on the meta device have sizes and strides, but no elements.
+  template <class T>
+  const T* read(const Tensor&) const {
+    return nullptr;
+  }
+  template <class T>
+  T* write(const Tensor&) const {
+    return nullptr;
+  }
+
   Tensor to_channels_last(const Tensor& tensor) const {
     const Tensor result = cnnops::to_channels_last(tensor);
     if (result.get() != tensor.get()) {
@@ -40,19 +53,19 @@ class NotingEngine {
   template <class Problem>
   void run(Problem& p) const {
     const auto plan = plan_of(p, channels_last_);
-    int64_t padded = fold.batch * fold.channels;
-    for (const int64_t extent : fold.extent) padded *= extent;
+    plan_notes().push_back(
+        {name_of(plan.choice.algorithm), plan.choice.reason, plan.kernel.footprint(p)});
+  }
+  template <class T>
+  void fold(const Fold<T>& p) const {
+    int64_t padded = p.batch * p.channels;
+    for (const int64_t extent : p.extent) padded *= extent;
     plan_notes().push_back({"fold_padding", "padding reads inside the input",
-                            conv_kernels<T>().fold_padding.footprint(fold),
+                            conv_kernels<T>().fold_padding.footprint(p),
                             padded * static_cast<int64_t>(sizeof(T))});
   }
   template <class T>
-  void fold(const Fold<T>& fold) const {
-    plan_notes().push_back({"fold_padding", "padding read inside the input",
-                            conv_kernels<T>().fold_padding.footprint(fold)});
-  }
-  template <class... Arguments>
-  void fill_with_bias(const Arguments&...) const {
+  void fill(const Fill<T>&) const {
     plan_notes().push_back({"fill", "some results depend on no input", {}});
   }
 
