@@ -31,6 +31,7 @@ struct ConvKernels {
   Kernel<Contraction<T>> gemm_channels_last;
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> grouped_channels_last;
+  Kernel<Contraction<T>> grouped_planar;
 
   Kernel<WeightContraction<T>> weight_gemm_planar;
   Kernel<WeightContraction<T>> weight_gemm_channels_last;

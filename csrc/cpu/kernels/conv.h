@@ -11,9 +11,15 @@
 //
 #include "cpu/kernels/band.h"
 //
+#include "cpu/kernels/paired_rows.h"
+//
 #include "cpu/kernels/direct_planar.h"
 //
+#include "cpu/kernels/grouped_window.h"
+//
 #include "cpu/kernels/grouped_channels_last.h"
+//
+#include "cpu/kernels/grouped_planar.h"
 //
 #include "cpu/kernels/weight_gemm_planar.h"
 //
@@ -41,7 +47,8 @@ const ConvKernels<T>& conv_kernels() {
       {gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
       {gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>},
       {direct_planar<T>, footprint<T, DirectPlanarBlocking>},
-      {grouped_channels_last<T>, footprint<T, GroupedChannelsLastBlocking>},
+      {grouped_channels_last<T>, footprint<T, GroupedTables>},
+      {grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},
       {weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
       {weight_gemm_channels_last<T>, weight_footprint<T, WeightGemmChannelsLastBlocking>},
       {weight_direct_planar<T>, weight_footprint<T, WeightDirectPlanarBlocking>},

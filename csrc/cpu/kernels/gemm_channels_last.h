@@ -275,8 +275,8 @@ void gemm_channels_last(const Contraction<T>& p) {
             const A* slice = packed + (tap * depth + c) * width;
             A* to = sums + i * width;
             if constexpr (in_place) {
-              multiply<A>({from, c, tap_count, channels, 1, slice, pointers.zeros}, to, width,
-                          accumulate, rows, vectors);
+              multiply<A>({from, c, tap_count, channels, 1, slice, width, pointers.zeros}, to,
+                          width, accumulate, rows, vectors);
             } else {
               auto wide_rows = reinterpret_cast<const A**>(pixel_rows + pixel_block * taps);
               for (int64_t t = 0; t < tap_count; ++t) {
@@ -286,8 +286,8 @@ void gemm_channels_last(const Contraction<T>& p) {
                   wide_rows[t * kTileRows + r] = wide;
                 }
               }
-              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice}, to, width, accumulate,
-                          rows, vectors);
+              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice, width}, to, width,
+                          accumulate, rows, vectors);
             }
           }
         }
