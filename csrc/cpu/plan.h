@@ -15,16 +15,6 @@ enum class Algorithm {
   grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
 };
 
-inline const char* name_of(Algorithm algorithm) {
-  switch (algorithm) {
-    case Algorithm::gemm_planar: return "gemm_planar";
-    case Algorithm::gemm_channels_last: return "gemm_channels_last";
-    case Algorithm::direct_planar: return "direct_planar";
-    case Algorithm::grouped_channels_last: return "grouped_channels_last";
-  }
-  return "";
-}
-
 /// What a contraction runs, and why.
 struct Choice {
   Algorithm algorithm;
