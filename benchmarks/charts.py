@@ -104,7 +104,9 @@ def speedup(rows: Sequence[Row]) -> Figure:
     )
     panels[0].set_yticks(range(len(names)), names, fontsize=7)
     panels[0].invert_yaxis()
-    figure.supxlabel("speed-up over torch in the same layout; right of 1 cnnops is faster", fontsize=9)
+    figure.supxlabel(
+        "speed-up over torch in the same layout; right of 1 cnnops is faster", fontsize=9
+    )
     figure.legend(handles=_handles(rows), loc="outside lower right", ncols=6, fontsize=7)
     return figure
 
