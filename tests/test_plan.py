@@ -13,6 +13,7 @@ import torch
 import cnnops
 from cnnops import _C
 from cnnops.benchmarks import NAMED, Layer
+from cnnops.plan import plan_call
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
@@ -115,8 +116,6 @@ def test_the_tile_is_that_of_the_instruction_set(set_isa: Callable[[str], None])
 def test_mixed_layouts_copy() -> None:
     image = torch.empty(2, 8, 9, 9, device="meta")
     weight = torch.empty(16, 8, 3, 3, device="meta").contiguous(memory_format=torch.channels_last)
-    from cnnops.plan import plan_call
-
     plan = plan_call(cnnops.functional.conv2d, (image, weight), {}, "fwd")
     assert [step.algorithm for step in plan.steps] == ["copy", "gemm_channels_last"]
     assert plan.steps[0].held == image.nbytes
@@ -124,9 +123,8 @@ def test_mixed_layouts_copy() -> None:
 
 
 def test_padding_that_reads_inside_folds() -> None:
-    weight = torch.empty(8, 8, 3, 3, device="meta", requires_grad=True)
-    image = torch.empty(1, 8, 9, 9, device="meta", requires_grad=True)
-    from cnnops.plan import plan_call
+    weight = torch.empty(16, 16, 3, 3, device="meta")
+    image = torch.empty(1, 16, 9, 9, device="meta")
 
     def convolution(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ones = (1, 1)
@@ -134,6 +132,7 @@ def test_padding_that_reads_inside_folds() -> None:
 
     plan = plan_call(convolution, (image, weight), {}, "bwd_input")
     assert [step.algorithm for step in plan.steps] == ["gemm_planar", "fold_padding"]
+    assert plan.steps[1].held == 4 * 16 * 11 * 11  # the gradient of the padded image
 
 
 def test_workspace_does_not_grow_with_the_image() -> None:
@@ -161,17 +160,15 @@ for size in (256, 768):
     if layout == "nhwc":
         x = x.contiguous(memory_format=torch.channels_last)
     if function == "conv2d":
-        w = torch.rand(16, 16, 3, 3).to(x.dtype).requires_grad_()
+        w = torch.rand(16, 16, 3, 3).to(x.dtype).requires_grad_(phase == "bwd_weight")
         call = lambda x: F.conv2d(x, w, padding=1)
     else:
         call = lambda x: getattr(F, function)(x, 3, 2, 1)
     if phase == "fwd":
-        x = x.detach()
         def run():
-            with torch.no_grad():
-                return (call(x),)
+            return (call(x),)
     else:
-        output = call(x.requires_grad_())
+        output = call(x.requires_grad_(phase == "bwd_input"))
         g = torch.rand_like(output)
         wanted = [x] if phase == "bwd_input" else [w]
         def run():
