@@ -17,6 +17,7 @@ struct Footprint {
 /// A kernel, and what it takes: both ask the same blocking.
 template <class Problem>
 struct Kernel {
+  const char* name;  // that of its file in kernels/
   void (*run)(const Problem&);
   Footprint (*footprint)(const Problem&);
 };

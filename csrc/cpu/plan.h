@@ -16,17 +16,6 @@ enum class Algorithm {
   grouped_planar,         // the same on transposed blocks of planes
 };
 
-inline const char* name_of(Algorithm algorithm) {
-  switch (algorithm) {
-    case Algorithm::gemm_planar: return "gemm_planar";
-    case Algorithm::gemm_channels_last: return "gemm_channels_last";
-    case Algorithm::direct_planar: return "direct_planar";
-    case Algorithm::grouped_channels_last: return "grouped_channels_last";
-    case Algorithm::grouped_planar: return "grouped_planar";
-  }
-  return "";
-}
-
 /// What a contraction runs, and why.
 struct Choice {
   Algorithm algorithm;

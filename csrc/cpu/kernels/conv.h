@@ -44,16 +44,20 @@ template <class T>
 const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
       kLanes<Accumulator<T>>,
-      {gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
-      {gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>},
-      {direct_planar<T>, footprint<T, DirectPlanarBlocking>},
-      {grouped_channels_last<T>, footprint<T, GroupedTables>},
-      {grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},
-      {weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
-      {weight_gemm_channels_last<T>, weight_footprint<T, WeightGemmChannelsLastBlocking>},
-      {weight_direct_planar<T>, weight_footprint<T, WeightDirectPlanarBlocking>},
-      {weight_grouped_channels_last<T>, weight_footprint<T, WeightGroupedChannelsLastBlocking>},
-      {fold_padding<T>, fold_footprint<T>},
+      {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
+      {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>},
+      {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
+      {"grouped_channels_last", grouped_channels_last<T>,
+       footprint<T, GroupedTables>},
+      {"grouped_planar", grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},
+      {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
+      {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
+       weight_footprint<T, WeightGemmChannelsLastBlocking>},
+      {"weight_direct_planar", weight_direct_planar<T>,
+       weight_footprint<T, WeightDirectPlanarBlocking>},
+      {"weight_grouped_channels_last", weight_grouped_channels_last<T>,
+       weight_footprint<T, WeightGroupedChannelsLastBlocking>},
+      {"fold_padding", fold_padding<T>, fold_footprint<T>},
   };
   return table;
 }
