@@ -45,7 +45,10 @@ Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, Sc
 /// A dtype as torch's messages print it.
 const char* dtype_name(ScalarType dtype);
 
-/// Raises unless `tensor` is on the CPU and has the dtype of `input`; `name` says what it is.
+/// Raises unless `tensor` is on the device of `input`; `name` says what it is.
+void check_device(const char* name, const Tensor& tensor, const Tensor& input);
+
+/// Raises unless `tensor` has the device and the dtype of `input`; `name` says what it is.
 void check_like_input(const char* name, const Tensor& tensor, const Tensor& input);
 
 }  // namespace cnnops

@@ -36,7 +36,7 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
           put(tap, r, load_wide(from + taps[tap] + r * depth));
         }
       }
-    } else if (depth == tap_count && taps_are_contiguous(taps, tap_count)) {
+    } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
       // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
       for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
         Vec<A> square[lanes];
