@@ -1,10 +1,10 @@
 // Reading weights as registers of destination channels, whatever their layout in memory: for the
 // kernels whose vectors run along those channels.
 
-/// Calls put(tap, channel, register) for `lanes` destination channels from `first` on, every tap and
-/// the source channels [channel_begin, channel_end) of a group; channels past the last are zero.
-/// `taps` are the offsets of the taps in the weight. Squares of lanes x lanes go through registers
-/// where K or one of the channels is contiguous.
+/// Calls put(tap, channel, register) for `lanes` destination channels from `first` on, every tap
+/// and the source channels [channel_begin, channel_end) of a group; channels past the last are
+/// zero. `taps` are the offsets of the taps in the weight. Squares of lanes x lanes go through
+/// registers where K or one of the channels is contiguous.
 template <class T, class Put>
 inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, int64_t group,
                                 int64_t first, int64_t channel_begin, int64_t channel_end,
@@ -38,12 +38,16 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
       }
     } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
       // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
+      int64_t tap = 0, channel = c;
       for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
         Vec<A> square[lanes];
+#pragma GCC unroll 16
         for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + c * depth + k + r * row);
         transpose<A>(square);
-        for (int64_t r = 0; r < lanes; ++r) {
-          put((k + r) % tap_count, c + (k + r) / tap_count, square[r]);
+#pragma GCC unroll 16
+        for (int r = 0; r < lanes; ++r) {
+          put(tap, channel, square[r]);
+          if (++tap == tap_count) tap = 0, ++channel;
         }
       }
     } else {

@@ -1,6 +1,7 @@
 // Dense 3x3, stride-1 convolution by Winograd's minimal filtering F(n x n, 3 x 3): for each of the
 // (n + 2)^2 points e
-//   product[e][tile][row] = sum over channels of  input[e][tile][channel] * weight[e][channel][row],
+//   product[e][tile][row] = sum over channels of  input[e][tile][channel] *
+//   weight[e][channel][row],
 // where a tile is n x n outputs (winograd_transform.h has the transforms, and what they save).
 //
 // The products are GEMMs of the register tile (tile.h) with vectors along destination channels in
@@ -10,10 +11,10 @@
 // time. Borders are resolved where a tile is read.
 //
 // Tiles are cut into blocks, rows (destination channels) into groups of kWinogradRows, source
-// channels into chunks of kWinogradChannels. With many tiles a block of them is an item of work, and
-// all weights are transformed first and shared. With few, the input is transformed first and a group
-// is the item: its weights are transformed chunk by chunk where they are used, in L2. Small maps
-// come with large weights, whose transform is never written to memory this way.
+// channels into chunks of kWinogradChannels. With many tiles a block of them is an item of work,
+// and all weights are transformed first and shared. With few, the input is transformed first and a
+// group is the item: its weights are transformed chunk by chunk where they are used, in L2. Small
+// maps come with large weights, whose transform is never written to memory this way.
 //
 // All points of a tile or kernel lie close together, [tile][chunk][point][channel] and
 // [group][chunk][point][channel][row]: matrices of one point far apart would make every store of a
@@ -51,10 +52,10 @@ struct WinogradConvolution {
   static constexpr int64_t columns = kTileColumns<float>;
 
   const Contraction<float>& p;
-  int64_t low[2];               // source position of output 0 under tap 0
-  int64_t last[2];              // the last source position that any output needs
-  int64_t tap_of[3][3];         // where the walk has the tap at (row, column)
-  int64_t offsets[9];           // of the taps in the weight, in the walk's order
+  int64_t low[2];        // source position of output 0 under tap 0
+  int64_t last[2];       // the last source position that any output needs
+  int64_t tap_of[3][3];  // where the walk has the tap at (row, column)
+  int64_t offsets[9];    // of the taps in the weight, in the walk's order
   int64_t tile_rows, tile_columns, tiles;
   int64_t chunks;               // of source channels
   int64_t chunk_pitch;          // source channels of a chunk, in whole registers
@@ -107,8 +108,8 @@ struct WinogradConvolution {
   }
   /// Where the weights of a group and chunk start.
   int64_t weight_offset(int64_t group, int64_t chunk) const {
-    return squared * (group * kWinogradRows * p.depth +
-                      group_rows(group) * chunk * kWinogradChannels);
+    return squared *
+           (group * kWinogradRows * p.depth + group_rows(group) * chunk * kWinogradChannels);
   }
   int64_t weight_elements() const { return squared * p.depth * padded_rows; }
 
@@ -132,8 +133,9 @@ struct WinogradConvolution {
       for (int64_t k = 0; k < count; k += piece) {
         const int64_t some = count - k < piece ? count - k : piece;
         for (int64_t i = 0; i < some; ++i) {
-          transform_kernel<kOut>([&](int row, int tap) { return load(kernels[k + i][tap_of[row][tap]]); },
-                                 [&](int point, Vec<float> v) { store(results[point][i], v); });
+          transform_kernel<kOut>(
+              [&](int row, int tap) { return load(kernels[k + i][tap_of[row][tap]]); },
+              [&](int point, Vec<float> v) { store(results[point][i], v); });
         }
         for (int64_t point = 0; point < squared; ++point) {
           for (int64_t i = 0; i < some; ++i) {
@@ -183,8 +185,7 @@ struct WinogradConvolution {
   }
   float* dest_plane(int64_t plane) const {
     const int64_t count = p.walk[0].count;
-    return p.dest + plane / count * p.dest_strides.batch +
-           plane % count * p.dest_strides.axis[0];
+    return p.dest + plane / count * p.dest_strides.batch + plane % count * p.dest_strides.axis[0];
   }
 
   /// Transforms chunks [begin, end) of tiles [first, first + count).
@@ -217,9 +218,7 @@ struct WinogradConvolution {
                                    put);
       } else {
         transform_input_tile<kOut>(
-            [&](int i, int j) {
-              return load_partial(from + i * row + j * column, channels - c);
-            },
+            [&](int i, int j) { return load_partial(from + i * row + j * column, channels - c); },
             put);
       }
     }
@@ -267,8 +266,8 @@ struct WinogradConvolution {
         if (plane == nullptr || y < 0) {
           fill(row, width * lanes, 0.0f);
         } else {
-          read_band_row(plane + c * p.source_strides.channel + y * p.source_strides.axis[1],
-                        count, x, width, row);
+          read_band_row(plane + c * p.source_strides.channel + y * p.source_strides.axis[1], count,
+                        x, width, row);
         }
       }
       for (int64_t tile = 0; tile < run.count; ++tile) {
@@ -283,7 +282,8 @@ struct WinogradConvolution {
                      float* to) const {
     const int64_t stride = p.source_strides.channel, size = p.walk[2].size;
     const int64_t begin = x < 0 ? (-x < width ? -x : width) : 0;
-    const int64_t inside = size - x < width ? size - x : width, end = inside < begin ? begin : inside;
+    const int64_t inside = size - x < width ? size - x : width,
+                  end = inside < begin ? begin : inside;
     const auto border = [&](int64_t from, int64_t until) {
       for (int64_t i = from; i < until; ++i) {
         const int64_t position = resolve(1, x + i);
@@ -384,9 +384,8 @@ struct WinogradConvolution {
     float* to = dest_plane(run.plane) + y * row + x * column + channel;
     const auto product = [&](int point) { return load(from + point * pitch); };
     if (rows >= kOut && pixels >= kOut && channels == lanes) {
-      transform_products<kOut>(product, [&](int i, int j, Vec<float> v) {
-        store(to + i * row + j * column, v + bias);
-      });
+      transform_products<kOut>(
+          product, [&](int i, int j, Vec<float> v) { store(to + i * row + j * column, v + bias); });
     } else {
       transform_products<kOut>(product, [&](int i, int j, Vec<float> v) {
         if (i < rows && j < pixels) store_partial(to + i * row + j * column, v + bias, channels);
@@ -400,16 +399,15 @@ struct WinogradConvolution {
                     int64_t channel, int64_t channels, Vec<float> bias) const {
     alignas(64) float outputs[kOut][lanes][lanes];
     for (int64_t tile = 0; tile < run.count; ++tile, from += tile_pitch) {
-      transform_products<kOut>([&](int point) { return load(from + point * pitch); },
-                               [&](int i, int j, Vec<float> v) {
-                                 store(outputs[i][tile * kOut + j], v + bias);
-                               });
+      transform_products<kOut>(
+          [&](int point) { return load(from + point * pitch); },
+          [&](int i, int j, Vec<float> v) { store(outputs[i][tile * kOut + j], v + bias); });
     }
     const int64_t x = run.column * kOut, y = run.row * kOut;
     const int64_t rows = p.walk[1].count - y, right = p.walk[2].count - x;
     const int64_t columns_left = run.count * kOut < right ? run.count * kOut : right;
-    float* to = dest_plane(run.plane) + channel * p.dest_strides.channel +
-                y * p.dest_strides.axis[1] + x;
+    float* to =
+        dest_plane(run.plane) + channel * p.dest_strides.channel + y * p.dest_strides.axis[1] + x;
     for (int64_t i = 0; i < kOut && i < rows; ++i, to += p.dest_strides.axis[1]) {
       Vec<float> square[lanes];
 #pragma GCC unroll 16
@@ -429,18 +427,47 @@ struct WinogradConvolution {
   }
 };
 
+/// The two ways of cutting work, and what they take. A class of its own, so that the memory that a
+/// plan states is the memory that a call takes.
+template <int kOut>
+struct WinogradBlocking : WinogradConvolution<kOut> {
+  static constexpr int64_t bytes = sizeof(float);
+  bool by_rows;           // groups of rows are the items
+  int64_t block;          // tiles of a block
+  int64_t product_pitch;  // elements from one point of the products to the next
+  int64_t input_bytes, weight_bytes, product_bytes;
+
+  explicit WinogradBlocking(const Contraction<float>& p) : WinogradConvolution<kOut>(p) {
+    const int64_t all_inputs = bytes * this->tiles * this->tile_elements();
+    by_rows = this->tiles <= kFewTiles && all_inputs <= kFewTilesBytes;
+    block = by_rows ? this->tiles : this->block_tiles();
+    product_pitch = block * kWinogradRows + kPointGap;
+    input_bytes = bytes * block * this->tile_elements();
+    product_bytes = bytes * this->squared * product_pitch;
+    weight_bytes = p.prepared != nullptr ? 0
+                   : by_rows             ? bytes * this->chunk_elements(0, 0)
+                                         : bytes * this->weight_elements();
+  }
+
+  Footprint footprint() const {
+    const int64_t shared = by_rows ? input_bytes : weight_bytes;
+    const int64_t rest = by_rows ? weight_bytes : input_bytes;
+    return {kTileRows, this->columns, shared, rest + product_bytes};
+  }
+};
+
 /// Many tiles: blocks of them are the items, weights are shared.
 template <int kOut>
-void winograd_by_tiles(const WinogradConvolution<kOut>& convolution, const float* transformed) {
-  const int64_t tiles = convolution.tiles, block = convolution.block_tiles();
-  const int64_t product_pitch = block * kWinogradRows + kPointGap;
-  Scratch weights(transformed != nullptr ? 0 : sizeof(float) * convolution.weight_elements());
+void winograd_by_tiles(const WinogradBlocking<kOut>& convolution, const float* transformed) {
+  const int64_t tiles = convolution.tiles, block = convolution.block;
+  const int64_t product_pitch = convolution.product_pitch;
+  Scratch weights(convolution.weight_bytes);
   if (transformed == nullptr) convolution.transform_weights(weights.as<float>());
   const float* weight = transformed != nullptr ? transformed : weights.as<float>();
 
   parallel_for(ceil_div(tiles, block), 1, [&](int64_t begin, int64_t end) {
-    Scratch input_buffer(sizeof(float) * block * convolution.tile_elements());
-    Scratch product_buffer(sizeof(float) * convolution.squared * product_pitch);
+    Scratch input_buffer(convolution.input_bytes);
+    Scratch product_buffer(convolution.product_bytes);
     float *inputs = input_buffer.as<float>(), *products = product_buffer.as<float>();
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item * block, count = tiles - first < block ? tiles - first : block;
@@ -457,11 +484,11 @@ void winograd_by_tiles(const WinogradConvolution<kOut>& convolution, const float
 
 /// Few tiles: groups of destination channels are the items, tiles are shared.
 template <int kOut>
-void winograd_by_rows(const WinogradConvolution<kOut>& convolution, const float* transformed) {
+void winograd_by_rows(const WinogradBlocking<kOut>& convolution, const float* transformed) {
   constexpr int64_t piece = 8;  // tiles that a thread transforms at a time
   const int64_t tiles = convolution.tiles, chunks = convolution.chunks;
-  const int64_t pieces = ceil_div(tiles, piece), product_pitch = tiles * kWinogradRows + kPointGap;
-  Scratch input_buffer(sizeof(float) * tiles * convolution.tile_elements());
+  const int64_t pieces = ceil_div(tiles, piece), product_pitch = convolution.product_pitch;
+  Scratch input_buffer(convolution.input_bytes);
   float* inputs = input_buffer.as<float>();
   parallel_for(pieces * chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
@@ -473,8 +500,8 @@ void winograd_by_rows(const WinogradConvolution<kOut>& convolution, const float*
   });
 
   parallel_for(convolution.groups, 1, [&](int64_t begin, int64_t end) {
-    Scratch weights(transformed != nullptr ? 0 : sizeof(float) * convolution.chunk_elements(0, 0));
-    Scratch product_buffer(sizeof(float) * convolution.squared * product_pitch);
+    Scratch weights(convolution.weight_bytes);
+    Scratch product_buffer(convolution.product_bytes);
     float* products = product_buffer.as<float>();
     for (int64_t group = begin; group < end; ++group) {
       if (transformed != nullptr) {
@@ -495,26 +522,28 @@ void winograd_by_rows(const WinogradConvolution<kOut>& convolution, const float*
   });
 }
 
-/// Elements of the transformed weights.
 template <int kOut>
-int64_t winograd_weight_elements(const Contraction<float>& p) {
-  return WinogradConvolution<kOut>(p).weight_elements();
+Footprint winograd_footprint(const Contraction<float>& p) {
+  return WinogradBlocking<kOut>(p).footprint();
 }
 
-/// Transforms the weights, `to` as many elements as winograd_weight_elements says.
+/// Bytes of the transformed weights, and transforming them.
 template <int kOut>
-void winograd_transform_weights(const Contraction<float>& p, float* to) {
-  WinogradConvolution<kOut>(p).transform_weights(to);
+int64_t winograd_prepared_bytes(const Contraction<float>& p) {
+  return int64_t(sizeof(float)) * WinogradConvolution<kOut>(p).weight_elements();
+}
+template <int kOut>
+void winograd_prepare(const Contraction<float>& p, void* to) {
+  WinogradConvolution<kOut>(p).transform_weights(static_cast<float*>(to));
 }
 
-/// The convolution; `transformed` are its weights from winograd_transform_weights, or nullptr.
 template <int kOut>
-void winograd(const Contraction<float>& p, const float* transformed) {
-  const WinogradConvolution<kOut> convolution(p);
-  const int64_t bytes = sizeof(float) * convolution.tiles * convolution.tile_elements();
-  if (convolution.tiles <= kFewTiles && bytes <= kFewTilesBytes) {
-    winograd_by_rows(convolution, transformed);
+void winograd(const Contraction<float>& p) {
+  const WinogradBlocking<kOut> blocking(p);
+  const float* transformed = static_cast<const float*>(p.prepared);
+  if (blocking.by_rows) {
+    winograd_by_rows(blocking, transformed);
   } else {
-    winograd_by_tiles(convolution, transformed);
+    winograd_by_tiles(blocking, transformed);
   }
 }

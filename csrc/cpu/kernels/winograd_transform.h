@@ -1,14 +1,14 @@
-// Winograd's minimal filtering F(n x n, 3 x 3) in registers: n x n outputs of a 3x3 correlation from
-// (n + 2)^2 products instead of 9 n^2, for n = 2 (16 for 36) and n = 4 (36 for 144).
+// Winograd's minimal filtering F(n x n, 3 x 3) in registers: n x n outputs of a 3x3 correlation
+// from (n + 2)^2 products instead of 9 n^2, for n = 2 (16 for 36) and n = 4 (36 for 144).
 //
-// In one dimension Y = A^T [(G g) * (B^T d)]: the polynomials with coefficients g and d are taken at
-// n + 1 points and infinity, multiplied there and interpolated. Two dimensions nest it. All lanes of
-// a register hold the same position of different tiles or channels.
+// In one dimension Y = A^T [(G g) * (B^T d)]: the polynomials with coefficients g and d are taken
+// at n + 1 points and infinity, multiplied there and interpolated. Two dimensions nest it. All
+// lanes of a register hold the same position of different tiles or channels.
 //
 // F(2): points 0, 1, -1: nothing but sums and halves. F(4): 0, a, -a, b, -b with a = 3/4, b = 3/2.
 // The points decide the rounding error: with the textbook's 1 and 2 it is four times as large
-// (against float64, relative to the largest output: 8e-6 instead of 2e-6 for 256 channels). Pairs of
-// opposite points share their even and odd parts, and since a and b are dyadic every coefficient
+// (against float64, relative to the largest output: 8e-6 instead of 2e-6 for 256 channels). Pairs
+// of opposite points share their even and odd parts, and since a and b are dyadic every coefficient
 // of A and B is exact.
 
 /// The transforms of one dimension for kOut outputs, in place of matrices.
