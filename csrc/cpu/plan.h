@@ -122,6 +122,16 @@ inline int64_t winograd_size(const ContractionShape& shape, int64_t lanes) {
   return best > direct ? 0 : best == two ? 2 : 4;
 }
 
+/// So large a transformed weight of few tiles is faster made anew, in cache, than fetched.
+constexpr int64_t kMaxKeptBytes = 2 << 20, kFewTilePixels = 96 * 16;
+
+/// Whether a prepared weight of so many bytes saves time when it is kept between calls.
+inline bool worth_keeping(Algorithm algorithm, const ContractionShape& shape, int64_t bytes) {
+  const bool transformed =
+      algorithm == Algorithm::winograd_2x2 || algorithm == Algorithm::winograd_4x4;
+  return !transformed || bytes <= kMaxKeptBytes || shape.batch * shape.pixels() > kFewTilePixels;
+}
+
 /// True where the kernel can read and store whole registers: along channels or along the width.
 inline bool winograd_strides(const Strides& strides) {
   return strides.channel == 1 || strides.axis[2] == 1;
