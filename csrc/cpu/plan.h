@@ -1,9 +1,13 @@
-// Which kernel runs which convolution: all rules in one place. They look at the shape, the layout
-// and the width of a register, so the choice, and with it every rounding, is the same on any number
-// of threads. A choice comes with its reason, which `cnnops.plan` prints.
+// Which kernel runs which convolution: all rules in one place. They look at the shape, the layout,
+// the width of a register and whether Winograd is allowed, so the choice, and with it every
+// rounding, is the same on any number of threads. A choice comes with its reason, which
+// `cnnops.plan` prints.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/dispatch.h"
+#include "cpu/winograd_switch.h"
 #include "walks.h"
 
 namespace cnnops {
@@ -14,6 +18,8 @@ enum class Algorithm {
   direct_planar,          // few channels in a group; vectors along the width
   grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
   grouped_planar,         // the same on transposed blocks of planes
+  winograd_2x2,           // dense 3x3, stride 1, float, in tiles of 2x2 outputs
+  winograd_4x4,           // and of 4x4 outputs
 };
 
 /// What a contraction runs, and why.
@@ -79,6 +85,61 @@ inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
                                       "a register of channels holds whole groups"};
 
+/// With fewer channels on either side the transforms of a Winograd tile cost more than they save.
+constexpr int64_t kMinWinogradChannels = 16;
+
+/// What transforming costs, in multiply-adds of each of a tile's products: for a channel of a tile,
+/// and for a weight, which is as much as multiplying it with so many tiles.
+constexpr double kTileTransform = 20, kWeightTransform = 16;
+
+/// A direct sum runs a little closer to the peak, and is the more accurate one: only a saving by
+/// this factor is worth it.
+constexpr double kWorthTransforming = 1.1;
+
+/// True for two axes of three taps side by side at stride 1, of one dense group.
+inline bool is_dense_3x3(const ContractionShape& shape) {
+  if (shape.groups != 1 || shape.walk[0].tap_count != 1) return false;
+  for (int i = 1; i < kAxes; ++i) {
+    const Walk& walk = shape.walk[i];
+    if (walk.step != 1 || walk.tap_count != 3 || walk.high() - walk.low() != 2) return false;
+  }
+  return true;
+}
+
+/// Multiply-adds of a Winograd convolution in tiles of size x size outputs, transforms included,
+/// for each pair of channels.
+inline double winograd_cost(const ContractionShape& shape, int64_t size, int64_t lanes) {
+  const auto tiles_of = [&](int axis) { return (shape.walk[axis].count + size - 1) / size; };
+  const double tiles = double(shape.batch) * shape.walk[0].count * tiles_of(1) * tiles_of(2);
+  const double used = double(shape.rows) / ((shape.rows + lanes - 1) / lanes * lanes);
+  const double transforms = kTileTransform / shape.rows + kTileTransform / shape.depth;
+  return (size + 2) * (size + 2) * (tiles * (1 / used + transforms) + kWeightTransform);
+}
+
+/// Outputs along an axis of the Winograd tile that pays, or 0.
+inline int64_t winograd_size(const ContractionShape& shape, int64_t lanes) {
+  if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return 0;
+  const double direct = 9.0 * shape.batch * shape.pixels() / kWorthTransforming;
+  const double two = winograd_cost(shape, 2, lanes), four = winograd_cost(shape, 4, lanes);
+  const double best = two < four ? two : four;
+  return best > direct ? 0 : best == two ? 2 : 4;
+}
+
+/// So large a transformed weight of few tiles is faster made anew, in cache, than fetched.
+constexpr int64_t kMaxKeptBytes = 2 << 20, kFewTilePixels = 96 * 16;
+
+/// Whether a prepared weight of so many bytes saves time when it is kept between calls.
+inline bool worth_keeping(Algorithm algorithm, const ContractionShape& shape, int64_t bytes) {
+  const bool transformed =
+      algorithm == Algorithm::winograd_2x2 || algorithm == Algorithm::winograd_4x4;
+  return !transformed || bytes <= kMaxKeptBytes || shape.batch * shape.pixels() > kFewTilePixels;
+}
+
+/// True where the kernel can read and store whole registers: along channels or along the width.
+inline bool winograd_strides(const Strides& strides) {
+  return strides.channel == 1 || strides.axis[2] == 1;
+}
+
 }  // namespace plan
 
 /// The kernel for a forward or input-gradient contraction.
@@ -123,6 +184,17 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   return {channels_last ? Algorithm::gemm_channels_last : Algorithm::gemm_planar, reason};
 }
 
+/// Outputs along an axis of the Winograd tile that computes `p`, or 0 where another kernel does.
+template <class T>
+int64_t winograd_tile(const Contraction<T>& p, int64_t lanes) {
+  if constexpr (!std::is_same_v<T, float>) return 0;
+  if (!plan::is_dense_3x3(p)) return 0;
+  if (!plan::winograd_strides(p.source_strides) || !plan::winograd_strides(p.dest_strides))
+    return 0;
+  const int64_t size = plan::winograd_size(p, lanes);
+  return size > 0 && allows_winograd() ? size : 0;
+}
+
 /// How a contraction is computed.
 template <class Problem>
 struct Plan {
@@ -149,13 +221,19 @@ template <class T>
 Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
-  const Choice choice = choose_algorithm(p, channels_last, planes_are_dense(p), kernels.lanes);
+  Choice choice = choose_algorithm(p, channels_last, planes_are_dense(p), kernels.lanes);
+  if (const int64_t size = winograd_tile(p, kernels.lanes)) {
+    choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
+              "dense 3x3 at stride 1: fewer products"};
+  }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};
+    case Algorithm::winograd_2x2: return {choice, kernels.winograd_2x2};
+    case Algorithm::winograd_4x4: return {choice, kernels.winograd_4x4};
   }
   return {choice, kernels.gemm_planar};
 }
@@ -169,7 +247,7 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
-    case Algorithm::grouped_planar: break;  // of contractions only
+    default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};
 }
