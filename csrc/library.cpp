@@ -11,6 +11,7 @@
 #include <string>
 
 #include "cpu/dispatch.h"
+#include "cpu/plain_call.h"
 
 #define CONVOLUTION_ARGUMENTS \
   "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, str padding_mode"
@@ -104,6 +105,10 @@ PyMethodDef methods[] = {
      "available_isas() -> list[str]: instruction sets this CPU and this build both have."},
     {"set_isa", set_isa, METH_O,
      "set_isa(name): run the kernels of this instruction set; RuntimeError where unavailable."},
+    {"plain_call", cnnops::bind_plain_call, METH_VARARGS,
+     "plain_call(name, record): the short way to an operator; see csrc/cpu/plain_call.h."},
+    {"set_plain", cnnops::set_plain, METH_VARARGS,
+     "set_plain(types, guards): which tensors are plain, and what must say no."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -10,6 +10,7 @@
 #include "cpu/contraction.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/plain_call.h"
 #include "cpu/plan.h"
 #include "tensor.h"
 
@@ -378,6 +379,14 @@ Tensor convolution_grad_weight(const Tensor& grad_output, const Tensor& input,
 }
 
 }  // namespace
+
+PyMethodDef conv_plain_calls[] = {
+    plain_method<convolution>("convolution"),
+    plain_method<convolution_grad_input>("convolution_grad_input"),
+    plain_method<convolution_grad_weight>("convolution_grad_weight"),
+    {nullptr, nullptr, 0, nullptr},
+};
+
 }  // namespace cnnops
 
 STABLE_TORCH_LIBRARY_IMPL(cnnops, CPU, m) {

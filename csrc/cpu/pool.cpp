@@ -9,6 +9,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/plain_call.h"
 #include "pool_geometry.h"
 #include "tensor.h"
 
@@ -406,6 +407,21 @@ Tensor adaptive_avg_pool_backward(const Tensor& grad_output, IntList input_size)
 }
 
 }  // namespace
+
+PyMethodDef pool_plain_calls[] = {
+    plain_method<max_pool>("max_pool"),
+    plain_method<max_pool_with_indices>("max_pool_with_indices"),
+    plain_method<adaptive_max_pool>("adaptive_max_pool"),
+    plain_method<fractional_max_pool>("fractional_max_pool"),
+    plain_method<max_pool_backward>("max_pool_backward"),
+    plain_method<max_pool_gather>("max_pool_gather"),
+    plain_method<max_unpool>("max_unpool"),
+    plain_method<avg_pool>("avg_pool"),
+    plain_method<avg_pool_backward>("avg_pool_backward"),
+    plain_method<adaptive_avg_pool>("adaptive_avg_pool"),
+    plain_method<adaptive_avg_pool_backward>("adaptive_avg_pool_backward"),
+    {nullptr, nullptr, 0, nullptr},
+};
 
 STABLE_TORCH_LIBRARY_IMPL(cnnops, CPU, m) {
   m.impl("max_pool", TORCH_BOX(&max_pool));
