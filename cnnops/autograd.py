@@ -175,8 +175,8 @@ class Convolution(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, *ctx.geometry = inputs
-        _save(ctx, input, weight)
+        ctx.geometry = inputs[3:]
+        _save(ctx, inputs[0], inputs[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -247,8 +247,8 @@ class ConvolutionGradInput(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, weight, _, ctx.input_size, *ctx.geometry = inputs
-        _save(ctx, grad_output, weight)
+        ctx.input_size, ctx.geometry = inputs[3], inputs[4:]
+        _save(ctx, inputs[0], inputs[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -330,8 +330,8 @@ class ConvolutionGradWeight(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, input, ctx.kernel_size, *ctx.geometry = inputs
-        _save(ctx, grad_output, input)
+        ctx.kernel_size, ctx.geometry = inputs[2], inputs[3:]
+        _save(ctx, inputs[0], inputs[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod

@@ -74,6 +74,7 @@ struct OwnedWalk {
 OwnedWalk forward_walk(const ConvAxis& axis, PaddingMode mode, bool drop) {
   OwnedWalk owned;
   owned.walk = {axis.output, axis.stride, axis.input, mode, nullptr, 0};
+  owned.taps.reserve(axis.kernel);
   for (int64_t k = 0; k < axis.kernel; ++k) {
     const int64_t offset = k * axis.dilation - axis.pad_begin;
     const bool reads = owned.walk.inside_begin(offset) < owned.walk.inside_end(offset);
