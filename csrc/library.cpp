@@ -1,9 +1,5 @@
-// The operator schemas of torch.ops.cnnops and the Python module that loads them.
-//
-// Every operator takes batched (N, C, *spatial) or unbatched (C, *spatial) tensors of one, two or
-// three spatial axes; the length of the kernel or output size says which. `padding` of the
-// convolutions lists (begin, end) for each spatial axis, outermost axis first. Implementations
-// register themselves per device: cpu/conv.cpp, cpu/pool.cpp.
+// The library torch.ops.cnnops and the Python module that loads it. Implementations register
+// themselves per device: cpu/conv.cpp, cpu/pool.cpp.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -12,46 +8,10 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/plain_call.h"
+#include "cpu/plan_notes.h"
+#include "schemas.h"
 
-#define CONVOLUTION_ARGUMENTS \
-  "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, str padding_mode"
-#define MAX_POOL_ARGUMENTS \
-  "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool ceil_mode"
-#define AVG_POOL_ARGUMENTS                                                    \
-  "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, bool ceil_mode, " \
-  "bool count_include_pad, SymInt? divisor_override"
-
-STABLE_TORCH_LIBRARY(cnnops, m) {
-  // The three contractions of <conv(x, w), g>; each is the derivative of the other two.
-  m.def("convolution(Tensor input, Tensor weight, Tensor? bias, " CONVOLUTION_ARGUMENTS
-        ") -> Tensor");
-  m.def(
-      "convolution_grad_input(Tensor grad_output, Tensor weight, Tensor? bias, "
-      "SymInt[] input_size, " CONVOLUTION_ARGUMENTS ") -> Tensor");
-  m.def(
-      "convolution_grad_weight(Tensor grad_output, Tensor input, SymInt[] kernel_size, " CONVOLUTION_ARGUMENTS
-      ") -> Tensor");
-
-  // Max pooling: `indices` are torch's, int64 offsets into the flattened spatial plane.
-  m.def("max_pool(Tensor input, " MAX_POOL_ARGUMENTS ") -> Tensor");
-  m.def("max_pool_with_indices(Tensor input, " MAX_POOL_ARGUMENTS ") -> (Tensor, Tensor)");
-  m.def("adaptive_max_pool(Tensor input, SymInt[] output_size) -> (Tensor, Tensor)");
-  m.def(
-      "fractional_max_pool(Tensor input, SymInt[] kernel_size, SymInt[] output_size, "
-      "Tensor random_samples) -> (Tensor, Tensor)");
-  // out[indices[i]] += grad_output[i] per plane: the adjoint of every max pooling.
-  m.def("max_pool_backward(Tensor grad_output, Tensor indices, SymInt[] input_size) -> Tensor");
-  // out[i] = input[indices[i]] per plane: the adjoint of max_pool_backward and of max_unpool.
-  m.def("max_pool_gather(Tensor input, Tensor indices) -> Tensor");
-  // out[indices[i]] = input[i] per plane, zero elsewhere.
-  m.def("max_unpool(Tensor input, Tensor indices, SymInt[] output_size) -> Tensor");
-
-  m.def("avg_pool(Tensor input, " AVG_POOL_ARGUMENTS ") -> Tensor");
-  m.def("avg_pool_backward(Tensor grad_output, SymInt[] input_size, " AVG_POOL_ARGUMENTS
-        ") -> Tensor");
-  m.def("adaptive_avg_pool(Tensor input, SymInt[] output_size) -> Tensor");
-  m.def("adaptive_avg_pool_backward(Tensor grad_output, SymInt[] input_size) -> Tensor");
-}
+STABLE_TORCH_LIBRARY(cnnops, m) { cnnops::define_schemas(m); }
 
 namespace {
 
@@ -99,12 +59,37 @@ PyObject* set_isa(PyObject*, PyObject* name) {
   Py_RETURN_NONE;
 }
 
+PyObject* take_plans(PyObject*, PyObject*) {
+  std::vector<cnnops::PlanNote> notes;
+  notes.swap(cnnops::plan_notes());
+  PyObject* list = PyList_New(0);
+  if (list == nullptr) return nullptr;
+  const auto number = [](int64_t value) { return static_cast<long long>(value); };
+  for (const cnnops::PlanNote& note : notes) {
+    const cnnops::Footprint& takes = note.footprint;
+    PyObject* item =
+        Py_BuildValue("(ssLLLLL)", note.algorithm, note.reason, number(takes.tile_rows),
+                      number(takes.tile_columns), number(takes.shared), number(takes.per_thread),
+                      number(note.held));
+    if (item == nullptr || PyList_Append(list, item) < 0) {
+      Py_XDECREF(item);
+      Py_DECREF(list);
+      return nullptr;
+    }
+    Py_DECREF(item);
+  }
+  return list;
+}
+
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "isa() -> str: the instruction set whose kernels run now."},
     {"available_isas", available_isas, METH_NOARGS,
      "available_isas() -> list[str]: instruction sets this CPU and this build both have."},
     {"set_isa", set_isa, METH_O,
      "set_isa(name): run the kernels of this instruction set; RuntimeError where unavailable."},
+    {"take_plans", take_plans, METH_NOARGS,
+     "take_plans() -> list of (algorithm, reason, tile_rows, tile_columns, shared, per_thread, "
+     "held): what calls of torch.ops.cnnops_plan in this thread noted since the last time."},
     {"plain_call", cnnops::bind_plain_call, METH_VARARGS,
      "plain_call(name, record): the short way to an operator; see csrc/cpu/plain_call.h."},
     {"set_plain", cnnops::set_plain, METH_VARARGS,

@@ -1,5 +1,7 @@
 #include "tensor.h"
 
+#include <utility>
+
 namespace cnnops {
 namespace {
 
@@ -24,6 +26,21 @@ IntList dense_strides(const IntList& sizes, bool channels_last) {
     step = checked_mul(step, sizes[d]);
   }
   return strides;
+}
+
+/// Type and index of the device that `tensor` is on, in the codes of the ABI.
+std::pair<int32_t, int32_t> device_of(const Tensor& tensor) {
+  int32_t type = 0, index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor.get(), &index));
+  return {type, index};
+}
+
+/// The device of `tensor` as torch prints it: cpu, cuda:0.
+std::string device_name(const Tensor& tensor) {
+  const auto [type, index] = device_of(tensor);
+  if (type == aoti_torch_device_type_cpu()) return "cpu";
+  return join(type == aoti_torch_device_type_cuda() ? "cuda" : "device", ':', index);
 }
 
 }  // namespace
@@ -54,17 +71,17 @@ Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, Sc
   const int64_t numel = checked_numel(sizes);
   const IntList strides = dense_strides(sizes, channels_last);
   const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  int32_t device = 0, device_index = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  const auto [device, device_index] = device_of(like);
   // Not torch::stable::empty: that is a call through the dispatcher, and where memory is short it
   // prints a backtrace before it raises.
   AtenTensorHandle handle = nullptr;
   const auto error = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                               strides.data(), code, device, device_index, &handle);
-  CNNOPS_CHECK(error == TORCH_SUCCESS, "can't allocate memory: you tried to allocate ",
-               numel * static_cast<int64_t>(aoti_torch_dtype_element_size(code)),
-               " bytes for a tensor of size ", sizes);
+  CNNOPS_CHECK(
+      error == TORCH_SUCCESS,
+      device == aoti_torch_device_type_cuda() ? "CUDA out of memory" : "can't allocate memory",
+      ": you tried to allocate ", numel * static_cast<int64_t>(aoti_torch_dtype_element_size(code)),
+      " bytes for a tensor of size ", sizes);
   return Tensor(handle);
 }
 
@@ -86,20 +103,28 @@ const char* dtype_name(ScalarType dtype) {
   }
 }
 
+void check_device(const char* name, const Tensor& tensor, const Tensor& input) {
+  CNNOPS_CHECK(device_of(tensor) == device_of(input),
+               "Expected all tensors to be on the same device, but found ", name, " on ",
+               device_name(tensor), " and the input on ", device_name(input));
+}
+
 void check_like_input(const char* name, const Tensor& tensor, const Tensor& input) {
-  CNNOPS_CHECK(tensor.is_cpu(), "Expected all tensors to be on the same device, but found ", name,
-               " on another device than the input on cpu");
+  check_device(name, tensor, input);
   CNNOPS_CHECK(tensor.scalar_type() == input.scalar_type(), "Input type (",
                dtype_name(input.scalar_type()), ") and ", name, " type (",
                dtype_name(tensor.scalar_type()), ") should be the same");
 }
 
-Tensor to_channels_last(const Tensor& tensor) {
+bool is_dense_channels_last(const Tensor& tensor) {
   const auto strides = tensor.strides();
-  const IntList sizes = sizes_of(tensor);
-  if (IntList(strides.begin(), strides.end()) == dense_strides(sizes, true)) return tensor;
+  return IntList(strides.begin(), strides.end()) == dense_strides(sizes_of(tensor), true);
+}
+
+Tensor to_channels_last(const Tensor& tensor) {
+  if (is_dense_channels_last(tensor)) return tensor;
   // contiguous() would leave any strides on axes of size 1, but the kernels step by them.
-  Tensor copy = allocate(sizes, tensor, true);
+  Tensor copy = allocate(sizes_of(tensor), tensor, true);
   return torch::stable::copy_(copy, tensor);
 }
 

@@ -35,7 +35,11 @@ T* mutable_data_of(const Tensor& tensor) {
 /// order N, *spatial, C? Of layouts that fit both formats, as with C == 1, the strides decide.
 bool is_channels_last(const Tensor& tensor);
 
-/// `tensor` itself where its elements lie densely in channels_last order, else such a copy.
+/// Whether the elements lie densely in channels_last order, with the strides that torch gives a
+/// new tensor.
+bool is_dense_channels_last(const Tensor& tensor);
+
+/// `tensor` itself where is_dense_channels_last, else such a copy.
 Tensor to_channels_last(const Tensor& tensor);
 
 /// An uninitialised tensor like `like` in dtype and device; channels_last needs 4 or 5 sizes.
@@ -45,7 +49,10 @@ Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, Sc
 /// A dtype as torch's messages print it.
 const char* dtype_name(ScalarType dtype);
 
-/// Raises unless `tensor` is on the CPU and has the dtype of `input`; `name` says what it is.
+/// Raises unless `tensor` is on the device of `input`; `name` says what it is.
+void check_device(const char* name, const Tensor& tensor, const Tensor& input);
+
+/// Raises unless `tensor` has the device and the dtype of `input`; `name` says what it is.
 void check_like_input(const char* name, const Tensor& tensor, const Tensor& input);
 
 }  // namespace cnnops
