@@ -65,5 +65,8 @@ def _recorder(function: type[Function]) -> Callable[..., Any]:
         function.setup_context(ctx, arguments, output)
         return output
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        return (*function.backward(ctx, *grads), None)  # as many as forward has arguments, or more
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(function.__name__, (Function,), members).apply
