@@ -1,6 +1,7 @@
 // Pooling on the CPU: geometry -> windows -> kernels.
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/plain_call.h"
 #include "cpu/pool_plan.h"
 #include "pool_op.h"
 
@@ -143,6 +144,21 @@ class CpuEngine {
 };
 
 }  // namespace
+
+PyMethodDef pool_plain_calls[] = {
+    plain_method<max_pool<CpuEngine>>("max_pool"),
+    plain_method<max_pool_with_indices<CpuEngine>>("max_pool_with_indices"),
+    plain_method<adaptive_max_pool<CpuEngine>>("adaptive_max_pool"),
+    plain_method<fractional_max_pool<CpuEngine>>("fractional_max_pool"),
+    plain_method<max_pool_backward<CpuEngine>>("max_pool_backward"),
+    plain_method<max_pool_gather<CpuEngine>>("max_pool_gather"),
+    plain_method<max_unpool<CpuEngine>>("max_unpool"),
+    plain_method<avg_pool<CpuEngine>>("avg_pool"),
+    plain_method<avg_pool_backward<CpuEngine>>("avg_pool_backward"),
+    plain_method<adaptive_avg_pool<CpuEngine>>("adaptive_avg_pool"),
+    plain_method<adaptive_avg_pool_backward<CpuEngine>>("adaptive_avg_pool_backward"),
+    {nullptr, nullptr, 0, nullptr},
+};
 
 STABLE_TORCH_LIBRARY_IMPL(cnnops, CPU, m) { register_pooling<CpuEngine>(m); }
 

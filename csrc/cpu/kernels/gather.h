@@ -132,7 +132,7 @@ struct ColumnGatherer {
     int64_t last = (shape.batch - 1) * strides.batch;
     for (int i = 0; i < kAxes; ++i) last += (shape.walk[i].size - 1) * strides.axis[i];
     const int64_t bytes = shape.taps() * columns * int64_t(sizeof(int32_t));
-    return shape.depth < 8 || last > INT32_MAX || bytes > (int64_t(1) << 19) ? 0 : bytes;
+    return shape.depth < 8 || last >= INT32_MAX || bytes > (int64_t(1) << 19) ? 0 : bytes;
   }
 
   /// Turns to columns [first, first + count).

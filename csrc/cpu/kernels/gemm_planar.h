@@ -97,12 +97,19 @@ void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<
   const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
   const int64_t pieces = ceil_div(p.rows, kRowsOfPiece);
   const bool contiguous = taps_are_contiguous(p, p.weight_strides);
+  const bool whole_rows = contiguous && (p.depth == 1 || p.weight_strides.depth == tap_count);
   parallel_for(p.groups * pieces, ceil_div(1024, inner), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces, first = i % pieces * kRowsOfPiece;
       const int64_t left = p.rows - first, rows = left < kRowsOfPiece ? left : kRowsOfPiece;
       const T* from = p.weight + group * p.weight_strides.group + first * p.weight_strides.row;
       A* out = to + (group * p.rows + first) * inner;
+      if (whole_rows) {
+        for (int64_t r = 0; r < rows; ++r) {
+          copy_strided(from + r * p.weight_strides.row, 1, inner, out + r * inner);
+        }
+        continue;
+      }
       int64_t squares = 0;
       if (tap_count == 1 && p.weight_strides.row == 1) {
         squares = p.depth / lanes * lanes;
