@@ -1,16 +1,28 @@
 """Builds the C++ and CUDA libraries of cnnops. Metadata is in pyproject.toml."""
 
 import os
+import sys
 from pathlib import Path
 
 import torch
-from setuptools import setup
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import cuda_toolkit  # noqa: E402
+
+CUDA = cuda_toolkit.toolkit(torch.version.cuda)
+if CUDA is not None:
+    os.environ["CUDA_HOME"] = str(CUDA)  # torch looks once, when this is imported:
+
+from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths  # noqa: E402
 
 # The oldest torch whose stable ABI the library uses, as TORCH_TARGET_VERSION writes it.
 TORCH_2_10 = "0x020a000000000000"
+# Ampere, Hopper and Blackwell, of data centres and of desktops; PTX for what comes after.
+CUDA_ARCHS = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;8.6;9.0;10.0;12.0+PTX")
 
-ROOT = Path(__file__).parent
 DEFINES = [f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=fast",
          "-fno-math-errno", "-fno-trapping-math", "-fno-tree-loop-distribute-patterns", "-Wall",
@@ -26,15 +38,18 @@ def sources(folder: str, *patterns: str) -> list[str]:
     )
 
 
+# What knows no device; library.cpp belongs to _C alone, which both libraries' users load.
+SHARED = [source for source in sources("csrc", "*.cpp") if source != "csrc/library.cpp"]
+
+
 def builds_cuda() -> bool:
     """Whether to build cnnops._cuda: when it can be, unless CNNOPS_CUDA is 0.
 
     CNNOPS_CUDA=1 turns whatever is missing into an error.
     """
     found = {
-        "kernels in csrc/cuda": bool(sources("csrc/cuda", "**/*.cu")),
         "a torch that was built with CUDA": torch.version.cuda is not None,
-        "nvcc in CUDA_HOME or PATH": CUDA_HOME is not None and Path(CUDA_HOME, "bin/nvcc").exists(),
+        f"an nvcc of CUDA {torch.version.cuda} in CUDA_HOME, PATH or wheels": CUDA is not None,
     }
     wanted = os.environ.get("CNNOPS_CUDA", "")
     if wanted not in ("", "0", "1"):
@@ -45,34 +60,45 @@ def builds_cuda() -> bool:
     return wanted != "0" and not missing
 
 
+def cuda_extension(toolkit: Path) -> Extension:
+    """cnnops._cuda, linked with the CUDA runtime that torch has loaded when it is imported."""
+    runtime = cuda_toolkit.runtime_library(toolkit)
+    if runtime is None:
+        raise SystemExit(f"no libcudart beside torch or in {toolkit}")
+    return CppExtension(
+        "cnnops._cuda",
+        SHARED + sources("csrc/cuda", "**/*.cpp", "**/*.cu"),
+        include_dirs=[str(ROOT / "csrc"), *include_paths("cuda")],
+        extra_compile_args={
+            "cxx": [*FLAGS, f'-DCNNOPS_CUDA_ARCHS="{CUDA_ARCHS}"'],
+            "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden", *DEFINES],
+        },
+        libraries=["torch_cuda"],
+        extra_link_args=[str(runtime)],
+        py_limited_api=True,
+    )
+
+
 class BuildKeepingObjects(BuildExtension):
     """Keeps the object files between runs of pip, so that it recompiles only what changed."""
 
-    def finalize_options(self) -> None:
+    def build_extension(self, ext: Extension) -> None:
         """Puts them into the tree instead of the temporary directory of an editable install."""
-        super().finalize_options()
-        self.build_temp = "build/objects"
+        self.build_temp = f"build/objects/{ext.name}"
+        super().build_extension(ext)
 
 
 extensions = [
     CppExtension(
         "cnnops._C",
-        sources("csrc", "*.cpp") + sources("csrc/cpu", "**/*.cpp"),
+        [*SHARED, "csrc/library.cpp", *sources("csrc/cpu", "**/*.cpp")],
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args={"cxx": FLAGS},
         py_limited_api=True,
     )
 ]
 if builds_cuda():
-    extensions.append(
-        CUDAExtension(
-            "cnnops._cuda",
-            sources("csrc/cuda", "**/*.cpp", "**/*.cu"),
-            include_dirs=[str(ROOT / "csrc")],
-            extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3", "-std=c++20", *DEFINES]},
-            py_limited_api=True,
-        )
-    )
+    extensions.append(cuda_extension(CUDA))
 
 setup(
     ext_modules=extensions,

@@ -1,0 +1,3 @@
+"""The compiled CUDA library, where there is one: kernels for CUDA tensors."""
+
+def archs() -> str: ...
