@@ -129,4 +129,15 @@ struct Fold {
   Strides dest_strides;
 };
 
+/// dest[n, c, i] = bias[c], or zero where there is none: what no tap reaches.
+template <class T>
+struct Fill {
+  int64_t batch = 1;
+  int64_t channels = 1;
+  int64_t size[kAxes] = {1, 1, 1};
+  const T* bias = nullptr;
+  T* dest = nullptr;
+  Strides dest_strides;
+};
+
 }  // namespace cnnops

@@ -1,17 +1,17 @@
 // The three convolution operators, tensors in, tensors out, the same on every device: validation,
 // unbatched and integer tensors, memory formats, phases. A device is an Engine, made for each call:
 //
-//   Engine(const Tensor& like, const ConvGeometry& geometry, bool channels_last);
+//   Engine(const Tensor& input, const ConvGeometry& geometry, bool channels_last);
 //       channels_last: the layout of the result.
 //   bool channels_last() const;
 //       The layout that the kernels compute in: that of the result, or another.
-//   Tensor to_channels_last(const Tensor&) const;      A dense channels_last tensor of its
-//   elements. void copy(const Tensor& from, const Tensor& to) const;              Between the two
-//   layouts. void run(Contraction<T>&) const;  void run(WeightContraction<T>&) const; void
-//   fold(const Fold<T>&) const; void fill_with_bias(T* dest, const Strides&, const T* bias, int64_t
-//   batch, int64_t channels,
-//                       const int64_t (&size)[kAxes]) const;
-//       Sets every destination to its channel's bias, or to zero: what no tap reaches.
+//   Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last);
+//   const T* read<T>(const Tensor&);  T* write<T>(const Tensor&);      The elements, for kernels.
+//   Tensor to_channels_last(const Tensor&);       A dense channels_last tensor of its elements.
+//   void copy(const Tensor& from, const Tensor& to);               Between the two layouts.
+//   void run(Contraction<T>&);  void run(WeightContraction<T>&);
+//   void fold(const Fold<T>&);
+//   void fill(const Fill<T>&);
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -80,16 +80,16 @@ inline WeightStrides weight_strides_of(const Tensor& weight, const ConvGeometry&
 
 /// A source in the layout that the engine computes in; any strides where that is not channels_last.
 template <class Engine>
-Tensor source_for(const Engine& engine, const Tensor& tensor) {
+Tensor source_for(Engine& engine, const Tensor& tensor) {
   return engine.channels_last() ? engine.to_channels_last(tensor) : tensor;
 }
 
 /// Runs compute(dest) with a dest in the layout that the engine computes in, and moves the result
 /// to `result` where that is another.
 template <class Engine, class F>
-void with_dest(const Engine& engine, const Tensor& result, bool channels_last, const F& compute) {
+void with_dest(Engine& engine, const Tensor& result, bool channels_last, const F& compute) {
   if (engine.channels_last() == channels_last) return compute(result);
-  const Tensor dest = allocate(sizes_of(result), result, engine.channels_last());
+  const Tensor dest = engine.allocate(sizes_of(result), result, engine.channels_last());
   compute(dest);
   engine.copy(dest, result);
 }
@@ -118,9 +118,9 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
                                              dilation, groups, padding_mode));
   }
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  const Tensor output = allocate(geometry.output_sizes(), input, channels_last);
+  Engine engine(input, geometry, channels_last);
+  const Tensor output = engine.allocate(geometry.output_sizes(), input, channels_last);
   if (output.numel() == 0) return output;
-  const Engine engine(input, geometry, channels_last);
   const Tensor source = source_for(engine, input);
   const std::optional<Tensor> dense_bias = dense(bias);
 
@@ -132,16 +132,15 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
       Contraction<T> p;
       set_channels(p, geometry, false);
       for (int i = 0; i < kAxes; ++i) set_walk(p.walk[i], walks[i]);
-      p.source = data_of<T>(source);
+      p.source = engine.template read<T>(source);
       p.source_strides = strides_of(source, geometry);
-      p.weight = data_of<T>(weight);
+      p.weight = engine.template read<T>(weight);
       p.weight_strides = weight_strides_of(weight, geometry, false);
-      p.bias = dense_bias ? data_of<T>(*dense_bias) : nullptr;
-      p.dest = mutable_data_of<T>(dest);
+      p.bias = dense_bias ? engine.template read<T>(*dense_bias) : nullptr;
+      p.dest = engine.template write<T>(dest);
       p.dest_strides = strides_of(dest, geometry);
       if (p.taps() == 0) {
-        const int64_t size[kAxes] = {p.walk[0].count, p.walk[1].count, p.walk[2].count};
-        engine.fill_with_bias(p.dest, p.dest_strides, p.bias, p.batch, geometry.out_channels, size);
+        engine.fill(fill_of(p.dest, p.dest_strides, p.bias, geometry, &ConvAxis::output));
       } else {
         engine.run(p);
       }
@@ -152,9 +151,8 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
 
 /// The gradient for the input of a zero-padded convolution, into `dest`.
 template <class Engine>
-void grad_input_into(const Engine& engine, const Tensor& dest, const Tensor& source,
-                     const Tensor& weight, const std::optional<Tensor>& bias,
-                     const ConvGeometry& geometry) {
+void grad_input_into(Engine& engine, const Tensor& dest, const Tensor& source, const Tensor& weight,
+                     const std::optional<Tensor>& bias, const ConvGeometry& geometry) {
   std::map<int64_t, OwnedWalk> phases[kAxes];
   bool complete = true;
   for (int i = 0; i < kAxes; ++i) {
@@ -163,25 +161,25 @@ void grad_input_into(const Engine& engine, const Tensor& dest, const Tensor& sou
   }
   with_conv_type(source.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    const T* bias_data = bias ? data_of<T>(*bias) : nullptr;
+    const T* bias_data = bias ? engine.template read<T>(*bias) : nullptr;
+    T* dest_data = engine.template write<T>(dest);
+    const T* source_data = engine.template read<T>(source);
+    const T* weight_data = engine.template read<T>(weight);
     const Strides strides = strides_of(dest, geometry);
     if (!complete) {
-      const int64_t size[kAxes] = {geometry.axis[0].input, geometry.axis[1].input,
-                                   geometry.axis[2].input};
-      engine.fill_with_bias(mutable_data_of<T>(dest), strides, bias_data, geometry.batch,
-                            geometry.in_channels, size);
+      engine.fill(fill_of(dest_data, strides, bias_data, geometry, &ConvAxis::input));
     }
     for (const auto& d : phases[0]) {
       for (const auto& h : phases[1]) {
         for (const auto& w : phases[2]) {
           Contraction<T> p;
           set_channels(p, geometry, true);
-          p.source = data_of<T>(source);
+          p.source = source_data;
           p.source_strides = strides_of(source, geometry);
-          p.weight = data_of<T>(weight);
+          p.weight = weight_data;
           p.weight_strides = weight_strides_of(weight, geometry, true);
           p.bias = bias_data;
-          p.dest = mutable_data_of<T>(dest);
+          p.dest = dest_data;
           p.dest_strides = strides;
           const std::array of_axis{&d, &h, &w};
           for (int i = 0; i < kAxes; ++i) {
@@ -201,7 +199,7 @@ void grad_input_into(const Engine& engine, const Tensor& dest, const Tensor& sou
 /// The gradient for the input of a convolution whose padding reads inside the input: the gradient
 /// for the padded input, folded back onto the positions that the padding read.
 template <class Engine>
-void grad_padded_input_into(const Engine& engine, const Tensor& dest, const Tensor& source,
+void grad_padded_input_into(Engine& engine, const Tensor& dest, const Tensor& source,
                             const Tensor& weight, const std::optional<Tensor>& bias,
                             const ConvGeometry& geometry) {
   ConvGeometry padded = geometry;
@@ -210,15 +208,15 @@ void grad_padded_input_into(const Engine& engine, const Tensor& dest, const Tens
     axis.input += axis.pad_begin + axis.pad_end;
     axis.pad_begin = axis.pad_end = 0;
   }
-  const Tensor temporary = allocate(padded.input_sizes(), source, engine.channels_last());
+  const Tensor temporary = engine.allocate(padded.input_sizes(), source, engine.channels_last());
   grad_input_into(engine, temporary, source, weight, std::nullopt, padded);
   with_conv_type(source.scalar_type(), [&](auto type) {
     using T = decltype(type);
     Fold<T> fold = fold_of<T>(geometry, padded);
-    fold.source = data_of<T>(temporary);
+    fold.source = engine.template read<T>(temporary);
     fold.source_strides = strides_of(temporary, padded);
-    fold.bias = bias ? data_of<T>(*bias) : nullptr;
-    fold.dest = mutable_data_of<T>(dest);
+    fold.bias = bias ? engine.template read<T>(*bias) : nullptr;
+    fold.dest = engine.template write<T>(dest);
     fold.dest_strides = strides_of(dest, geometry);
     engine.fold(fold);
   });
@@ -241,9 +239,9 @@ Tensor convolution_grad_input(const Tensor& grad_output, const Tensor& weight,
                                                         groups, padding_mode));
   }
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(weight);
-  const Tensor grad_input = allocate(geometry.input_sizes(), grad_output, channels_last);
+  Engine engine(grad_output, geometry, channels_last);
+  const Tensor grad_input = engine.allocate(geometry.input_sizes(), grad_output, channels_last);
   if (grad_input.numel() == 0) return grad_input;
-  const Engine engine(grad_output, geometry, channels_last);
   const Tensor source = source_for(engine, grad_output);
   const std::optional<Tensor> dense_bias = dense(bias);
   if (geometry.mode != PaddingMode::zeros) {
@@ -271,9 +269,9 @@ Tensor convolution_grad_weight(const Tensor& grad_output, const Tensor& input,
                                            stride, padding, dilation, groups, padding_mode);
   }
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(input);
-  Tensor grad_weight = allocate(geometry.weight_sizes(), input, channels_last);
+  Engine engine(input, geometry, channels_last);
+  Tensor grad_weight = engine.allocate(geometry.weight_sizes(), input, channels_last);
   if (grad_output.numel() == 0 || input.numel() == 0) return torch::stable::zero_(grad_weight);
-  const Engine engine(input, geometry, channels_last);
   const Tensor source = source_for(engine, input);
   const Tensor grad = source_for(engine, grad_output);
 
@@ -284,11 +282,11 @@ Tensor convolution_grad_weight(const Tensor& grad_output, const Tensor& input,
     WeightContraction<T> p;
     set_channels(p, geometry, false);
     for (int i = 0; i < kAxes; ++i) set_walk(p.walk[i], walks[i]);
-    p.source = data_of<T>(source);
+    p.source = engine.template read<T>(source);
     p.source_strides = strides_of(source, geometry);
-    p.grad = data_of<T>(grad);
+    p.grad = engine.template read<T>(grad);
     p.grad_strides = strides_of(grad, geometry);
-    p.dest = mutable_data_of<T>(grad_weight);
+    p.dest = engine.template write<T>(grad_weight);
     p.dest_strides = weight_strides_of(grad_weight, geometry, false);
     engine.run(p);
   });

@@ -50,6 +50,20 @@ Fold<T> fold_of(const ConvGeometry& geometry, const ConvGeometry& padded) {
   return fold;
 }
 
+/// The bias in every position of an input or output, as `size` says.
+template <class T>
+Fill<T> fill_of(T* dest, const Strides& strides, const T* bias, const ConvGeometry& geometry,
+                int64_t ConvAxis::* size) {
+  Fill<T> fill;
+  fill.batch = geometry.batch;
+  fill.channels = size == &ConvAxis::input ? geometry.in_channels : geometry.out_channels;
+  for (int i = 0; i < kAxes; ++i) fill.size[i] = geometry.axis[i].*size;
+  fill.bias = bias;
+  fill.dest = dest;
+  fill.dest_strides = strides;
+  return fill;
+}
+
 /// Makes one long row of a 1x1, stride-1, unpadded contraction whose planes are dense.
 template <class T>
 void merge_pointwise(Contraction<T>& p) {

@@ -30,18 +30,17 @@ void run(WeightContraction<T>& p, bool channels_last) {
   }
 }
 
-/// Sets every destination to its channel's bias, or to zero: what no tap reaches.
 template <class T>
-void fill_with_bias(T* dest, const Strides& strides, const T* bias, int64_t batch, int64_t channels,
-                    const int64_t (&size)[kAxes]) {
-  parallel_for(batch * channels, 1, [&](int64_t begin, int64_t end) {
+void run(const Fill<T>& p) {
+  parallel_for(p.batch * p.channels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const T value = bias != nullptr ? bias[i % channels] : T{};
-      T* plane = dest + i / channels * strides.batch + i % channels * strides.channel;
-      for (int64_t d = 0; d < size[0]; ++d) {
-        for (int64_t h = 0; h < size[1]; ++h) {
+      const T value = p.bias != nullptr ? p.bias[i % p.channels] : T{};
+      const Strides& strides = p.dest_strides;
+      T* plane = p.dest + i / p.channels * strides.batch + i % p.channels * strides.channel;
+      for (int64_t d = 0; d < p.size[0]; ++d) {
+        for (int64_t h = 0; h < p.size[1]; ++h) {
           T* row = plane + d * strides.axis[0] + h * strides.axis[1];
-          for (int64_t w = 0; w < size[2]; ++w) row[w * strides.axis[2]] = value;
+          for (int64_t w = 0; w < p.size[2]; ++w) row[w * strides.axis[2]] = value;
         }
       }
     }
@@ -55,6 +54,17 @@ class CpuEngine {
       : channels_last_(channels_last) {}
 
   bool channels_last() const { return channels_last_; }
+  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) const {
+    return cnnops::allocate(sizes, like, channels_last);
+  }
+  template <class T>
+  const T* read(const Tensor& tensor) const {
+    return data_of<T>(tensor);
+  }
+  template <class T>
+  T* write(const Tensor& tensor) const {
+    return mutable_data_of<T>(tensor);
+  }
   Tensor to_channels_last(const Tensor& tensor) const { return cnnops::to_channels_last(tensor); }
   void copy(const Tensor& from, Tensor to) const { torch::stable::copy_(to, from); }
 
@@ -63,12 +73,12 @@ class CpuEngine {
     cnnops::run(p, channels_last_);
   }
   template <class T>
-  void fold(const Fold<T>& fold) const {
-    conv_kernels<T>().fold_padding(fold);
+  void fold(const Fold<T>& p) const {
+    conv_kernels<T>().fold_padding(p);
   }
-  template <class... Arguments>
-  void fill_with_bias(const Arguments&... arguments) const {
-    cnnops::fill_with_bias(arguments...);
+  template <class T>
+  void fill(const Fill<T>& p) const {
+    cnnops::run(p);
   }
 
  private:

@@ -4,9 +4,6 @@
 #include "contraction.h"
 #include "dtype.h"
 
-/// Calls X(T) for every storage type with convolution kernels.
-#define CNNOPS_FOR_EACH_CONV_TYPE(X) X(float) X(double) X(bfloat16) X(float16) X(int64_t)
-
 namespace cnnops {
 
 /// "planar" kernels run their vectors along the innermost spatial axis and take any strides;
