@@ -9,14 +9,9 @@
 #include <string>
 
 #include "checks.h"
+#include "padding.h"
 
 namespace cnnops {
-
-/// Depth, height, width. A 1-d or 2-d convolution has size-1 axes in front.
-constexpr int kAxes = 3;
-
-/// What an input position outside the tensor reads as: zero, or a position inside it.
-enum class PaddingMode : uint8_t { zeros, reflect, replicate, circular };
 
 /// One spatial axis: output o reads, for tap k, the input at o * stride + k * dilation - pad_begin.
 struct ConvAxis {

@@ -4,6 +4,9 @@
 
 #include <cstdint>
 
+/// Calls X(T) for every storage type with convolution kernels.
+#define CNNOPS_FOR_EACH_CONV_TYPE(X) X(float) X(double) X(bfloat16) X(float16) X(int64_t)
+
 namespace cnnops {
 
 struct bfloat16 {

@@ -300,6 +300,18 @@ void check_sizes(const char* name, const IntList& sizes, const IntList& expected
                sizes, " for ", name);
 }
 
+PoolGeometry with_global_windows_flat(const PoolGeometry& g, WindowCount* count) {
+  for (const PoolAxis& axis : g.axis) {
+    const bool covers = axis.stride == 0 || (axis.kernel == axis.input && axis.padding == 0);
+    if (axis.output != 1 || axis.dilation != 1 || !covers) return g;
+  }
+  PoolGeometry flat = g;
+  flat.axis[0] = flat.axis[1] = PoolAxis();
+  flat.axis[2] = {g.input_plane(), 1, g.input_plane(), 0, 0, 1};
+  if (*count != WindowCount::kNone) *count = WindowCount::kAdaptive;
+  return flat;
+}
+
 AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse) {
   AxisWindows windows;
   windows.begin.resize(axis.output);

@@ -98,6 +98,10 @@ void check_sizes(const char* name, const IntList& sizes, const IntList& expected
 /// How the elements of a window are counted for the mean.
 enum class WindowCount { kNone, kInput, kPadded, kAdaptive };
 
+/// `g` as kernels compute it: where the only window of a plane covers all of it, the plane as one
+/// row, whose window counts as its own elements if it counts at all.
+PoolGeometry with_global_windows_flat(const PoolGeometry& g, WindowCount* count);
+
 /// The windows along one axis: output o reads inputs begin[o], begin[o] + dilation, ... below
 /// end[o]. `end` never decreases, nor does `begin` where dilation is 1.
 struct AxisWindows {

@@ -116,12 +116,15 @@ void check_like_input(const char* name, const Tensor& tensor, const Tensor& inpu
                dtype_name(tensor.scalar_type()), ") should be the same");
 }
 
-Tensor to_channels_last(const Tensor& tensor) {
+bool is_dense_channels_last(const Tensor& tensor) {
   const auto strides = tensor.strides();
-  const IntList sizes = sizes_of(tensor);
-  if (IntList(strides.begin(), strides.end()) == dense_strides(sizes, true)) return tensor;
+  return IntList(strides.begin(), strides.end()) == dense_strides(sizes_of(tensor), true);
+}
+
+Tensor to_channels_last(const Tensor& tensor) {
+  if (is_dense_channels_last(tensor)) return tensor;
   // contiguous() would leave any strides on axes of size 1, but the kernels step by them.
-  Tensor copy = allocate(sizes, tensor, true);
+  Tensor copy = allocate(sizes_of(tensor), tensor, true);
   return torch::stable::copy_(copy, tensor);
 }
 

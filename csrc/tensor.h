@@ -35,7 +35,11 @@ T* mutable_data_of(const Tensor& tensor) {
 /// order N, *spatial, C? Of layouts that fit both formats, as with C == 1, the strides decide.
 bool is_channels_last(const Tensor& tensor);
 
-/// `tensor` itself where its elements lie densely in channels_last order, else such a copy.
+/// Whether the elements lie densely in channels_last order, with the strides that torch gives a
+/// new tensor.
+bool is_dense_channels_last(const Tensor& tensor);
+
+/// `tensor` itself where is_dense_channels_last, else such a copy.
 Tensor to_channels_last(const Tensor& tensor);
 
 /// An uninitialised tensor like `like` in dtype and device; channels_last needs 4 or 5 sizes.

@@ -1,29 +1,43 @@
 // The convolution kernels of one instruction set for one storage type, as a table of pointers.
 #pragma once
 
-#include "cpu/contraction.h"
+#include "contraction.h"
 #include "dtype.h"
 
-/// Calls X(T) for every storage type with convolution kernels.
-#define CNNOPS_FOR_EACH_CONV_TYPE(X) X(float) X(double) X(bfloat16) X(float16) X(int64_t)
-
 namespace cnnops {
+
+/// What a kernel takes for a call, beside its tensors.
+struct Footprint {
+  int64_t tile_rows = 0;     // of the tile in registers: elements that are broadcast
+  int64_t tile_columns = 0;  // and elements that fill registers
+  int64_t shared = 0;        // bytes of scratch of a call: packed weights, sums, tables
+  int64_t per_thread = 0;    // bytes of scratch of every thread that takes part
+};
+
+/// A kernel, and what it takes: both ask the same blocking.
+template <class Problem>
+struct Kernel {
+  void (*run)(const Problem&);
+  Footprint (*footprint)(const Problem&);
+};
 
 /// "planar" kernels run their vectors along the innermost spatial axis and take any strides;
 /// "channels_last" kernels run them along channels, which must have stride 1.
 template <class T>
 struct ConvKernels {
-  void (*gemm_planar)(const Contraction<T>&);
-  void (*gemm_channels_last)(const Contraction<T>&);
-  void (*direct_planar)(const Contraction<T>&);
-  void (*grouped_channels_last)(const Contraction<T>&);
+  int64_t lanes;  // accumulators in a register
 
-  void (*weight_gemm_planar)(const WeightContraction<T>&);
-  void (*weight_gemm_channels_last)(const WeightContraction<T>&);
-  void (*weight_direct_planar)(const WeightContraction<T>&);
-  void (*weight_grouped_channels_last)(const WeightContraction<T>&);
+  Kernel<Contraction<T>> gemm_planar;
+  Kernel<Contraction<T>> gemm_channels_last;
+  Kernel<Contraction<T>> direct_planar;
+  Kernel<Contraction<T>> grouped_channels_last;
 
-  void (*fold_padding)(const Fold<T>&);
+  Kernel<WeightContraction<T>> weight_gemm_planar;
+  Kernel<WeightContraction<T>> weight_gemm_channels_last;
+  Kernel<WeightContraction<T>> weight_direct_planar;
+  Kernel<WeightContraction<T>> weight_grouped_channels_last;
+
+  Kernel<Fold<T>> fold_padding;
 };
 
 }  // namespace cnnops

@@ -33,16 +33,7 @@ struct Walk {
   int64_t tap_count = 1;
 
   /// The source position that `position` reads, or -1 for zero.
-  int64_t resolve(int64_t position) const {
-    if (position >= 0 && position < size) return position;
-    switch (mode) {
-      case PaddingMode::zeros: return -1;
-      case PaddingMode::replicate: return position < 0 ? 0 : size - 1;
-      case PaddingMode::circular: return position < 0 ? position + size : position - size;
-      case PaddingMode::reflect: return position < 0 ? -position : 2 * (size - 1) - position;
-    }
-    return -1;
-  }
+  int64_t resolve(int64_t position) const { return resolve_position(position, size, mode); }
 
   /// The smallest and the largest offset of a tap.
   int64_t low() const {
@@ -133,6 +124,17 @@ struct Fold {
   int64_t pad_begin[kAxes] = {0, 0, 0};
   const T* source = nullptr;
   Strides source_strides;
+  const T* bias = nullptr;
+  T* dest = nullptr;
+  Strides dest_strides;
+};
+
+/// dest[n, c, i] = bias[c], or zero where there is none: what no tap reaches.
+template <class T>
+struct Fill {
+  int64_t batch = 1;
+  int64_t channels = 1;
+  int64_t size[kAxes] = {1, 1, 1};
   const T* bias = nullptr;
   T* dest = nullptr;
   Strides dest_strides;

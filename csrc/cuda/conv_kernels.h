@@ -1,0 +1,21 @@
+// The convolution kernels as the operators call them; each file of csrc/cuda/ that defines one
+// instantiates it for the types it serves.
+#pragma once
+
+#include "contraction.h"
+#include "cuda/runtime.h"
+
+namespace cnnops::cuda {
+
+/// A contraction with ordinary multiply-adds, exact in the type of the sums. Any strides;
+/// `channels_last`: those of the source are channels_last. Workspace: the weight in the type of
+/// the sums, its rows rounded up to 4 and the sum to 8 steps, and 32 bytes a step.
+template <class T>
+void run_fma_gemm(DeviceCall& device, const Contraction<T>& p, bool channels_last);
+
+/// The same for the gradient for the weight. Workspace: partial sums of at most kMaxPartialSums
+/// bytes or one weight in the type of the sums, whichever is more, and 32 bytes a column.
+template <class T>
+void run_fma_gemm_weight(DeviceCall& device, const WeightContraction<T>& p, bool channels_last);
+
+}  // namespace cnnops::cuda

@@ -1,0 +1,24 @@
+// Numbers of blocks.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "checks.h"
+
+namespace cnnops::cuda {
+
+/// The grid of `blocks` blocks along x, the axis that allows most of them.
+inline dim3 grid_of(int64_t blocks) {
+  CNNOPS_CHECK(blocks <= INT32_MAX, "the result is too large for the CUDA kernels: it takes ",
+               blocks, " blocks of threads, and a grid has at most ", INT32_MAX);
+  return dim3(static_cast<unsigned>(blocks));
+}
+
+/// The grid of blocks of 256 threads that stride over `count` elements.
+inline dim3 grid_over(int64_t count) {
+  return dim3(static_cast<unsigned>(std::clamp<int64_t>((count + 255) / 256, 1, 1 << 15)));
+}
+
+}  // namespace cnnops::cuda

@@ -1,0 +1,88 @@
+// From geometry to contractions: which source position each destination reads for each tap. The
+// rules that every device shares.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "contraction.h"
+
+namespace cnnops {
+
+/// A walk and the taps that it points to. Offsets and kernel positions of successive taps have
+/// constant differences.
+struct OwnedWalk {
+  Walk walk;
+  std::vector<Tap> taps;
+};
+
+/// Output positions of `axis` reading the input. With `drop` the first and last taps that only ever
+/// read zeros are left out.
+OwnedWalk forward_walk(const ConvAxis& axis, PaddingMode mode, bool drop);
+
+/// The phases of `axis` that any tap reaches, each as the walk of input positions phase, phase +
+/// stride, ... over grad_output. Input position i takes tap k from output position
+/// (i + pad_begin - k * dilation) / stride where that is whole.
+std::map<int64_t, OwnedWalk> grad_input_phases(const ConvAxis& axis);
+
+/// Whether `phases` are all that `axis` has: then they write every input position.
+bool covers_input(const std::map<int64_t, OwnedWalk>& phases, const ConvAxis& axis);
+
+/// Makes `to` the walk of `owned`, which must outlive it.
+void set_walk(Walk& to, const OwnedWalk& owned);
+
+/// Batch, groups and channels of a contraction from input to output, or with `transposed` back.
+void set_channels(ContractionShape& to, const ConvGeometry& geometry, bool transposed);
+
+/// The fold that ends the gradient for an input whose padding reads inside it: `padded` is
+/// `geometry` with the padding made part of the input. Pointers and strides are left to set.
+template <class T>
+Fold<T> fold_of(const ConvGeometry& geometry, const ConvGeometry& padded) {
+  Fold<T> fold;
+  fold.batch = geometry.batch;
+  fold.channels = geometry.in_channels;
+  for (int i = 0; i < kAxes; ++i) {
+    fold.walk[i].size = geometry.axis[i].input;
+    fold.walk[i].mode = geometry.mode;
+    fold.extent[i] = padded.axis[i].input;
+    fold.pad_begin[i] = geometry.axis[i].pad_begin;
+  }
+  return fold;
+}
+
+/// The bias in every position of an input or output, as `size` says.
+template <class T>
+Fill<T> fill_of(T* dest, const Strides& strides, const T* bias, const ConvGeometry& geometry,
+                int64_t ConvAxis::* size) {
+  Fill<T> fill;
+  fill.batch = geometry.batch;
+  fill.channels = size == &ConvAxis::input ? geometry.in_channels : geometry.out_channels;
+  for (int i = 0; i < kAxes; ++i) fill.size[i] = geometry.axis[i].*size;
+  fill.bias = bias;
+  fill.dest = dest;
+  fill.dest_strides = strides;
+  return fill;
+}
+
+/// Makes one long row of a 1x1, stride-1, unpadded contraction whose planes are dense.
+template <class T>
+void merge_pointwise(Contraction<T>& p) {
+  int64_t pixels = 1;
+  const int64_t source_step = p.source_strides.axis[2], dest_step = p.dest_strides.axis[2];
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    const Walk& walk = p.walk[axis];
+    const bool same = walk.tap_count == 1 && walk.taps[0].offset == 0 && walk.step == 1 &&
+                      walk.count == walk.size;
+    const bool dense = walk.count == 1 || (p.source_strides.axis[axis] == source_step * pixels &&
+                                           p.dest_strides.axis[axis] == dest_step * pixels);
+    if (!same || !dense) return;
+    pixels *= walk.count;
+  }
+  for (int axis = 0; axis < 2; ++axis) {
+    p.walk[axis].count = p.walk[axis].size = 1;
+    p.source_strides.axis[axis] = p.dest_strides.axis[axis] = 0;
+  }
+  p.walk[2].count = p.walk[2].size = pixels;
+}
+
+}  // namespace cnnops
