@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import cnnops.functional
@@ -243,6 +243,24 @@ def _describe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ca
     return Case(name, tensors["input"], options, tensors.get("weight", ()), "bias" in tensors)
 
 
+def build(name: str) -> nn.Module:
+    """The torchvision model `name` with random weights.
+
+    Raises:
+        ValueError: there is none of that name.
+        ModuleNotFoundError: torchvision is not installed.
+    """
+    import torchvision
+
+    builder = torchvision.models.get_model_builder(name)
+    known = inspect.signature(builder).parameters
+    with warnings.catch_warnings():
+        # Some warn of how they initialize weights.
+        warnings.simplefilter("ignore", FutureWarning)
+        # Without this, models on a backbone download weights for it.
+        return builder(**{"weights_backbone": None} if "weights_backbone" in known else {})
+
+
 def of_model(name: str, shape: Sequence[int]) -> tuple[Layer, ...]:
     """The convolutions and poolings that a torchvision model makes in a forward pass.
 
@@ -256,15 +274,8 @@ def of_model(name: str, shape: Sequence[int]) -> tuple[Layer, ...]:
         ValueError: an unknown model, or one that does not take a tensor of this shape.
         ModuleNotFoundError: torchvision is not installed.
     """
-    import torchvision
-
-    builder = torchvision.models.get_model_builder(name)
-    known = inspect.signature(builder).parameters
-    with torch.device("meta"), warnings.catch_warnings():
-        # Some warn of how they initialize weights, which do not exist here.
-        warnings.simplefilter("ignore", FutureWarning)
-        # Without this, models on a backbone download weights for it.
-        model = builder(**{"weights_backbone": None} if "weights_backbone" in known else {})
+    with torch.device("meta"):
+        model = build(name)
     recorder = _Recorder()
     try:
         with torch.no_grad(), recorder:

@@ -10,22 +10,35 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnops.check.reference import lay_out
+import cnnops.functional
+from cnnops.plan import PHASES, Plan, plan_call
 
 from .cases import Layer, first_line
+from .devices import Device
 from .machine import Machine
-from .peers import LAYOUTS, OWN, TORCH, Contender, contenders, has_layout
+from .peers import (
+    LAYOUTS,
+    OWN,
+    TORCH,
+    Contender,
+    Run,
+    contenders,
+    engine_runs,
+    has_layout,
+    lay_out_as,
+    require,
+)
 
 #: What is timed: the forward pass, the gradient for the input, those for weight and bias, all
 #: gradients at once, or forward and all gradients. A pooling has no gradients but the input's.
-PASSES = ("fwd", "bwd_input", "bwd_weight", "bwd", "train")
+PASSES = PHASES
 
 #: The largest difference from torch, as a fraction of the largest result. This is to find wrong
 #: results, not lost digits: `cnnops check` has the bounds for those.
@@ -35,8 +48,6 @@ TOLERANCES = {
     torch.bfloat16: 4e-2,
     torch.float16: 5e-3,
 }
-
-Run = Callable[[], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -48,17 +59,20 @@ class Settings:
         layouts: some of `peers.LAYOUTS`.
         dtype: of all tensors, one of TOLERANCES.
         threads: how many compute.
+        peers: some of `peers.OPTIONAL`, beside torch.
         rounds: how often each contender is sampled.
         sample: seconds that a sample takes at least; calls are repeated to fill it.
 
     Raises:
-        ValueError: an unknown pass or layout.
+        ValueError: an unknown pass, layout or peer.
+        ModuleNotFoundError: a peer that is not installed.
     """
 
     passes: tuple[str, ...] = ("fwd", "bwd")
     layouts: tuple[str, ...] = ("nchw",)
     dtype: torch.dtype = torch.float32
     threads: int = 1
+    peers: tuple[str, ...] = ()
     rounds: int = 15
     sample: float = 5e-3
 
@@ -70,6 +84,7 @@ class Settings:
             for name in given:
                 if name not in known:
                     raise ValueError(f"{what} should be one of {', '.join(known)}, not {name!r}")
+        require(self.peers)
 
     @property
     def quick(self) -> Settings:
@@ -99,6 +114,12 @@ class Row:
         gflops, gbytes: what cnnops reached, in 1e9 operations and bytes per second.
         limit: the least time by the machine's measure, as a fraction of that of cnnops; None when
             the machine's peak is unknown. Data that stay in a cache can exceed 1.
+        intensity: operations per byte of the tensors, each counted once.
+        algorithm: the kernels of cnnops, and in `plan` why, with their tiles and workspace.
+        workspace: bytes that cnnops takes at peak beside arguments and results, by its plan; None
+            where it has none.
+        torch_memory: the same of torch in the same layout, measured; None where unknown.
+        absent: optional peers that could not take part, and why.
         error: why nothing was timed, or empty.
 
     """
@@ -118,6 +139,12 @@ class Row:
     gflops: float = 0.0
     gbytes: float = 0.0
     limit: float | None = None
+    intensity: float = 0.0
+    algorithm: str = ""
+    plan: str = ""
+    workspace: int | None = None
+    torch_memory: int | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
 
     @property
@@ -137,7 +164,7 @@ def jobs(layers: Sequence[Layer], settings: Settings) -> list[Job]:
     ]
 
 
-def time_job(job: Job, settings: Settings, machine: Machine) -> Row:
+def time_job(job: Job, settings: Settings, machine: Machine, device: Device) -> Row:
     """Runs one job; exceptions and disagreement become the row's error."""
     layer = job.layer
     row = Row(
@@ -147,22 +174,48 @@ def time_job(job: Job, settings: Settings, machine: Machine) -> Row:
         count=layer.count,
         phase=job.phase,
         layout=job.layout,
-        dtype=str(settings.dtype).removeprefix("torch."),
+        dtype=name_of(settings.dtype),
         threads=settings.threads,
         seconds={},
     )
     try:
-        runs = prepare(job, settings.dtype)
+        runs, absent = prepare(job, settings, device)
         error = disagreement(runs, TOLERANCES[settings.dtype])
     except (RuntimeError, TypeError, ValueError) as problem:
         error = f"{type(problem).__name__}: {first_line(problem)}"
     if error:
         return replace(row, error=error)
-    samples = in_turns(runs, settings.rounds, settings.sample)
+    if device.name == "cpu":
+        plan = plan_of(job, settings.dtype)
+        row = replace(
+            row,
+            algorithm=plan.algorithm,
+            plan=str(plan),
+            workspace=plan.workspace(settings.threads),
+        )
+    row = replace(row, absent=absent, torch_memory=device.extra_memory(runs[TORCH]))
+    return timed(row, runs, work(job, settings.dtype), settings, machine, device)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`torch.float32` as "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def timed(
+    row: Row,
+    runs: Mapping[str, Run],
+    amount: tuple[int, int],
+    settings: Settings,
+    machine: Machine,
+    device: Device,
+) -> Row:
+    """`row` with the figures of these contenders; `amount` is operations and bytes of a call."""
+    samples = in_turns(runs, settings.rounds, settings.sample, device)
     seconds = {name: statistics.median(times) for name, times in samples.items()}
     ratios = [theirs / own for theirs, own in zip(samples[TORCH], samples[OWN], strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    flops, size = work(job, settings.dtype)
+    flops, size = amount
     limit = machine.limit(flops, size)
     return replace(
         row,
@@ -172,7 +225,8 @@ def time_job(job: Job, settings: Settings, machine: Machine) -> Row:
         high=high,
         gflops=flops / seconds[OWN] / 1e9,
         gbytes=size / seconds[OWN] / 1e9,
-        limit=None if limit is None else limit / seconds[OWN],
+        limit=None if limit is None or not size else limit / seconds[OWN],
+        intensity=flops / size if size else 0.0,
     )
 
 
@@ -183,18 +237,44 @@ def work(job: Job, dtype: torch.dtype) -> tuple[int, int]:
     return parts * job.layer.flops, parts * job.layer.elements * dtype.itemsize
 
 
-def prepare(job: Job, dtype: torch.dtype) -> dict[str, Run]:
-    """For each contender a function that computes the job once, all on the same numbers."""
+def plan_of(job: Job, dtype: torch.dtype) -> Plan:
+    """What cnnops will run for a job."""
+    call = job.layer.call
+    tensors = [
+        lay_out_as(torch.empty(shape, dtype=dtype, device="meta"), job.layout)
+        for shape in job.layer.shapes
+    ]
+    function = getattr(cnnops.functional, call.function)
+    return plan_call(function, tensors, call.options, job.phase)
+
+
+def prepare(job: Job, settings: Settings, device: Device) -> tuple[dict[str, Run], dict[str, str]]:
+    """What computes the job once for each contender, all on the same numbers, and who cannot."""
     generator = torch.Generator().manual_seed(0)
     shapes = (*job.layer.shapes, job.layer.output)
-    values = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
-    sides = contenders(job.layer.call.function, job.layer.call.rank, job.layout)
-    return {side.name: _run_of(side, job, values) for side in sides}
+    values = [
+        torch.randn(shape, generator=generator).to(device.name, settings.dtype) for shape in shapes
+    ]
+    call = job.layer.call
+    compiled = "compile" in settings.peers
+    sides = contenders(call.function, call.rank, job.layout, compiled)
+    runs = {side.name: _run_of(side, job, values) for side in sides}
+    absent: dict[str, str] = {}
+    if job.phase == "fwd" and device.name == "cpu":
+        others, absent = engine_runs(settings.peers, job.layer, values[:-1], settings.threads)
+        runs |= others
+    if compiled:
+        try:
+            runs["compile"]()
+        except Exception as problem:  # whatever the compiler raises
+            del runs["compile"]
+            absent["compile"] = first_line(problem)
+    return runs, absent
 
 
 def _run_of(side: Contender, job: Job, values: Sequence[Tensor]) -> Run:
     """One contender at one job; `values` are the layer's tensors and the gradient that arrives."""
-    *tensors, cotangent = (_lay_out(value, side.layout) for value in values)
+    *tensors, cotangent = (lay_out_as(value, side.layout) for value in values)
     options = job.layer.call.options
     if job.phase == "fwd":
         return lambda: (side.function(*tensors, **options),)
@@ -203,13 +283,31 @@ def _run_of(side: Contender, job: Job, values: Sequence[Tensor]) -> Run:
         tensor.requires_grad_()
     if job.phase == "train":
         return lambda: torch.autograd.grad(side.function(*tensors, **options), wanted, cotangent)
+    if side.name == "compile":
+        return _compiled_backward(side, tensors, options, wanted, cotangent)
     output = side.function(*tensors, **options)
     return lambda: torch.autograd.grad(output, wanted, cotangent, retain_graph=True)
 
 
-def _lay_out(value: Tensor, layout: str) -> Tensor:
-    """A copy of `value` in this layout; a bias has but one."""
-    return lay_out(value, LAYOUTS[layout] if value.dim() > 1 else "contiguous").clone()
+def _compiled_backward(
+    side: Contender,
+    tensors: Sequence[Tensor],
+    options: Mapping[str, Any],
+    wanted: Sequence[Tensor],
+    cotangent: Tensor,
+) -> Run:
+    """The backward pass of a compiled function, which may run again only if told so beforehand."""
+    from torch._functorch import config
+
+    output: list[Tensor] = []
+
+    def run() -> tuple[Tensor, ...]:
+        if not output:
+            with config.patch(donated_buffer=False):
+                output.append(side.function(*tensors, **options))
+        return torch.autograd.grad(output[0], wanted, cotangent, retain_graph=True)
+
+    return run
 
 
 def disagreement(runs: Mapping[str, Run], tolerance: float) -> str:
@@ -231,14 +329,18 @@ def disagreement(runs: Mapping[str, Run], tolerance: float) -> str:
     return ""
 
 
-def in_turns(runs: Mapping[str, Run], rounds: int, sample: float) -> dict[str, list[float]]:
+def in_turns(
+    runs: Mapping[str, Run], rounds: int, sample: float, device: Device
+) -> dict[str, list[float]]:
     """Seconds of a call, by contender and round.
 
     Each round begins with another contender, so that none always runs in the wake of the same one.
     A sample is as many calls as take `sample` seconds, at least one, after one that is not counted
     and brings the contender's own data back into the caches.
     """
-    repeats = {name: max(1, math.ceil(sample / _seconds(run, 1))) for name, run in runs.items()}
+    repeats = {
+        name: max(1, math.ceil(sample / device.seconds(run, 1))) for name, run in runs.items()
+    }
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()
@@ -248,16 +350,8 @@ def in_turns(runs: Mapping[str, Run], rounds: int, sample: float) -> dict[str, l
             start = turn % len(names)
             for name in names[start:] + names[:start]:
                 runs[name]()
-                times[name].append(_seconds(runs[name], repeats[name]))
+                times[name].append(device.seconds(runs[name], repeats[name]))
     finally:
         if collecting:
             gc.enable()
     return times
-
-
-def _seconds(run: Run, repeats: int) -> float:
-    """Mean time of so many calls."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats

@@ -12,7 +12,10 @@ from .machine import Machine
 from .measure import Row
 
 #: Raised with every change that makes older files unreadable.
-VERSION = 1
+VERSION = 2
+
+#: What two rows that can be compared have in common.
+Key = tuple[str, ...]
 
 #: A smaller loss of speed-up than this fraction is never called a regression.
 NOISE = 0.05
@@ -43,8 +46,8 @@ def load(path: Path) -> tuple[Machine, list[Row]]:
         raise ValueError(f"{path} is not a file that `cnnops bench --json` wrote") from error
 
 
-def key(row: Row) -> tuple[str, ...]:
-    """What two rows that can be compared have in common."""
+def key(row: Row) -> Key:
+    """The key of a row."""
     return (row.call, row.phase, row.layout, row.dtype, str(row.threads))
 
 

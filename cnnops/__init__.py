@@ -3,6 +3,7 @@
 from cnnops import functional, nn
 from cnnops.convert import convert, revert
 from cnnops.enable import enable
+from cnnops.plan import plan
 from cnnops.support import FallbackWarning, UnsupportedError
 
 __version__ = "0.1.0"
@@ -14,5 +15,6 @@ __all__ = [
     "enable",
     "functional",
     "nn",
+    "plan",
     "revert",
 ]

@@ -2,7 +2,7 @@
 
 import ast
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,8 @@ _SHAPE = _Listed("sizes", int)
     type=_Listed("passes", str),
     default="fwd,bwd",
     show_default=True,
-    help="Some of fwd, bwd_input, bwd_weight, bwd (all gradients) and train (fwd and bwd).",
+    help="Some of fwd, bwd_input, bwd_weight, bwd (all gradients) and train (fwd and bwd). "
+    "With --e2e: fwd (inference) and train (a training step).",
 )
 @click.option(
     "--layout",
@@ -160,6 +161,11 @@ _SHAPE = _Listed("sizes", int)
 @click.option("--quick", is_flag=True, help="A few short samples: rough figures in seconds.")
 @click.option("--model", metavar="NAME", help="The layers of this torchvision model instead.")
 @click.option(
+    "--e2e",
+    is_flag=True,
+    help="Whole models, as they are against converted: --model, or some well-known ones.",
+)
+@click.option(
     "--model-input",
     type=_SHAPE,
     default="1,3,224,224",
@@ -180,16 +186,32 @@ _SHAPE = _Listed("sizes", int)
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where."
 )
 @click.option(
+    "--peers",
+    type=_Listed("peers", str),
+    default=(),
+    metavar="NAMES",
+    help="Beside torch: compile (torch.compile), onnxruntime, openvino (both forward only).",
+)
+@click.option(
     "--json",
-    "save_to",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the figures to this file.",
 )
 @click.option(
     "--compare",
-    "compare_with",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Mark what is slower than in this file, which --json wrote.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the charts speedup.png and roofline.png to this folder.",
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a report, one page that needs nothing else, to this file.",
 )
 def bench(
     passes: tuple[str, ...],
@@ -199,45 +221,52 @@ def bench(
     pattern: str | None,
     quick: bool,
     model: str | None,
+    e2e: bool,
     model_input: tuple[int, ...],
     op: str | None,
     shape: tuple[int, ...] | None,
     weight: tuple[int, ...],
     options: tuple[str, ...],
     device: str,
-    save_to: Path | None,
-    compare_with: Path | None,
+    peers: tuple[str, ...],
+    json: Path | None,
+    compare: Path | None,
+    plot: Path | None,
+    html: Path | None,
 ) -> None:
-    """Time layers of known networks, or others, against torch, side by side.
+    """Time layers of known networks, other layers or whole models against torch, side by side.
 
     Fails when a result disagrees with torch's or a call raises an error; never for its speed.
     """
     from cnnops import benchmarks
 
-    if device == "cuda":
-        raise click.ClickException("this build of cnnops has no CUDA kernels: nothing to time")
     if model is not None and op is not None:
         raise click.UsageError("--model and --op exclude each other")
     if (op is None) != (shape is None):
         raise click.UsageError("--op and --shape go together")
+    if e2e and op is not None:
+        raise click.UsageError("--e2e and --op exclude each other")
     if op is None and (weight or options):
         raise click.UsageError("--weight and --set describe the call of --op")
     try:
         settings = benchmarks.Settings(
-            passes, layouts, getattr(torch, dtype), threads or torch.get_num_threads()
+            passes, layouts, getattr(torch, dtype), threads or torch.get_num_threads(), peers
         )
-        if model is not None:
-            layers = benchmarks.of_model(model, model_input)
+        where = benchmarks.devices.find(device)
+        work: Sequence[Any] = benchmarks.NAMED
+        if e2e:
+            names = benchmarks.NETWORKS if model is None else (model,)
+            work = [benchmarks.Network(name, model_input) for name in names]
+        elif model is not None:
+            work = benchmarks.of_model(model, model_input)
         elif op is not None and shape is not None:
-            layers = (benchmarks.by_hand(op, shape, weight, dict(map(_argument, options))),)
-        else:
-            layers = benchmarks.NAMED
+            work = (benchmarks.by_hand(op, shape, weight, dict(map(_argument, options))),)
         passed = benchmarks.run(
-            [layer for layer in layers if pattern is None or pattern in layer.name],
+            [each for each in work if pattern is None or pattern in each.name],
             settings.quick if quick else settings,
+            where,
             Console(),
-            save_to,
-            compare_with,
+            benchmarks.Files(json, compare, plot, html),
         )
     except (ModuleNotFoundError, ValueError) as error:
         raise click.ClickException(str(error)) from error

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cpu/dispatch.h"
+#include "cpu/plan_notes.h"
 #include "schemas.h"
 
 STABLE_TORCH_LIBRARY(cnnops, m) { cnnops::define_schemas(m); }
@@ -57,12 +58,37 @@ PyObject* set_isa(PyObject*, PyObject* name) {
   Py_RETURN_NONE;
 }
 
+PyObject* take_plans(PyObject*, PyObject*) {
+  std::vector<cnnops::PlanNote> notes;
+  notes.swap(cnnops::plan_notes());
+  PyObject* list = PyList_New(0);
+  if (list == nullptr) return nullptr;
+  const auto number = [](int64_t value) { return static_cast<long long>(value); };
+  for (const cnnops::PlanNote& note : notes) {
+    const cnnops::Footprint& takes = note.footprint;
+    PyObject* item =
+        Py_BuildValue("(ssLLLLL)", note.algorithm, note.reason, number(takes.tile_rows),
+                      number(takes.tile_columns), number(takes.shared), number(takes.per_thread),
+                      number(note.held));
+    if (item == nullptr || PyList_Append(list, item) < 0) {
+      Py_XDECREF(item);
+      Py_DECREF(list);
+      return nullptr;
+    }
+    Py_DECREF(item);
+  }
+  return list;
+}
+
 PyMethodDef methods[] = {
     {"isa", isa, METH_NOARGS, "isa() -> str: the instruction set whose kernels run now."},
     {"available_isas", available_isas, METH_NOARGS,
      "available_isas() -> list[str]: instruction sets this CPU and this build both have."},
     {"set_isa", set_isa, METH_O,
      "set_isa(name): run the kernels of this instruction set; RuntimeError where unavailable."},
+    {"take_plans", take_plans, METH_NOARGS,
+     "take_plans() -> list of (algorithm, reason, tile_rows, tile_columns, shared, per_thread, "
+     "held): what calls of torch.ops.cnnops_plan in this thread noted since the last time."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -1,35 +1,12 @@
 // Convolution on the CPU: contractions -> plan -> kernels.
 #include "conv_op.h"
-#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "cpu/plan.h"
 
 namespace cnnops {
 namespace {
 
-template <class T>
-void run(Contraction<T>& p, bool channels_last) {
-  merge_pointwise(p);
-  const ConvKernels<T>& kernels = conv_kernels<T>();
-  switch (choose_algorithm(p, channels_last)) {
-    case Algorithm::gemm_planar: return kernels.gemm_planar(p);
-    case Algorithm::gemm_channels_last: return kernels.gemm_channels_last(p);
-    case Algorithm::direct_planar: return kernels.direct_planar(p);
-    case Algorithm::grouped_channels_last: return kernels.grouped_channels_last(p);
-  }
-}
-
-template <class T>
-void run(WeightContraction<T>& p, bool channels_last) {
-  const ConvKernels<T>& kernels = conv_kernels<T>();
-  switch (choose_weight_algorithm(p, channels_last)) {
-    case Algorithm::gemm_planar: return kernels.weight_gemm_planar(p);
-    case Algorithm::gemm_channels_last: return kernels.weight_gemm_channels_last(p);
-    case Algorithm::direct_planar: return kernels.weight_direct_planar(p);
-    case Algorithm::grouped_channels_last: return kernels.weight_grouped_channels_last(p);
-  }
-}
-
+/// Sets every destination to its channel's bias, or to zero: what no tap reaches.
 template <class T>
 void run(const Fill<T>& p) {
   parallel_for(p.batch * p.channels, 1, [&](int64_t begin, int64_t end) {
@@ -70,11 +47,11 @@ class CpuEngine {
 
   template <class Problem>
   void run(Problem& p) const {
-    cnnops::run(p, channels_last_);
+    plan_of(p, channels_last_).kernel.run(p);
   }
   template <class T>
   void fold(const Fold<T>& p) const {
-    conv_kernels<T>().fold_padding(p);
+    conv_kernels<T>().fold_padding.run(p);
   }
   template <class T>
   void fill(const Fill<T>& p) const {

@@ -6,21 +6,38 @@
 
 namespace cnnops {
 
+/// What a kernel takes for a call, beside its tensors.
+struct Footprint {
+  int64_t tile_rows = 0;     // of the tile in registers: elements that are broadcast
+  int64_t tile_columns = 0;  // and elements that fill registers
+  int64_t shared = 0;        // bytes of scratch of a call: packed weights, sums, tables
+  int64_t per_thread = 0;    // bytes of scratch of every thread that takes part
+};
+
+/// A kernel, and what it takes: both ask the same blocking.
+template <class Problem>
+struct Kernel {
+  void (*run)(const Problem&);
+  Footprint (*footprint)(const Problem&);
+};
+
 /// "planar" kernels run their vectors along the innermost spatial axis and take any strides;
 /// "channels_last" kernels run them along channels, which must have stride 1.
 template <class T>
 struct ConvKernels {
-  void (*gemm_planar)(const Contraction<T>&);
-  void (*gemm_channels_last)(const Contraction<T>&);
-  void (*direct_planar)(const Contraction<T>&);
-  void (*grouped_channels_last)(const Contraction<T>&);
+  int64_t lanes;  // accumulators in a register
 
-  void (*weight_gemm_planar)(const WeightContraction<T>&);
-  void (*weight_gemm_channels_last)(const WeightContraction<T>&);
-  void (*weight_direct_planar)(const WeightContraction<T>&);
-  void (*weight_grouped_channels_last)(const WeightContraction<T>&);
+  Kernel<Contraction<T>> gemm_planar;
+  Kernel<Contraction<T>> gemm_channels_last;
+  Kernel<Contraction<T>> direct_planar;
+  Kernel<Contraction<T>> grouped_channels_last;
 
-  void (*fold_padding)(const Fold<T>&);
+  Kernel<WeightContraction<T>> weight_gemm_planar;
+  Kernel<WeightContraction<T>> weight_gemm_channels_last;
+  Kernel<WeightContraction<T>> weight_direct_planar;
+  Kernel<WeightContraction<T>> weight_grouped_channels_last;
+
+  Kernel<Fold<T>> fold_padding;
 };
 
 }  // namespace cnnops

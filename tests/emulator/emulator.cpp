@@ -627,10 +627,13 @@ void configure(const std::string& text) {
   m.launches = 0;
 }
 
-Settings settings() {
-  const std::lock_guard<std::mutex> lock(machine().one_launch);
+std::string settings_text() {
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.one_launch);
   read_environment();
-  return machine().settings;
+  return std::string("schedule=") + kScheduleNames[static_cast<int>(m.settings.schedule)] +
+         ",seed=" + std::to_string(m.settings.seed) + ",races=" + (m.settings.races ? "1" : "0") +
+         ",count=" + (m.settings.count ? "1" : "0");
 }
 
 std::string counter_report() {

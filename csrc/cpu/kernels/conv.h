@@ -25,12 +25,28 @@
 //
 #include "cpu/kernels/fold_padding.h"
 
+template <class T, template <class> class Blocking>
+Footprint footprint(const Contraction<T>& p) {
+  return Blocking<T>(p).footprint();
+}
+template <class T, template <class> class Blocking>
+Footprint weight_footprint(const WeightContraction<T>& p) {
+  return Blocking<T>(p).footprint();
+}
+
 template <class T>
 const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
-      gemm_planar<T>,           gemm_channels_last<T>,           direct_planar<T>,
-      grouped_channels_last<T>, weight_gemm_planar<T>,           weight_gemm_channels_last<T>,
-      weight_direct_planar<T>,  weight_grouped_channels_last<T>, fold_padding<T>,
+      kLanes<Accumulator<T>>,
+      {gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
+      {gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>},
+      {direct_planar<T>, footprint<T, DirectPlanarBlocking>},
+      {grouped_channels_last<T>, footprint<T, GroupedChannelsLastBlocking>},
+      {weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
+      {weight_gemm_channels_last<T>, weight_footprint<T, WeightGemmChannelsLastBlocking>},
+      {weight_direct_planar<T>, weight_footprint<T, WeightDirectPlanarBlocking>},
+      {weight_grouped_channels_last<T>, weight_footprint<T, WeightGroupedChannelsLastBlocking>},
+      {fold_padding<T>, fold_footprint<T>},
   };
   return table;
 }

@@ -124,17 +124,47 @@ inline void direct_channels(const DirectRows<T>& in, int64_t channels, const Acc
   }
 }
 
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct DirectPlanarBlocking {
+  using A = Accumulator<T>;
+  BandLayout layout;
+  int64_t bands;
+  int64_t width;  // elements of a row of sums
+  int64_t most;   // destination channels of a block, if there are so many
+  int64_t pitch;  // elements of sums of one destination channel
+  int64_t tile_rows, tile_columns;
+  int64_t table_bytes, weight_bytes;  // of the call
+  int64_t buffer_bytes;               // of each thread: sums and a band
+
+  explicit DirectPlanarBlocking(const Contraction<T>& p)
+      : layout(lay_out_band<A>(p, p.source_strides.axis[2])) {
+    bands = ceil_div(p.walk[1].count, layout.max_rows);
+    width = round_up(p.walk[2].count, kLanes<A>);
+    most = width == kLanes<A> ? kDirectChannelsOfNarrowRows : kDirectChannels;
+    pitch = layout.max_rows * width;
+    table_bytes = sizeof(int64_t) * (p.taps() + layout.depth * p.taps());
+    weight_bytes = sizeof(A) * p.groups * p.rows * p.depth * p.taps();
+    buffer_bytes = sizeof(A) * (layout.size(p) + most * pitch);
+    tile_rows = p.rows < most ? p.rows : most;
+    tile_columns = (width < kBandVectors * kLanes<A> ? width : kBandVectors * kLanes<A>);
+  }
+
+  Footprint footprint() const {
+    return {tile_rows, tile_columns, table_bytes + weight_bytes, buffer_bytes};
+  }
+};
+
 template <class T>
 void direct_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const Walk* walk = p.walk;
   const int64_t taps = p.taps(), inner = p.depth * taps;
-  const BandLayout layout = lay_out_band<A>(p, p.source_strides.axis[2]);
-  const int64_t bands = ceil_div(walk[1].count, layout.max_rows);
-  const int64_t width = round_up(walk[2].count, kLanes<A>);
-  const int64_t most = width == kLanes<A> ? kDirectChannelsOfNarrowRows : kDirectChannels;
+  const DirectPlanarBlocking<T> blocking(p);
+  const BandLayout& layout = blocking.layout;
+  const int64_t bands = blocking.bands, width = blocking.width, most = blocking.most;
 
-  Scratch tables(sizeof(int64_t) * (taps + layout.depth * taps));
+  Scratch tables(blocking.table_bytes);
   int64_t* offsets = tables.as<int64_t>() + taps;
   for (int64_t k = 0; k < layout.depth * taps; ++k) {
     const int64_t tw = k % walk[2].tap_count, rest = k / walk[2].tap_count;
@@ -142,14 +172,14 @@ void direct_planar(const Contraction<T>& p) {
     offsets[k] = plane * layout.plane + layout.start(walk[1], th, walk[2], tw);
   }
   tap_offsets(p, p.weight_strides, tables.as<int64_t>());
-  Scratch weights(sizeof(A) * p.groups * p.rows * inner);
+  Scratch weights(blocking.weight_bytes);
   pack_weight_blocks(p, tables.as<int64_t>(), most, weights.as<A>());
 
   const int64_t items = p.batch * p.groups * walk[0].count * bands;
   const int64_t item_work = layout.max_rows * walk[2].count * p.rows * inner;
   parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
-    const int64_t pitch = layout.max_rows * width;  // elements of sums of one destination channel
-    Scratch buffer(sizeof(A) * (layout.size(p) + most * pitch));
+    const int64_t pitch = blocking.pitch;
+    Scratch buffer(blocking.buffer_bytes);
     A* sums = buffer.as<A>();
     A* rows = sums + most * pitch;
     for (int64_t item = begin; item < end; ++item) {

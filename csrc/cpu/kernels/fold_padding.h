@@ -2,13 +2,24 @@
 // back onto the positions that the padding read. An item is one plane of one image, whose sums form
 // in scratch of the accumulator type, in the order of the padded positions.
 
+/// Bytes of a plane of sums.
+template <class T>
+int64_t fold_bytes(const Fold<T>& p) {
+  return sizeof(Accumulator<T>) * p.walk[0].size * p.walk[1].size * p.walk[2].size;
+}
+
+template <class T>
+Footprint fold_footprint(const Fold<T>& p) {
+  return {1, 1, 0, fold_bytes(p)};
+}
+
 template <class T>
 void fold_padding(const Fold<T>& p) {
   using A = Accumulator<T>;
   const int64_t row = p.walk[2].size, plane = p.walk[0].size * p.walk[1].size * row;
   const int64_t planes = p.batch * p.channels;
   parallel_for(planes, ceil_div(kSmallestWork, plane), [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(A) * plane);
+    Scratch buffer(fold_bytes(p));
     A* sums = buffer.as<A>();
     for (int64_t item = begin; item < end; ++item) {
       const int64_t image = item / p.channels, channel = item % p.channels;

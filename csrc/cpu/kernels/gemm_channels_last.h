@@ -62,7 +62,7 @@ void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulat
               store(out + (tap * p.depth + r) * width, load_wide(from + taps[tap] + r * depth));
             }
           }
-        } else if (depth == tap_count && taps_are_contiguous(taps, tap_count)) {
+        } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
           // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
           for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
             Vec<A> square[lanes];
@@ -181,37 +181,74 @@ void store_pixels(const Contraction<T>& p, int64_t channel, int64_t channels, in
   }
 }
 
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct GemmChannelsLastBlocking {
+  using A = Accumulator<T>;
+  static constexpr int64_t columns = kTileColumns<A>;
+  static constexpr bool in_place = __is_same(T, A);  // the source holds accumulators
+  bool merged;                                       // the taps of a kernel row are one tap
+  int64_t taps, depth, inner;                        // of the merged taps
+  int64_t pixels, pixel_block, pixel_blocks;
+  int64_t padded_rows, column_blocks;
+  int64_t run, tap_block;  // a slice of K: some channels of one tap, or all channels of some taps
+  int64_t weight_bytes, table_bytes, zero_bytes;                  // of the call
+  int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes;  // of each thread
+
+  explicit GemmChannelsLastBlocking(const Contraction<T>& p) {
+    merged = p.depth * p.taps() <= kMaxMergedInner && kernel_rows_are_runs(p, p.source_strides);
+    const PixelPointers<T> counts{p, merged, nullptr, nullptr};
+    taps = counts.taps();
+    depth = counts.depth();
+    inner = taps * depth;
+    pixels = p.batch * p.pixels();
+    pixel_block = p.taps() < kManyTaps ? kPixelBlock : kTileRows;
+    pixel_blocks = ceil_div(pixels, pixel_block);
+    padded_rows = round_up(p.rows, kLanes<A>);
+    column_blocks = ceil_div(p.rows, columns);
+    run = depth < kChannelBlock ? depth : kChannelBlock;
+    tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
+
+    weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
+    table_bytes = sizeof(int64_t) * p.taps();
+    zero_bytes = sizeof(T) * depth;
+    pointer_bytes = sizeof(T*) * (pixel_block * taps + kTileRows * tap_block);
+    sum_bytes = sizeof(A) * pixel_block * columns;
+    border_bytes = merged ? sizeof(T) * pixel_block * inner : 0;
+    widened_bytes = in_place ? 0 : sizeof(A) * kTileRows * tap_block * run;
+  }
+
+  Footprint footprint() const {
+    return {kTileRows, columns, weight_bytes + table_bytes + zero_bytes,
+            pointer_bytes + sum_bytes + border_bytes + widened_bytes};
+  }
+};
+
 template <class T>
 void gemm_channels_last(const Contraction<T>& p) {
   using A = Accumulator<T>;
-  constexpr int64_t columns = kTileColumns<A>;
-  constexpr bool in_place = __is_same(T, A);
-  const bool merged =
-      p.depth * p.taps() <= kMaxMergedInner && kernel_rows_are_runs(p, p.source_strides);
-  const int64_t pixel_block = p.taps() < kManyTaps ? kPixelBlock : kTileRows;
-  const PixelPointers<T> counts{p, merged, nullptr, nullptr};
-  const int64_t taps = counts.taps(), depth = counts.depth(), inner = taps * depth;
-  const int64_t pixels = p.batch * p.pixels();
-  const int64_t pixel_blocks = ceil_div(pixels, pixel_block);
-  const int64_t column_blocks = ceil_div(p.rows, columns);
-  const int64_t padded_rows = round_up(p.rows, kLanes<A>);
-  // A slice of K: some channels of one tap, or all channels of some taps.
-  const int64_t run = depth < kChannelBlock ? depth : kChannelBlock;
-  const int64_t tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
+  const GemmChannelsLastBlocking<T> blocking(p);
+  constexpr int64_t columns = blocking.columns;
+  constexpr bool in_place = blocking.in_place;
+  const int64_t taps = blocking.taps, depth = blocking.depth, inner = blocking.inner;
+  const int64_t pixels = blocking.pixels, pixel_block = blocking.pixel_block;
+  const int64_t pixel_blocks = blocking.pixel_blocks, column_blocks = blocking.column_blocks;
+  const int64_t padded_rows = blocking.padded_rows;
+  const int64_t run = blocking.run, tap_block = blocking.tap_block;
 
-  Scratch weights(sizeof(A) * p.groups * padded_rows * inner);
-  Scratch tables(sizeof(int64_t) * p.taps());
+  Scratch weights(blocking.weight_bytes);
+  Scratch tables(blocking.table_bytes);
   tap_offsets(p, p.weight_strides, tables.as<int64_t>());
   pack_weight_columns(p, tables.as<int64_t>(), weights.as<A>());
-  Scratch zero_tap(sizeof(T) * depth);
-  memset(zero_tap.as<void>(), 0, sizeof(T) * depth);
+  Scratch zero_tap(blocking.zero_bytes);
+  memset(zero_tap.as<void>(), 0, blocking.zero_bytes);
 
   parallel_for(p.groups * pixel_blocks * column_blocks, 1, [&](int64_t begin, int64_t end) {
-    Scratch pointer_table(sizeof(T*) * (pixel_block * taps + kTileRows * tap_block));
-    Scratch sum_buffer(sizeof(A) * pixel_block * columns);
-    Scratch border(merged ? sizeof(T) * pixel_block * inner : 0);
-    Scratch widened(in_place ? 0 : sizeof(A) * kTileRows * tap_block * run);
-    const PixelPointers<T> pointers{p, merged, zero_tap.as<T>(), border.as<T>()};
+    Scratch pointer_table(blocking.pointer_bytes);
+    Scratch sum_buffer(blocking.sum_bytes);
+    Scratch border(blocking.border_bytes);
+    Scratch widened(blocking.widened_bytes);
+    const PixelPointers<T> pointers{p, blocking.merged, zero_tap.as<T>(), border.as<T>()};
     const T** pixel_rows = pointer_table.as<const T*>();
     A* sums = sum_buffer.as<A>();
     int64_t pointed = -1;

@@ -58,20 +58,18 @@ struct WeightMatrix {
   }
 };
 
-/// True when K of the weight is contiguous in the order (channel, tap): no packing needed.
-template <class T>
-bool weight_in_place(const Contraction<T>& p) {
-  if (!__is_same(T, Accumulator<T>)) return false;
+/// True when all taps lie side by side in the weight, in order.
+inline bool taps_are_contiguous(const ContractionShape& shape, const WeightStrides& strides) {
   int64_t expected = 1;
   for (int axis = kAxes - 1; axis >= 0; --axis) {
-    const Walk& walk = p.walk[axis];
-    if (walk.tap_count > 1 && p.weight_strides.axis[axis] != expected) return false;
+    const Walk& walk = shape.walk[axis];
+    if (walk.tap_count > 1 && strides.axis[axis] != expected) return false;
     for (int64_t t = 0; t < walk.tap_count; ++t) {
       if (walk.taps[t].kernel != t) return false;
     }
     expected *= walk.tap_count;
   }
-  return p.depth == 1 || p.weight_strides.depth == expected;
+  return true;
 }
 
 /// Element offsets of all taps in the weight, in the order of the virtual matrix.
@@ -87,14 +85,6 @@ inline void tap_offsets(const ContractionShape& shape, const WeightStrides& stri
   }
 }
 
-/// True for taps that lie side by side in the weight, in order.
-inline bool taps_are_contiguous(const int64_t* taps, int64_t count) {
-  for (int64_t t = 0; t < count; ++t) {
-    if (taps[t] != t) return false;
-  }
-  return true;
-}
-
 /// Packs the weights as [groups][rows][channel][tap]. A piece is a few rows, so that whichever of
 /// the two channels is the inner one in memory, whole cache lines are used on both sides.
 template <class T>
@@ -104,7 +94,7 @@ void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<
   constexpr int64_t kRowsOfPiece = 16;
   const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
   const int64_t pieces = ceil_div(p.rows, kRowsOfPiece);
-  const bool contiguous = taps_are_contiguous(taps, tap_count);
+  const bool contiguous = taps_are_contiguous(p, p.weight_strides);
   parallel_for(p.groups * pieces, ceil_div(1024, inner), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces, first = i % pieces * kRowsOfPiece;
@@ -190,55 +180,93 @@ inline int64_t join_runs(const Strides& dest, const Segment* segments, int64_t c
   return found;
 }
 
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct GemmPlanarBlocking {
+  using A = Accumulator<T>;
+  static constexpr int64_t columns = kTileColumns<A>;
+  int64_t inner, pixels, panels;  // K, all destination pixels, panels of them
+  int64_t row_block, row_blocks;
+  bool in_place, in_runs;  // weights are read where they lie: whole rows, or runs of taps
+  int64_t depth_block;     // of K
+  bool whole;              // a panel holds all of K
+  int64_t panel_rows, sum_rows;
+  int64_t table_bytes, packed_bytes;                // of the call
+  int64_t index_bytes, pointer_bytes, panel_bytes;  // of each thread
+
+  explicit GemmPlanarBlocking(const Contraction<T>& p) {
+    const int64_t taps = p.taps();
+    inner = p.depth * taps;
+    pixels = p.batch * p.pixels();
+    panels = ceil_div(pixels, columns);
+    row_block = choose_row_block(p.rows, p.groups * panels);
+    row_blocks = ceil_div(p.rows, row_block);
+
+    const bool readable = __is_same(T, A) && taps_are_contiguous(p, p.weight_strides);
+    in_place = readable && (p.depth == 1 || p.weight_strides.depth == taps);
+    in_runs = readable && taps > 1 && taps <= kPanelDepth && panels < kPanelsWorthPacking;
+    // Blocks of K end where runs end.
+    const int64_t wanted = in_runs ? kPanelDepth / taps * taps : kPanelDepth;
+    depth_block = inner < wanted ? inner : wanted;
+
+    whole = inner * columns * int64_t(sizeof(A)) <= kPanelBytes;
+    panel_rows = whole ? inner : depth_block;
+    sum_rows = row_block < p.rows ? row_block : p.rows;
+
+    table_bytes = sizeof(int64_t) * taps + sizeof(Inside) * p.walk[2].tap_count;
+    packed_bytes = packs() ? sizeof(A) * p.groups * p.rows * inner : 0;
+    index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, columns);
+    const int64_t run = packs() || in_place ? depth_block : taps;
+    pointer_bytes = sizeof(A*) * kTileRows * (depth_block / run);
+    panel_bytes = sizeof(A) * columns * (panel_rows + sum_rows);
+  }
+
+  bool packs() const { return !in_place && !in_runs; }
+
+  Footprint footprint() const {
+    return {kTileRows, columns, table_bytes + packed_bytes,
+            index_bytes + pointer_bytes + panel_bytes};
+  }
+};
+
 template <class T>
 void gemm_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
-  constexpr int64_t columns = kTileColumns<A>;
-  const int64_t taps = p.taps(), inner = p.depth * taps, pixels = p.batch * p.pixels();
-  const int64_t panels = ceil_div(pixels, columns);
-  const int64_t row_block = choose_row_block(p.rows, p.groups * panels);
-  const int64_t row_blocks = ceil_div(p.rows, row_block);
+  const GemmPlanarBlocking<T> blocking(p);
+  constexpr int64_t columns = blocking.columns;
+  const int64_t inner = blocking.inner, pixels = blocking.pixels, panels = blocking.panels;
+  const int64_t row_block = blocking.row_block, row_blocks = blocking.row_blocks;
+  const int64_t depth_block = blocking.depth_block, panel_rows = blocking.panel_rows;
+  const bool whole = blocking.whole;
 
-  Scratch tables(sizeof(int64_t) * taps + sizeof(Inside) * p.walk[2].tap_count);
+  Scratch tables(blocking.table_bytes);
   Inside* inside = tables.as<Inside>();
   find_inside(p.walk[2], inside);
   int64_t* offsets = reinterpret_cast<int64_t*>(inside + p.walk[2].tap_count);
   tap_offsets(p, p.weight_strides, offsets);
 
-  const WeightStrides& strides = p.weight_strides;
-  const bool in_place = weight_in_place(p);
-  const bool in_runs = __is_same(T, A) && taps > 1 && taps <= kPanelDepth &&
-                       panels < kPanelsWorthPacking && taps_are_contiguous(offsets, taps);
-  // Blocks of K end where runs end.
-  const int64_t wanted = in_runs ? kPanelDepth / taps * taps : kPanelDepth;
-  const int64_t depth_block = inner < wanted ? inner : wanted;
-  const bool packs = !in_place && !in_runs;
-  Scratch packed(packs ? sizeof(A) * p.groups * p.rows * inner : 0);
+  Scratch packed(blocking.packed_bytes);
   // One run per block of K where rows are contiguous, one per source channel where only taps are.
   WeightMatrix<A> weight{packed.as<A>(), p.rows * inner, inner, depth_block, depth_block};
-  if (packs) {
+  if (blocking.packs()) {
     pack_weight_rows(p, offsets, packed.as<A>());
   } else {
     weight.data = reinterpret_cast<const A*>(p.weight);
-    weight.group = strides.group;
-    weight.row = strides.row;
-    if (!in_place) weight.run = taps, weight.run_stride = strides.depth;
+    weight.group = p.weight_strides.group;
+    weight.row = p.weight_strides.row;
+    if (!blocking.in_place) weight.run = p.taps(), weight.run_stride = p.weight_strides.depth;
   }
 
-  const bool whole = inner * columns * int64_t(sizeof(A)) <= kPanelBytes;
-  const int64_t panel_rows = whole ? inner : depth_block;
-  const int64_t sum_rows = row_block < p.rows ? row_block : p.rows;
-  const int64_t index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, columns);
   parallel_for(p.groups * panels * row_blocks, 1, [&](int64_t begin, int64_t end) {
-    Scratch index(index_bytes);
-    Scratch pointers(sizeof(A*) * kTileRows * (depth_block / weight.run));
-    Scratch buffer(sizeof(A) * columns * (panel_rows + sum_rows));
+    Scratch index(blocking.index_bytes);
+    Scratch pointers(blocking.pointer_bytes);
+    Scratch buffer(blocking.panel_bytes);
     A* panel = buffer.as<A>();
     A* sums = panel + columns * panel_rows;
     Segment segments[columns];
     DestRun runs[columns];
     ColumnGatherer<T> gatherer{p, p.source_strides, inside, segments,
-                               index_bytes > 0 ? index.as<int32_t>() : nullptr};
+                               blocking.index_bytes > 0 ? index.as<int32_t>() : nullptr};
     int64_t run_count = 0, pointed = -1, gathered = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / (panels * row_blocks);

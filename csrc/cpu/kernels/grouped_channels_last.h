@@ -153,16 +153,35 @@ inline bool point_taps(const Walk& walk, int64_t w, int pixels, int64_t stride, 
   return true;
 }
 
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct GroupedChannelsLastBlocking {
+  using A = Accumulator<T>;
+  int64_t pitch;  // channels and what fills the last register: partial blocks load whole ones
+  int64_t packed_bytes;  // of the call: weights, bias, tables
+  int64_t buffer_bytes;  // of each thread: where a row reads
+
+  explicit GroupedChannelsLastBlocking(const Contraction<T>& p) {
+    const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
+    pitch = round_up(p.groups * p.depth, kLanes<A>);
+    packed_bytes = sizeof(A) * (p.taps() * p.depth + 1) * pitch + sizeof(int64_t) * p.taps();
+    buffer_bytes = sizeof(T*) * lines + (sizeof(int64_t) + 1) * p.walk[2].tap_count;
+  }
+
+  Footprint footprint() const { return {kGroupedPixels, kLanes<A>, packed_bytes, buffer_bytes}; }
+};
+
 template <class T, int kGroup>
 void convolve_groups(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const Walk* walk = p.walk;
   const int64_t taps = p.taps(), channels = p.groups * kGroup, taps_w = walk[2].tap_count;
-  const int64_t pitch = round_up(channels, kLanes<A>);  // partial blocks load whole registers
   const int64_t lines = walk[0].tap_count * walk[1].tap_count;
   const Strides &from = p.source_strides, &dest = p.dest_strides;
+  const GroupedChannelsLastBlocking<T> blocking(p);
+  const int64_t pitch = blocking.pitch;
 
-  Scratch packed(sizeof(A) * (taps * kGroup + 1) * pitch + sizeof(int64_t) * taps);
+  Scratch packed(blocking.packed_bytes);
   A* weight = packed.as<A>();
   A* bias = weight + taps * kGroup * pitch;
   int64_t* offsets = reinterpret_cast<int64_t*>(bias + pitch);
@@ -182,7 +201,7 @@ void convolve_groups(const Contraction<T>& p) {
   const int64_t rows = p.batch * walk[0].count * walk[1].count;
   const int64_t row_work = walk[2].count * taps * channels * kGroup;
   parallel_for(rows, ceil_div(kSmallestWork, row_work), [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(T*) * lines + (sizeof(int64_t) + 1) * taps_w);
+    Scratch buffer(blocking.buffer_bytes);
     const T** line_table = buffer.as<const T*>();
     int64_t* columns = reinterpret_cast<int64_t*>(line_table + lines);
     uint8_t* reads = reinterpret_cast<uint8_t*>(columns + taps_w);
@@ -219,18 +238,16 @@ void convolve_groups(const Contraction<T>& p) {
 
 template <class T>
 void grouped_channels_last(const Contraction<T>& p) {
-  // A group has to fit a register, which for wide types and narrow registers it may not.
-  if (p.depth <= kLanes<Accumulator<T>>) {
-    switch (p.depth) {
-      case 1: return convolve_groups<T, 1>(p);
-      case 2: return convolve_groups<T, 2>(p);
-      case 4:
-        if constexpr (kLanes<Accumulator<T>> >= 4) return convolve_groups<T, 4>(p);
-        break;
-      case 8:
-        if constexpr (kLanes<Accumulator<T>> >= 8) return convolve_groups<T, 8>(p);
-        break;
-    }
+  // A group fits a register, says the plan: larger ones need no code.
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  switch (p.depth) {
+    case 1: return convolve_groups<T, 1>(p);
+    case 2: return convolve_groups<T, 2>(p);
+    case 4:
+      if constexpr (lanes >= 4) return convolve_groups<T, 4>(p);
+      break;
+    case 8:
+      if constexpr (lanes >= 8) return convolve_groups<T, 8>(p);
+      break;
   }
-  gemm_channels_last(p);
 }

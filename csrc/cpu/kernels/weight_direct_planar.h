@@ -116,29 +116,60 @@ struct DirectCorrelation {
   }
 };
 
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct WeightDirectPlanarBlocking {
+  using A = Accumulator<T>;
+  BandLayout band;
+  int64_t band_size, grad_row, grad_size;
+  int64_t group_sums, set;  // sums of a group, of all
+  int64_t splits, images;   // shares of the batch, images of one
+  int64_t tile_rows;
+  int64_t table_bytes, sum_bytes;  // of the call
+  int64_t buffer_bytes;            // of each thread: bands of source and grad, sums
+
+  explicit WeightDirectPlanarBlocking(const WeightContraction<T>& p) : band(lay_out_band<A>(p, 1)) {
+    const int64_t taps = p.taps(), taps_w = p.walk[2].tap_count;
+    band_size = band.size(p);
+    grad_row = round_up(p.walk[2].count, kLanes<A>);
+    grad_size = band.max_rows * grad_row;
+    group_sums = p.rows * p.depth * taps;
+    set = p.groups * group_sums;
+    splits = choose_splits(p.groups, p.batch, sizeof(A) * set);
+    images = ceil_div(p.batch, splits);
+    tile_rows = taps_w < kTapsAtOnce ? taps_w : kTapsAtOnce;
+    table_bytes = sizeof(int64_t) * (taps_w + taps);
+    sum_bytes = sizeof(A) * splits * set;
+    buffer_bytes = sizeof(A) * (band_size + grad_size + group_sums * kLanes<A>);
+  }
+
+  Footprint footprint() const {
+    return {tile_rows, kLanes<A>, table_bytes + sum_bytes, buffer_bytes};
+  }
+};
+
 template <class T>
 void weight_direct_planar(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const Walk* walk = p.walk;
   const int64_t taps = p.taps(), taps_w = walk[2].tap_count;
-  const BandLayout band = lay_out_band<A>(p, 1);
-  const int64_t group_sums = p.rows * p.depth * taps, set = p.groups * group_sums;
-  const int64_t splits = choose_splits(p.groups, p.batch, sizeof(A) * set);
-  const int64_t images = ceil_div(p.batch, splits);
+  const WeightDirectPlanarBlocking<T> blocking(p);
+  const BandLayout& band = blocking.band;
+  const int64_t group_sums = blocking.group_sums, set = blocking.set;
+  const int64_t splits = blocking.splits, images = blocking.images;
 
-  Scratch tables(sizeof(int64_t) * (taps_w + taps));
+  Scratch tables(blocking.table_bytes);
   int64_t* starts = tables.as<int64_t>();
   for (int64_t t = 0; t < taps_w; ++t) starts[t] = band.start(walk[2], t);
-  Scratch workspace(sizeof(A) * splits * set);
-  const DirectCorrelation<T> correlation{p, band, starts, round_up(walk[2].count, lanes)};
+  Scratch workspace(blocking.sum_bytes);
+  const DirectCorrelation<T> correlation{p, band, starts, blocking.grad_row};
   const int64_t grain = ceil_div(kSmallestWork, images * p.pixels() * group_sums);
   parallel_for(p.groups * splits, grain, [&](int64_t begin, int64_t end) {
-    const int64_t grad_size = band.max_rows * correlation.grad_row;
-    Scratch buffer(sizeof(A) * (band.size(p) + grad_size + group_sums * lanes));
+    Scratch buffer(blocking.buffer_bytes);
     A* rows = buffer.as<A>();
-    A* grad = rows + band.size(p);
-    A* sums = grad + grad_size;
+    A* grad = rows + blocking.band_size;
+    A* sums = grad + blocking.grad_size;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item % p.groups, split = item / p.groups;
       const int64_t last = (split + 1) * images < p.batch ? (split + 1) * images : p.batch;

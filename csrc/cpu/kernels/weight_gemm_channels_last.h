@@ -6,6 +6,9 @@
 // of pixels, is copied in runs of channels straight from the source. Items are (group, panel of K,
 // split), splits as in weight_gemm_planar. grad must be dense: one distance between all pixels.
 
+/// Rows of grad that are widened at a time where it holds no accumulators: 2 MB of floats.
+constexpr int64_t kWidenedRows = 2048;
+
 /// Consecutive elements of K that lie side by side in the source when no padding is among them:
 /// some channels of a tap, or with kernel_rows_are_runs (gemm_channels_last) of several taps of a
 /// row.
@@ -113,36 +116,67 @@ void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator
   });
 }
 
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct WeightGemmChannelsLastBlocking {
+  using A = Accumulator<T>;
+  static constexpr int64_t columns = kTileColumns<A>;
+  static constexpr bool in_place = __is_same(T, A);  // grad holds accumulators
+  int64_t inner, padded_inner, panels;               // K
+  int64_t row_block;                                 // rows of grad that are widened at a time
+  int64_t pixels, chunks;
+  int64_t set, splits, chunks_of_split;  // elements of one set of sums
+  int64_t sum_bytes, table_bytes;        // of the call
+  int64_t panel_bytes, widened_bytes;    // of each thread
+
+  explicit WeightGemmChannelsLastBlocking(const WeightContraction<T>& p) {
+    inner = p.depth * p.taps();
+    padded_inner = round_up(inner, kLanes<A>);
+    panels = ceil_div(inner, columns);
+    row_block = in_place || p.rows < kWidenedRows ? p.rows : kWidenedRows;
+    pixels = p.batch * p.pixels();
+    chunks = ceil_div(pixels, kPixelChunk);
+    set = p.groups * p.rows * padded_inner;
+    splits = choose_splits(p.groups * panels, chunks, set * sizeof(A));
+    chunks_of_split = ceil_div(chunks, splits);
+    sum_bytes = sizeof(A) * splits * set;
+    table_bytes = sizeof(int64_t) * p.taps();
+    panel_bytes = sizeof(A) * kPixelChunk * columns;
+    widened_bytes = in_place ? 0 : sizeof(A) * kPixelChunk * row_block;
+  }
+
+  Footprint footprint() const {
+    return {kTileRows, columns, sum_bytes + table_bytes, panel_bytes + widened_bytes};
+  }
+};
+
 template <class T>
 void weight_gemm_channels_last(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
-  constexpr int64_t columns = kTileColumns<A>;
-  constexpr bool in_place = __is_same(T, A);
-  const int64_t inner = p.depth * p.taps(), pixels = p.batch * p.pixels();
-  const int64_t padded_inner = round_up(inner, kLanes<A>);
-  const int64_t chunks = ceil_div(pixels, kPixelChunk);
-  const int64_t panels = ceil_div(inner, columns);
-  const int64_t set = p.groups * p.rows * padded_inner;
-  const int64_t splits = choose_splits(p.groups * panels, chunks, set * sizeof(A));
-  const int64_t chunks_of_split = ceil_div(chunks, splits);
+  const WeightGemmChannelsLastBlocking<T> blocking(p);
+  constexpr int64_t columns = blocking.columns;
+  constexpr bool in_place = blocking.in_place;
+  const int64_t padded_inner = blocking.padded_inner, pixels = blocking.pixels;
+  const int64_t panels = blocking.panels, chunks = blocking.chunks, splits = blocking.splits;
   const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
 
   const bool merged = kernel_rows_are_runs(p, p.source_strides);
-  Scratch workspace(sizeof(A) * splits * set);
+  Scratch workspace(blocking.sum_bytes);
   parallel_for(p.groups * panels * splits, 1, [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(A) * kPixelChunk * (columns + (in_place ? 0 : p.rows)));
-    A* panel = buffer.as<A>();
-    [[maybe_unused]] A* widened = panel + kPixelChunk * columns;
+    Scratch panel_buffer(blocking.panel_bytes);
+    Scratch widened_buffer(blocking.widened_bytes);
+    A* panel = panel_buffer.as<A>();
+    [[maybe_unused]] A* widened = widened_buffer.as<A>();
     PanelRun runs[columns];
     for (int64_t item = begin; item < end; ++item) {
       const int64_t split = item % splits, k = item / splits % panels * columns;
       const int64_t group = item / splits / panels;
       const int64_t width = padded_inner - k < columns ? padded_inner - k : columns;
-      A* sums = workspace.as<A>() + split * set + group * p.rows * padded_inner + k;
+      A* sums = workspace.as<A>() + split * blocking.set + group * p.rows * padded_inner + k;
       const int64_t run_count = cut_into_runs(p, merged, k, width, runs);
-      const int64_t chunk_begin = split * chunks_of_split;
-      const int64_t chunk_end =
-          chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
+      const int64_t chunk_begin = split * blocking.chunks_of_split;
+      const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
+      const int64_t chunk_end = chunk_last < chunks ? chunk_last : chunks;
       if (chunk_begin >= chunk_end) {
         for (int64_t row = 0; row < p.rows; ++row) fill(sums + row * padded_inner, width, A(0));
       }
@@ -151,23 +185,28 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
         const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
         gather_panel(p, group, first, count, runs, run_count, width, panel);
         const T* grad = p.grad + first * pixel + group * p.rows;
-        const A* rows_of_grad;
-        int64_t step;
-        if constexpr (in_place) {
-          rows_of_grad = grad;
-          step = pixel;
-        } else {
-          for (int64_t i = 0; i < count; ++i)
-            copy_strided(grad + i * pixel, 1, p.rows, widened + i * p.rows);
-          rows_of_grad = widened;
-          step = p.rows;
-        }
-        for (int64_t row = 0; row < p.rows; row += kTileRows) {
-          const int rows = int(p.rows - row < kTileRows ? p.rows - row : kTileRows);
-          const A* pointers[kTileRows];
-          for (int r = 0; r < rows; ++r) pointers[r] = rows_of_grad + row + r;
-          multiply<A>({pointers, 0, 1, count, step, panel}, sums + row * padded_inner, padded_inner,
-                      chunk > chunk_begin, rows, vectors_for<A>(width));
+        for (int64_t block = 0; block < p.rows; block += blocking.row_block) {
+          const int64_t left = p.rows - block;
+          const int64_t rows_here = left < blocking.row_block ? left : blocking.row_block;
+          const A* rows_of_grad;
+          int64_t step;
+          if constexpr (in_place) {
+            rows_of_grad = grad;
+            step = pixel;
+          } else {
+            for (int64_t i = 0; i < count; ++i)
+              copy_strided(grad + i * pixel + block, 1, rows_here, widened + i * rows_here);
+            rows_of_grad = widened;
+            step = rows_here;
+          }
+          A* to = sums + block * padded_inner;
+          for (int64_t row = 0; row < rows_here; row += kTileRows) {
+            const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
+            const A* pointers[kTileRows];
+            for (int r = 0; r < rows; ++r) pointers[r] = rows_of_grad + row + r;
+            multiply<A>({pointers, 0, 1, count, step, panel}, to + row * padded_inner, padded_inner,
+                        chunk > chunk_begin, rows, vectors_for<A>(width));
+          }
         }
       }
     }

@@ -3,13 +3,14 @@
 //
 // Pixels, flattened over images, go in chunks of kPixelChunk. For a chunk the rows of the virtual
 // im2col matrix are gathered as in the forward pass, and grad is transposed through registers;
-// neither matrix ever exists as a whole. Items are (group, block of K, split): a split is a fixed
-// share of the chunks with its own sums, used where there are too few blocks, and the splits are
-// added in order.
+// neither matrix ever exists as a whole. Items are (group, block of K, block of rows, split): a
+// split is a fixed share of the chunks with its own sums, used where there are too few blocks, and
+// the splits are added in order.
 
 constexpr int64_t kPixelChunk = 256;
 constexpr int64_t kInnerBlock = 32 * kTileRows;  // grad is transposed once for each block of K
 constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;  // workspace beyond one set of sums
+constexpr int64_t kGradRows = 2048;  // destination channels of a chunk of grad: 2 MB of floats
 
 /// Shares of the reduction: enough for kWantedItems, within the workspace bound.
 inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) {
@@ -70,7 +71,7 @@ void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* su
   Scratch table(sizeof(int64_t) * taps);
   int64_t* offsets = table.as<int64_t>();
   tap_offsets(p, p.dest_strides, offsets);
-  const bool contiguous = p.dest_strides.depth == taps && taps_are_contiguous(offsets, taps);
+  const bool contiguous = p.dest_strides.depth == taps && taps_are_contiguous(p, p.dest_strides);
   const int64_t pieces = padded_rows / lanes;
   parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -102,42 +103,84 @@ void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* su
   });
 }
 
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct WeightGemmPlanarBlocking {
+  using A = Accumulator<T>;
+  static constexpr int64_t columns = kTileColumns<A>;
+  int64_t inner, inner_block, blocks;  // K
+  int64_t padded_rows, row_block, row_blocks;
+  int64_t pixels, chunks;
+  int64_t set, splits, chunks_of_split;              // elements of one set of sums
+  int64_t sum_bytes, inside_bytes, offset_bytes;     // of the call
+  int64_t index_bytes, buffer_bytes, segment_bytes;  // of each thread
+
+  explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p) {
+    inner = p.depth * p.taps();
+    inner_block = inner < kInnerBlock ? inner : kInnerBlock;
+    blocks = ceil_div(inner, inner_block);
+    padded_rows = round_up(p.rows, kLanes<A>);
+    row_block = padded_rows < kGradRows ? padded_rows : kGradRows;
+    row_blocks = ceil_div(padded_rows, row_block);
+    pixels = p.batch * p.pixels();
+    chunks = ceil_div(pixels, kPixelChunk);
+    set = p.groups * inner * padded_rows;
+    splits = choose_splits(p.groups * blocks * row_blocks, chunks, set * sizeof(A));
+    chunks_of_split = ceil_div(chunks, splits);
+
+    sum_bytes = sizeof(A) * splits * set;
+    inside_bytes = sizeof(Inside) * p.walk[2].tap_count;
+    offset_bytes = sizeof(int64_t) * p.taps();
+    index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, kPixelChunk);
+    buffer_bytes = sizeof(A) * kPixelChunk * (inner_block + row_block);
+    segment_bytes = kPixelChunk * (sizeof(Segment) + sizeof(DestRun));
+  }
+
+  Footprint footprint() const {
+    return {kTileRows, columns, sum_bytes + inside_bytes + offset_bytes,
+            index_bytes + buffer_bytes + segment_bytes};
+  }
+};
+
 template <class T>
 void weight_gemm_planar(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
-  constexpr int64_t columns = kTileColumns<A>;
-  const int64_t inner = p.depth * p.taps(), pixels = p.batch * p.pixels();
-  const int64_t padded_rows = round_up(p.rows, kLanes<A>);
-  const int64_t chunks = ceil_div(pixels, kPixelChunk);
-  const int64_t inner_block = inner < kInnerBlock ? inner : kInnerBlock;
-  const int64_t blocks = ceil_div(inner, inner_block);
-  const int64_t set = p.groups * inner * padded_rows;
-  const int64_t splits = choose_splits(p.groups * blocks, chunks, set * sizeof(A));
-  const int64_t chunks_of_split = ceil_div(chunks, splits);
+  const WeightGemmPlanarBlocking<T> blocking(p);
+  constexpr int64_t columns = blocking.columns;
+  const int64_t inner = blocking.inner, inner_block = blocking.inner_block;
+  const int64_t blocks = blocking.blocks, row_blocks = blocking.row_blocks;
+  const int64_t padded_rows = blocking.padded_rows, pixels = blocking.pixels;
+  const int64_t chunks = blocking.chunks, splits = blocking.splits;
 
-  Scratch table(sizeof(Inside) * p.walk[2].tap_count);
+  Scratch table(blocking.inside_bytes);
   find_inside(p.walk[2], table.as<Inside>());
-  Scratch workspace(sizeof(A) * splits * set);
-  const int64_t index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, kPixelChunk);
-  parallel_for(p.groups * blocks * splits, 1, [&](int64_t begin, int64_t end) {
-    Scratch index(index_bytes);
-    Scratch buffer(sizeof(A) * kPixelChunk * (inner_block + padded_rows) +
-                   kPixelChunk * (sizeof(Segment) + sizeof(DestRun)));
+  Scratch workspace(blocking.sum_bytes);
+  parallel_for(p.groups * blocks * row_blocks * splits, 1, [&](int64_t begin, int64_t end) {
+    Scratch index(blocking.index_bytes);
+    Scratch buffer(blocking.buffer_bytes);
+    Scratch segment_buffer(blocking.segment_bytes);
     A* matrix = buffer.as<A>();
     A* grad = matrix + kPixelChunk * inner_block;
-    Segment* segments = reinterpret_cast<Segment*>(grad + kPixelChunk * padded_rows);
+    Segment* segments = segment_buffer.as<Segment>();
     DestRun* runs = reinterpret_cast<DestRun*>(segments + kPixelChunk);
     ColumnGatherer<T> gatherer{p, p.source_strides, table.as<Inside>(), segments,
-                               index_bytes > 0 ? index.as<int32_t>() : nullptr};
+                               blocking.index_bytes > 0 ? index.as<int32_t>() : nullptr};
     for (int64_t item = begin; item < end; ++item) {
       const int64_t split = item % splits, k = item / splits % blocks * inner_block;
-      const int64_t group = item / splits / blocks;
+      const int64_t first_row = item / splits / blocks % row_blocks * blocking.row_block;
+      const int64_t group = item / splits / blocks / row_blocks;
       const int64_t run = inner - k < inner_block ? inner - k : inner_block;
-      A* sums = workspace.as<A>() + split * set + (group * inner + k) * padded_rows;
-      const int64_t chunk_begin = split * chunks_of_split;
-      const int64_t chunk_end =
-          chunk_begin + chunks_of_split < chunks ? chunk_begin + chunks_of_split : chunks;
-      if (chunk_begin >= chunk_end) fill(sums, run * padded_rows, A(0));
+      const int64_t rows_left = p.rows - first_row;
+      const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
+      const int64_t padded_here = round_up(rows_here, kLanes<A>);
+      A* sums =
+          workspace.as<A>() + split * blocking.set + (group * inner + k) * padded_rows + first_row;
+      const int64_t chunk_begin = split * blocking.chunks_of_split;
+      const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
+      const int64_t chunk_end = chunk_last < chunks ? chunk_last : chunks;
+      if (chunk_begin >= chunk_end) {
+        for (int64_t i = 0; i < run; ++i) fill(sums + i * padded_rows, padded_here, A(0));
+      }
       for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
         const int64_t first = chunk * kPixelChunk;
         const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
@@ -145,10 +188,10 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
         const int64_t run_count = join_runs(p.grad_strides, segments, gatherer.segment_count, runs);
         gatherer.gather(p.source + group * p.depth * p.source_strides.channel, k, run, matrix,
                         kPixelChunk);
-        transpose_grad(p.grad + group * p.rows * p.grad_strides.channel, p.grad_strides, p.rows,
-                       runs, run_count, count, grad);
-        for (int64_t column = 0; column < padded_rows; column += columns) {
-          const int64_t width = padded_rows - column < columns ? padded_rows - column : columns;
+        transpose_grad(p.grad + (group * p.rows + first_row) * p.grad_strides.channel,
+                       p.grad_strides, rows_here, runs, run_count, count, grad);
+        for (int64_t column = 0; column < padded_here; column += columns) {
+          const int64_t width = padded_here - column < columns ? padded_here - column : columns;
           for (int64_t i = 0; i < run; i += kTileRows) {
             const int rows = int(run - i < kTileRows ? run - i : kTileRows);
             const A* pointers[kTileRows];

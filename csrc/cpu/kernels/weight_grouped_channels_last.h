@@ -7,11 +7,8 @@
 // checks. Sums are closed for every image, so that long reductions lose no more than short ones;
 // shares are added in order.
 
-/// Taps whose sums are kept in registers together.
-template <int kGroup>
-constexpr int kGroupedTaps = kGroup == 1   ? kTapsAtOnce
-                             : kGroup <= 4 ? 3
-                                           : 1;
+/// Taps whose sums are kept in registers together, by the channels of a group.
+constexpr int grouped_taps(int64_t group) { return group == 1 ? kTapsAtOnce : group <= 4 ? 3 : 1; }
 
 /// sum[c] += grad * source channel c of the group, for channels kChannel and on.
 template <class A, int kGroup, int kChannel>
@@ -75,7 +72,7 @@ inline void correlate_pixels(const Walk& walk, int64_t first_tap, const T* grad,
 template <class T, int kGroup, bool kPartial>
 inline void correlate_row_taps(const Walk& walk, const T* grad, int64_t grad_pixel, const T* line,
                                int64_t source_pixel, int64_t count, Accumulator<T>* sums) {
-  constexpr int several = kGroupedTaps<kGroup>;
+  constexpr int several = grouped_taps(kGroup);
   constexpr int few = several < 3 ? several : 3;
   constexpr int sums_of_tap = kGroup * kLanes<Accumulator<T>>;
   int64_t tap = 0;
@@ -93,22 +90,49 @@ inline void correlate_row_taps(const Walk& walk, const T* grad, int64_t grad_pix
   }
 }
 
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct WeightGroupedChannelsLastBlocking {
+  using A = Accumulator<T>;
+  int64_t pieces, piece_sums, set;  // registers of channels, sums of one, of all
+  int64_t splits, images;           // shares of the batch, images of one
+  int64_t tile_rows;                // sums of a register of channels that stay in registers
+  int64_t sum_bytes, table_bytes;   // of the call
+  int64_t buffer_bytes;             // of each thread
+
+  explicit WeightGroupedChannelsLastBlocking(const WeightContraction<T>& p) {
+    pieces = ceil_div(p.groups * p.depth, kLanes<A>);
+    piece_sums = p.taps() * p.depth * kLanes<A>;
+    set = pieces * piece_sums;
+    splits = choose_splits(pieces, p.batch, sizeof(A) * set);
+    images = ceil_div(p.batch, splits);
+    sum_bytes = sizeof(A) * splits * set;
+    table_bytes = sizeof(int64_t) * p.taps();
+    buffer_bytes = sizeof(A) * piece_sums;
+    const int64_t taps_w = p.walk[2].tap_count, most = grouped_taps(p.depth);
+    tile_rows = (taps_w < most ? taps_w : most) * p.depth;
+  }
+
+  Footprint footprint() const {
+    return {tile_rows, kLanes<A>, sum_bytes + table_bytes, buffer_bytes};
+  }
+};
+
 template <class T, int kGroup>
 void correlate_groups(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const Walk* walk = p.walk;
   const int64_t taps = p.taps(), taps_w = walk[2].tap_count, channels = p.groups * kGroup;
-  const int64_t pieces = ceil_div(channels, lanes);
-  const int64_t piece_sums = taps * kGroup * lanes, set = pieces * piece_sums;
-  const int64_t splits = choose_splits(pieces, p.batch, sizeof(A) * set);
-  const int64_t images = ceil_div(p.batch, splits);
+  const WeightGroupedChannelsLastBlocking<T> blocking(p);
+  const int64_t pieces = blocking.pieces, piece_sums = blocking.piece_sums, set = blocking.set;
+  const int64_t splits = blocking.splits, images = blocking.images;
   const Strides &from = p.source_strides, &grad = p.grad_strides;
 
-  Scratch workspace(sizeof(A) * splits * set);
+  Scratch workspace(blocking.sum_bytes);
   const int64_t grain = ceil_div(kSmallestWork, images * p.pixels() * piece_sums);
   parallel_for(pieces * splits, grain, [&](int64_t begin, int64_t end) {
-    Scratch buffer(sizeof(A) * piece_sums);
+    Scratch buffer(blocking.buffer_bytes);
     A* image_sums = buffer.as<A>();
     for (int64_t item = begin; item < end; ++item) {
       const int64_t piece = item % pieces, split = item / pieces, c = piece * lanes;
@@ -146,7 +170,7 @@ void correlate_groups(const WeightContraction<T>& p) {
     }
   });
 
-  Scratch table(sizeof(int64_t) * taps);
+  Scratch table(blocking.table_bytes);
   int64_t* offsets = table.as<int64_t>();
   tap_offsets(p, p.dest_strides, offsets);
   for (int64_t channel = 0; channel < channels; ++channel) {
@@ -163,17 +187,15 @@ void correlate_groups(const WeightContraction<T>& p) {
 
 template <class T>
 void weight_grouped_channels_last(const WeightContraction<T>& p) {
-  if (p.depth <= kLanes<Accumulator<T>>) {
-    switch (p.depth) {
-      case 1: return correlate_groups<T, 1>(p);
-      case 2: return correlate_groups<T, 2>(p);
-      case 4:
-        if constexpr (kLanes<Accumulator<T>> >= 4) return correlate_groups<T, 4>(p);
-        break;
-      case 8:
-        if constexpr (kLanes<Accumulator<T>> >= 8) return correlate_groups<T, 8>(p);
-        break;
-    }
+  constexpr int lanes = kLanes<Accumulator<T>>;  // no fewer than a group has channels
+  switch (p.depth) {
+    case 1: return correlate_groups<T, 1>(p);
+    case 2: return correlate_groups<T, 2>(p);
+    case 4:
+      if constexpr (lanes >= 4) return correlate_groups<T, 4>(p);
+      break;
+    case 8:
+      if constexpr (lanes >= 8) return correlate_groups<T, 8>(p);
+      break;
   }
-  weight_gemm_channels_last(p);
 }

@@ -1,0 +1,157 @@
+"""Charts of a run: the speed-up of every row, and the rows under the roofline of the machine."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from .machine import Machine
+from .measure import Row
+from .peers import OWN, TORCH
+
+#: Okabe and Ito's colors, which also readers who see fewer of them can tell apart.
+_COLORS = {
+    "dense": "#0072B2",
+    "grouped": "#CC79A7",
+    "depthwise": "#009E73",
+    "transposed": "#E69F00",
+    "pooling": "#56B4E9",
+    "network": "#D55E00",
+}
+
+
+def save(folder: Path, rows: Sequence[Row], machine: Machine) -> list[Path]:
+    """Writes the charts as PNG files into `folder`; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures(rows, machine).items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=120)
+    return paths
+
+
+def figures(rows: Sequence[Row], machine: Machine) -> dict[str, Figure]:
+    """The charts by name; those that would be empty are left out."""
+    timed = [row for row in rows if not row.error]
+    made = {}
+    if timed:
+        made["speedup"] = speedup(timed)
+    bounded = [row for row in timed if row.intensity > 0]
+    if bounded and machine.flops is not None and machine.bandwidth is not None:
+        made["roofline"] = roofline(bounded, machine)
+    return made
+
+
+def svg(figure: Figure) -> str:
+    """The picture as an element of a page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def speedup(rows: Sequence[Row]) -> Figure:
+    """A bar for each row, a panel for each layout and pass; whiskers are the quartiles."""
+    names = list(dict.fromkeys(row.name for row in rows))
+    groups = [
+        (key, list(group))
+        for key, group in itertools.groupby(rows, lambda row: (row.layout, row.phase))
+    ]
+    size = (3.0 + 3.6 * len(groups), 1.6 + 0.22 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, ((layout, phase), mine) in zip(panels, groups, strict=True):
+        places = [names.index(row.name) for row in mine]
+        values = np.array([row.speedup for row in mine])
+        # Bars grow from 1, where both take the same time, to either side.
+        panel.barh(
+            places,
+            values - 1,
+            left=1,
+            height=0.72,
+            color=[_COLORS[row.family] for row in mine],
+            xerr=[
+                [row.speedup - row.low for row in mine],
+                [row.high - row.speedup for row in mine],
+            ],
+            error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
+        )
+        for place, value in zip(places, values, strict=True):
+            panel.annotate(
+                f"{value:.2f}",
+                (max(value, 1.0), place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+                color="#333333" if value >= 0.97 else "#C00000",
+            )
+        panel.axvline(1, color="black", linewidth=0.9)
+        panel.set_title(f"{layout}, {phase}", fontsize=10)
+        panel.set_xscale("log")
+        panel.margins(x=0.15, y=0.01)
+        panel.grid(axis="x", alpha=0.25)
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_yticks(range(len(names)), names, fontsize=7)
+    panels[0].invert_yaxis()
+    figure.supxlabel("speed-up over torch in the same layout (right of 1: cnnops is faster)")
+    _legend(panels[-1], rows)
+    return figure
+
+
+def roofline(rows: Sequence[Row], machine: Machine) -> Figure:
+    """What was reached at which intensity: cnnops as dots, torch in the same layout as rings."""
+    assert machine.flops is not None
+    assert machine.bandwidth is not None
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axes = figure.subplots()
+    intensity = [row.intensity for row in rows]
+    x = np.geomspace(min(intensity) / 2, max(max(intensity), machine.flops / machine.bandwidth) * 2)
+    axes.plot(x, np.minimum(machine.flops, x * machine.bandwidth) / 1e9, color="black")
+    axes.annotate(
+        f"multiply-adds: {machine.flops / 1e9:.0f} GFLOP/s",
+        (x[-1], machine.flops / 1e9),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
+    axes.annotate(
+        f"memory: {machine.bandwidth / 1e9:.0f} GB/s",
+        (x[0], x[0] * machine.bandwidth / 1e9),
+        xytext=(0, 12),
+        textcoords="offset points",
+        fontsize=8,
+    )
+    for row in rows:
+        flops = row.gflops * row.seconds[OWN]
+        theirs = flops / row.seconds[TORCH]
+        color = _COLORS[row.family]
+        axes.plot([row.intensity] * 2, [theirs, row.gflops], color=color, linewidth=0.7, alpha=0.6)
+        axes.plot(row.intensity, theirs, "o", color=color, markersize=4.5, fillstyle="none")
+        axes.plot(row.intensity, row.gflops, "o", color=color, markersize=4.5)
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("operations per byte of input, weight and output, each moved once")
+    axes.set_ylabel("GFLOP/s")
+    axes.set_title("dots: cnnops, rings: torch in the same layout", fontsize=10)
+    axes.grid(alpha=0.25)
+    _legend(axes, rows)
+    return figure
+
+
+def _legend(axes: Axes, rows: Sequence[Row]) -> None:
+    """Names the families that occur."""
+    present = [family for family in _COLORS if any(row.family == family for row in rows)]
+    handles = [
+        Line2D([], [], marker="s", linestyle="", color=_COLORS[family], label=family)
+        for family in present
+    ]
+    axes.legend(handles=handles, loc="lower right", fontsize=7, framealpha=0.9)
