@@ -42,8 +42,8 @@ void launch_transpose(DeviceCall& device, const Tensor& from, const Tensor& to) 
   args.channel_tiles = Divisor<int32_t>(channel_tiles);
   args.pixel_tiles = Divisor<int32_t>(pixel_tiles);
   const int64_t blocks = checked_mul(from.size(0), checked_mul(channel_tiles, pixel_tiles));
-  SIMT_LAUNCH((transpose<Word, Index, to_channels_last>), grid_of(blocks),
-              dim3(kTransposeThreads), 0, device.stream(), args);
+  SIMT_LAUNCH((transpose<Word, Index, to_channels_last>), grid_of(blocks), dim3(kTransposeThreads),
+              0, device.stream(), args);
 }
 
 /// The distance from the first to the last element.
@@ -57,7 +57,8 @@ double extent_of(const Tensor& tensor) {
 
 template <class Word, bool to_channels_last>
 void launch_transpose(DeviceCall& device, const Tensor& from, const Tensor& to) {
-  if (extent_of(from) + kTransposeSide <= INT32_MAX && extent_of(to) + kTransposeSide <= INT32_MAX) {
+  if (extent_of(from) + kTransposeSide <= INT32_MAX &&
+      extent_of(to) + kTransposeSide <= INT32_MAX) {
     return launch_transpose<Word, int32_t, to_channels_last>(device, from, to);
   }
   return launch_transpose<Word, int64_t, to_channels_last>(device, from, to);
@@ -124,10 +125,16 @@ class CudaEngine {
   template <class T>
   void run(Contraction<T>& p) {
     merge_pointwise(p);
+    if constexpr (!std::is_integral_v<T>) {
+      if (run_depthwise(device_, p, channels_last_)) return;
+    }
     run_fma_gemm(device_, p, channels_last_);
   }
   template <class T>
   void run(const WeightContraction<T>& p) {
+    if constexpr (!std::is_integral_v<T>) {
+      if (run_depthwise_weight(device_, p, channels_last_)) return;
+    }
     run_fma_gemm_weight(device_, p, channels_last_);
   }
   template <class T>
