@@ -70,7 +70,9 @@ def parse_bounds(text: str) -> Iterator[tuple[Key, int]]:
             name = re.match(r"\.nv\.info\.(\S+)", section)
             if name is None:
                 continue
-            found = re.search(r"EIATTR_(?:MAX_THREADS|REQNTID)\s+Format:\s+\S+\s+Value:(.*)", section)
+            found = re.search(
+                r"EIATTR_(?:MAX_THREADS|REQNTID)\s+Format:\s+\S+\s+Value:(.*)", section
+            )
             threads = 1
             for size in found[1].split() if found else ["1024"]:
                 threads *= int(size, 0)

@@ -73,7 +73,7 @@ def _reverse_postorder(after: Sequence[Sequence[int]]) -> list[int]:
     seen = {0}
     stack = [(0, iter(after[0]))] if after else []
     while stack:
-        i, rest = stack[-1]
+        _, rest = stack[-1]
         step = next((j for j in rest if j not in seen), None)
         if step is None:
             order.append(stack.pop()[0])
@@ -98,7 +98,7 @@ def _dominators(order: Sequence[int], before: Sequence[Sequence[int]]) -> dict[i
                     if rank[best] > rank[other]:
                         best = dominator[best]
                     else:
-                        other = dominator[other]  # noqa: PLW2901
+                        other = dominator[other]
             if dominator.get(block) != best:
                 dominator[block] = best
                 changed = True

@@ -37,7 +37,7 @@ class Instruction:
 
     @property
     def conditional(self) -> bool:
-        """Whether a branch or an exit may be passed by: for its predicate, or one in its operands."""
+        """Whether a branch or an exit may be passed by, for its predicate or one operand."""
         return bool(self.predicate) or "," in self.operands
 
 
