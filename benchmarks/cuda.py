@@ -28,7 +28,7 @@ from cnnops import cuda
 
 from .machine import Machine
 
-#: Side of the matrices whose product shows the peak, and bytes of the copy that shows the bandwidth.
+#: Side of the matrices whose product shows the peak; bytes of the copy that shows the bandwidth.
 _SIDE = 8192
 _COPIED = 1 << 30
 _ATTEMPTS = 10
@@ -118,16 +118,14 @@ class Cuda:
 
     def _peak(self, dtype: torch.dtype) -> float:
         """Operations per second of a large matrix product, in tf32 where convolutions may be."""
-        before = torch.backends.cuda.matmul.fp32_precision  # type: ignore[attr-defined]
-        torch.backends.cuda.matmul.fp32_precision = (  # type: ignore[attr-defined]
-            "tf32" if _allows_tf32() else "ieee"
-        )
+        before = torch.backends.cuda.matmul.fp32_precision
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if _allows_tf32() else "ieee"
         try:
             side = _SIDE // 4 if dtype == torch.float64 else _SIDE
             a, b = torch.randn(2, side, side, device=self.name).to(dtype)
             best = min(self.seconds(lambda: a @ b, 1) for _ in range(_ATTEMPTS))
         finally:
-            torch.backends.cuda.matmul.fp32_precision = before  # type: ignore[attr-defined]
+            torch.backends.cuda.matmul.fp32_precision = before
         return 2 * side**3 / best
 
     def _bandwidth(self) -> float:
@@ -139,8 +137,8 @@ class Cuda:
 
 
 def _allows_tf32() -> bool:
-    precision = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return precision == "tf32"
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return convolutions.fp32_precision == "tf32"
 
 
 def _state() -> str:

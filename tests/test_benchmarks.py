@@ -291,7 +291,6 @@ def test_command_fails_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--device", "cuda"], "no CUDA kernels"),
         (["--pass", "fwd,sideways"], "'sideways'"),
         (["--layout", "hwcn"], "'hwcn'"),
         (["--filter", "no such layer"], "nothing to time"),
