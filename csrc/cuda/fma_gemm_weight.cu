@@ -3,6 +3,7 @@
 
 #include "cuda/conv_kernels.h"
 #include "cuda/describe.h"
+#include "cuda/join_chunks.cuh"
 #include "cuda/launch_grid.h"
 #include "cuda/plan.h"
 
