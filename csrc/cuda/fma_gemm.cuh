@@ -34,12 +34,11 @@ struct FmaGemm {
 
 /// packed[g][tap * depth + c][row] = weight[g, row, c, tap], and the list of taps.
 template <class T, class Index>
-SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256, 1) void pack_weight(SIMT_PARAMETER Problem<T, Index> p,
-                                                        Index depth, Index packed_rows,
-                                                        Divisor<Index> by_depth,
-                                                        Divisor<Index> by_rows,
-                                                        Accumulator<T>* packed,
-                                                        Place<Index>* taps) {
+SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256,
+                               1) void pack_weight(SIMT_PARAMETER Problem<T, Index> p, Index depth,
+                                                   Index packed_rows, Divisor<Index> by_depth,
+                                                   Divisor<Index> by_rows, Accumulator<T>* packed,
+                                                   Place<Index>* taps) {
   const Index first = static_cast<Index>(blockIdx.x) * 256 + threadIdx.x;
   const Index step = static_cast<Index>(gridDim.x) * 256;
   const Index sum = p.depth * p.taps();
@@ -68,9 +67,8 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256, 1) void pack_weight(SIMT_PARAMETER Problem<T
 
 /// Stores a thread's share of the product, with the bias.
 template <class T, class Index, class Tile>
-SIMT_DEVICE void store_share(const FmaGemm<T, Index>& args,
-                             FmaShare<Accumulator<T>, Tile>& share, Index group, Index first_row,
-                             Index first_pixel) {
+SIMT_DEVICE void store_share(const FmaGemm<T, Index>& args, FmaShare<Accumulator<T>, Tile>& share,
+                             Index group, Index first_row, Index first_pixel) {
   using Acc = Accumulator<T>;
   constexpr int kVector = FmaShare<Acc, Tile>::kVector;
   using Vector = simt::Vector<T, kVector>;

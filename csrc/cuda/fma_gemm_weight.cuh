@@ -28,9 +28,8 @@ struct FmaGemmWeight {
 };
 
 template <class T, class Index, class Tile, bool channels_last>
-SIMT_KERNEL SIMT_LAUNCH_BOUNDS(
-    Tile::kThreads, Tile::kBlocks) void fma_gemm_weight(SIMT_PARAMETER FmaGemmWeight<T, Index>
-                                                            args) {
+SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weight(
+    SIMT_PARAMETER FmaGemmWeight<T, Index> args) {
   using Acc = Accumulator<T>;
   using IndexPlace = Place<Index>;
   constexpr int kDepth = Tile::kDepth, kStages = Tile::kStages;
@@ -87,8 +86,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(
   }
   __syncthreads();
 
-  const T* const grad =
-      p.grad + (group * p.rows + first_row) * p.grad_strides.channel;
+  const T* const grad = p.grad + (group * p.rows + first_row) * p.grad_strides.channel;
   const T* const source = p.source + group * p.depth * p.source_strides.channel;
 
   const auto copy_stage = [&](Index stage) {

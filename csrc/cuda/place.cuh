@@ -20,13 +20,16 @@ struct Place {
   simt::Vector<Index, kLanes> part[kParts];
 
   SIMT_DEVICE Index& offset() { return part[0].at[0]; }
-  SIMT_DEVICE Index& position(int axis) { return part[(1 + axis) / kLanes].at[(1 + axis) % kLanes]; }
+  SIMT_DEVICE Index& position(int axis) {
+    return part[(1 + axis) / kLanes].at[(1 + axis) % kLanes];
+  }
 };
 
 /// A position so far outside that no contribution of the other side brings it back; legitimate
 /// ones keep within half of it (describe.h).
 template <class Index>
-constexpr Index kNowhere = sizeof(Index) == 4 ? -(Index{1} << 30) : -(Index{1} << (sizeof(Index) * 8 - 2));
+constexpr Index kNowhere =
+    sizeof(Index) == 4 ? -(Index{1} << 30) : -(Index{1} << (sizeof(Index) * 8 - 2));
 
 /// The place of what is read as zero: a pixel, or a tap, beyond the last one.
 template <class Index>
@@ -81,7 +84,8 @@ SIMT_DEVICE bool locate(const Shape<Index>& shape, const Strides<Index>& strides
 #pragma unroll
   for (int i = 0; i < kAxes; ++i) {
     position[i] = pixel.position(i) + tap.position(i);
-    inside = inside && static_cast<Unsigned>(position[i]) < static_cast<Unsigned>(shape.axis[i].size);
+    inside =
+        inside && static_cast<Unsigned>(position[i]) < static_cast<Unsigned>(shape.axis[i].size);
   }
   offset = pixel.offset() + tap.offset();
   if (inside || shape.mode == PaddingMode::zeros) return inside;

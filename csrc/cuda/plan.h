@@ -11,6 +11,7 @@
 #include "contraction.h"
 #include "cuda/fma_tile.cuh"
 #include "cuda/mma_tile.cuh"
+#include "cuda/precision.h"
 #include "cuda/runtime.h"
 
 namespace cnnops::cuda {
@@ -150,6 +151,27 @@ bool in_vectors(const T* data, std::initializer_list<Index> strides) {
   if (reinterpret_cast<uintptr_t>(data) % kVectorBytes != 0) return false;
   return std::all_of(strides.begin(), strides.end(),
                      [](Index stride) { return stride % kVector<T> == 0; });
+}
+
+// ---- which of them -------------------------------------------------------------------------------
+
+/// Whether there are tensor cores for sums of T: for float, in tf32.
+template <class T>
+constexpr bool kHasMma =
+    std::is_same_v<T, bfloat16> || std::is_same_v<T, float16> || std::is_same_v<T, float>;
+
+/// Groups of fewer channels than this, in and out, leave most of a tensor-core tile empty.
+constexpr int64_t kMinMmaChannels = 16;
+
+/// Whether a convolution runs on tensor cores, which read channels_last tensors. Planar ones are
+/// copied to that order first, which large groups repay; small ones stay with the multiply-adds,
+/// which read either order as it lies.
+inline bool uses_tensor_cores(ScalarType dtype, const ConvGeometry& geometry, bool channels_last) {
+  const bool exists = dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ||
+                      (dtype == ScalarType::Float && allows_tf32());
+  const int64_t in = geometry.in_channels_per_group(), out = geometry.out_channels_per_group();
+  const bool depthwise = geometry.groups > 1 && in == 1;
+  return exists && !depthwise && (channels_last || std::max(in, out) >= kMinMmaChannels);
 }
 
 }  // namespace cnnops::cuda
