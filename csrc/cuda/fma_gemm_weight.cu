@@ -26,7 +26,7 @@ void launch(DeviceCall& device, const cnnops::WeightContraction<T>& p) {
   FmaGemmWeight<T, Index> args;
   args.problem = problem_of<Index>(p);
   const int64_t padded = column_tiles * Tile::kColumns;
-  auto* taps = device.workspace<Place<Index>>(padded);
+  auto* taps = device.workspace<Site<Index>>(padded);
   Acc* partial = device.workspace<Acc>(checked_mul(chunks, size));
   args.taps = taps;
   args.partial = partial;

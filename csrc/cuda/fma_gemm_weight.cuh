@@ -7,20 +7,20 @@
 // blocks of its own into partial sums (in the type of sums) in workspace, [chunk][group][row]
 // [column]; join_chunks adds these in their order. No atomics: the result is the same on each run.
 //
-// Places (place.cuh) of the pixels of a stage are computed by a few threads one stage before the
+// Sites (site.cuh) of the pixels of a stage are computed by a few threads one stage before the
 // copies that use them. Lanes copy neighbours in memory: of planar tensors 8 pixels of 4 rows or
 // columns, of channels_last ones 32 channels of one pixel.
 #pragma once
 
 #include "cuda/fma_tile.cuh"
-#include "cuda/place.cuh"
+#include "cuda/site.cuh"
 
 namespace cnnops::cuda {
 
 template <class T, class Index>
 struct FmaGemmWeight {
   WeightProblem<T, Index> problem;
-  const Place<Index>* taps = nullptr;  // of `columns`, rounded up to whole tiles
+  const Site<Index>* taps = nullptr;  // of `columns`, rounded up to whole tiles
   Accumulator<T>* partial = nullptr;
   Index columns = 0;
   Index chunk = 0;  // pixels
@@ -31,16 +31,16 @@ template <class T, class Index, class Tile, bool channels_last>
 SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weight(
     SIMT_PARAMETER FmaGemmWeight<T, Index> args) {
   using Acc = Accumulator<T>;
-  using IndexPlace = Place<Index>;
+  using IndexSite = Site<Index>;
   constexpr int kDepth = Tile::kDepth, kStages = Tile::kStages;
   constexpr int kPitchA = kPitch<Acc, Tile::kRows>, kPitchB = kPitch<Acc, Tile::kColumns>;
   constexpr int kStageA = kDepth * kPitchA, kStageB = kDepth * kPitchB;
   SIMT_SHARED(Acc, a, kStages * kStageA);
   SIMT_SHARED(Acc, b, kStages * kStageB);
   // A ring: the slot of a stage holds its pixels until their copies have been started.
-  SIMT_SHARED(IndexPlace, source_place, kStages * kDepth);
+  SIMT_SHARED(IndexSite, source_site, kStages * kDepth);
   SIMT_SHARED(Index, grad_offset, kStages * kDepth);  // -1 beyond the last pixel
-  SIMT_SHARED(IndexPlace, taps, channels_last ? 1 : Tile::kColumns);
+  SIMT_SHARED(IndexSite, taps, channels_last ? 1 : Tile::kColumns);
 
   const WeightProblem<T, Index>& p = args.problem;
   const int thread = static_cast<int>(threadIdx.x);
@@ -56,32 +56,32 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
   const Index end = p.pixels() - begin < args.chunk ? p.pixels() : begin + args.chunk;
   const Index stages = (end - begin + kDepth - 1) / kDepth;
 
-  const auto place_pixel = [&](Index stage, int step) {
+  const auto find_pixel = [&](Index stage, int step) {
     const int slot = static_cast<int>(stage % kStages) * kDepth + step;
     const Index pixel = begin + stage * kDepth + step;
-    IndexPlace place = nowhere<Index>();
+    IndexSite site = nowhere<Index>();
     Index offset = -1;
     if (pixel < end) {
       Index j[kAxes];
       const Index image = p.split_pixel(pixel, j);
-      place = place_of_pixel(p, p.source_strides, image, j);
+      site = site_of_pixel(p, p.source_strides, image, j);
       offset = image * p.grad_strides.batch;
 #pragma unroll
       for (int i = 0; i < kAxes; ++i) offset += j[i] * p.grad_strides.axis[i];
     }
-    store_shared_place(&source_place[slot], place);
+    store_shared_site(&source_site[slot], site);
     simt::store_shared(&grad_offset[slot], offset);
   };
   for (int i = thread; i < kStages * kDepth; i += Tile::kThreads) {
-    place_pixel(i / kDepth, i % kDepth);
+    find_pixel(i / kDepth, i % kDepth);
   }
   // A channels_last block's thread copies one column of every stage, a planar one's all of them.
-  IndexPlace tap = nowhere<Index>();
+  IndexSite tap = nowhere<Index>();
   if constexpr (channels_last) {
-    tap = load_place(&args.taps[first_column + thread % Tile::kColumns]);
+    tap = load_site(&args.taps[first_column + thread % Tile::kColumns]);
   } else {
     for (int column = thread; column < Tile::kColumns; column += Tile::kThreads) {
-      store_shared_place(&taps[column], load_place(&args.taps[first_column + column]));
+      store_shared_site(&taps[column], load_site(&args.taps[first_column + column]));
     }
   }
   __syncthreads();
@@ -107,8 +107,8 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
         const int element = thread + i * Tile::kThreads;
         const int step = channels_last ? element / Tile::kColumns : element % kDepth;
         const int column = channels_last ? element % Tile::kColumns : element / kDepth;
-        if constexpr (!channels_last) tap = load_shared_place(&taps[column]);
-        const IndexPlace pixel = load_shared_place(&source_place[slot * kDepth + step]);
+        if constexpr (!channels_last) tap = load_shared_site(&taps[column]);
+        const IndexSite pixel = load_shared_site(&source_site[slot * kDepth + step]);
         Index offset = 0;
         const bool inside = locate(p, p.source_strides, pixel, tap, offset);
         copy_element<T>(&b[slot * kStageB + step * kPitchB + column],
@@ -123,11 +123,11 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
   FmaShare<Acc, Tile> share(thread);
   for (Index stage = 0; stage < stages; ++stage) {
     simt::cp_wait<kStages - 2>();
-    // All copies of this stage and the places of the next copies are visible, and all threads are
+    // All copies of this stage and the sites of the next copies are visible, and all threads are
     // done with the stage before it, whose slots are filled now.
     __syncthreads();
     copy_stage(stage + kStages - 1);
-    if (thread < kDepth) place_pixel(stage + kStages, thread);
+    if (thread < kDepth) find_pixel(stage + kStages, thread);
     const int slot = static_cast<int>(stage % kStages);
     share.multiply(&a[slot * kStageA], &b[slot * kStageB]);
   }
