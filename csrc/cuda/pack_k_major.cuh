@@ -22,6 +22,9 @@ struct Packing {
 
 constexpr int kPackSide = 32;
 constexpr int kPackThreads = 256;
+/// Elements from a line of the square to the next: an odd number of banks.
+template <class T>
+constexpr int kPackPitch = kPackSide + 4 / static_cast<int>(sizeof(T));
 
 /// Packing of the weight of `problem`, which then reads `packed`.
 template <class T, class Index>
@@ -57,7 +60,7 @@ Packing<T, Index> packing_of(Problem<T, Index>& problem, T* packed) {
 template <class T, class Index>
 SIMT_KERNEL SIMT_LAUNCH_BOUNDS(kPackThreads,
                                4) void pack_k_major(SIMT_PARAMETER Packing<T, Index> args) {
-  SIMT_SHARED(T, square, kPackSide * (kPackSide + 2));
+  SIMT_SHARED(T, square, kPackSide * kPackPitch<T>);
   const Problem<T, Index>& p = args.problem;
   const WeightStrides<Index>& strides = p.weight_strides;
   const Index first_channel = static_cast<Index>(blockIdx.x % args.depth_squares) * kPackSide;
@@ -88,7 +91,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(kPackThreads,
     for (int c = warp; c < kPackSide; c += kPackThreads / kPackSide) {
       if (first_channel + c < p.depth) {
         const T value = simt::load(p.weight + offset + (first_channel + c) * strides.depth);
-        simt::store_shared(square + lane * (kPackSide + 2) + c, value);
+        simt::store_shared(square + lane * kPackPitch<T> + c, value);
       }
     }
   }
@@ -97,7 +100,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(kPackThreads,
     if (first_line + i < lines && first_channel + lane < p.depth) {
       split_line(first_line + i, row, tap);
       const Index at = ((group * p.rows + row) * taps + tap) * p.depth + first_channel + lane;
-      simt::store(args.packed + at, simt::load_shared(square + i * (kPackSide + 2) + lane));
+      simt::store(args.packed + at, simt::load_shared(square + i * kPackPitch<T> + lane));
     }
   }
 }
