@@ -96,8 +96,10 @@ void launch_fold(DeviceCall& device, const Fold<T>& fold) {
 /// The engine of conv_op.h.
 class CudaEngine {
  public:
-  CudaEngine(const Tensor& input, const ConvGeometry&, bool channels_last)
-      : device_(input), channels_last_(channels_last) {}
+  CudaEngine(const Tensor& input, const ConvGeometry& geometry, bool channels_last)
+      : device_(input),
+        tensor_cores_(uses_tensor_cores(input.scalar_type(), geometry, channels_last)),
+        channels_last_(channels_last || tensor_cores_) {}
 
   bool channels_last() const { return channels_last_; }
   Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
@@ -125,6 +127,9 @@ class CudaEngine {
   template <class T>
   void run(Contraction<T>& p) {
     merge_pointwise(p);
+    if constexpr (kHasMma<T>) {
+      if (tensor_cores_) return run_implicit_gemm(device_, p);
+    }
     if constexpr (!std::is_integral_v<T>) {
       if (run_depthwise(device_, p, channels_last_)) return;
     }
@@ -132,6 +137,9 @@ class CudaEngine {
   }
   template <class T>
   void run(const WeightContraction<T>& p) {
+    if constexpr (kHasMma<T>) {
+      if (tensor_cores_) return run_implicit_gemm_weight(device_, p);
+    }
     if constexpr (!std::is_integral_v<T>) {
       if (run_depthwise_weight(device_, p, channels_last_)) return;
     }
@@ -149,7 +157,8 @@ class CudaEngine {
 
  private:
   DeviceCall device_;
-  bool channels_last_;
+  const bool tensor_cores_;
+  const bool channels_last_;
 };
 
 }  // namespace

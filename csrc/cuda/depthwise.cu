@@ -2,7 +2,7 @@
 #include "cuda/conv_kernels.h"
 #include "cuda/depthwise_plan.h"
 #include "cuda/describe.h"
-#include "cuda/fma_gemm_weight.cuh"
+#include "cuda/join_chunks.cuh"
 #include "cuda/launch_grid.h"
 
 namespace cnnops::cuda {

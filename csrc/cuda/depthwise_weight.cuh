@@ -1,7 +1,7 @@
 // The gradient for the weight of a depthwise convolution: for each pair of a grad channel and a
 // source channel of a group, and each tap, the sum over the batch and all pixels. Two steps, both
 // in a fixed order: blocks add up a chunk of the sum each into partial sums in workspace, and
-// join_chunks (fma_gemm_weight.cuh) adds the chunks.
+// join_chunks (join_chunks.cuh) adds the chunks.
 //
 // A thread has kRun neighbouring taps of one row of the kernel, a unit. What a unit adds up is the
 // correlation of source rows with grad rows, the roles of taps and pixels swapped: of the grad

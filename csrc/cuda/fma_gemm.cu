@@ -45,7 +45,7 @@ void launch(DeviceCall& device, const cnnops::Contraction<T>& p) {
   FmaGemm<T, Index> args;
   args.problem = problem_of<Index>(p);
   Acc* packed = device.workspace<Acc>(packed_size);
-  auto* taps = device.workspace<Place<Index>>(depth);
+  auto* taps = device.workspace<Site<Index>>(depth);
   args.weight = packed;
   args.taps = taps;
   args.depth = static_cast<Index>(depth);

@@ -3,6 +3,7 @@
 
 #include "cuda/conv_kernels.h"
 #include "cuda/describe.h"
+#include "cuda/join_chunks.cuh"
 #include "cuda/launch_grid.h"
 #include "cuda/plan.h"
 
@@ -17,15 +18,15 @@ void launch(DeviceCall& device, const cnnops::WeightContraction<T>& p) {
   const int64_t column_tiles = ceil_div(columns, Tile::kColumns);
   const int64_t blocks = checked_mul(p.groups, checked_mul(row_tiles, column_tiles));
   const int64_t size = checked_mul(p.groups, checked_mul(p.rows, columns));
-  const int64_t chunk = choose_chunk(pixels, blocks, checked_mul(size, sizeof(Acc)),
-                                     device.multiprocessors());
+  const int64_t chunk =
+      choose_chunk(pixels, blocks, checked_mul(size, sizeof(Acc)), device.multiprocessors());
   const int64_t chunks = ceil_div(pixels, chunk);
   const dim3 grid = grid_of(checked_mul(chunks, blocks));
 
   FmaGemmWeight<T, Index> args;
   args.problem = problem_of<Index>(p);
   const int64_t padded = column_tiles * Tile::kColumns;
-  auto* taps = device.workspace<Place<Index>>(padded);
+  auto* taps = device.workspace<Site<Index>>(padded);
   Acc* partial = device.workspace<Acc>(checked_mul(chunks, size));
   args.taps = taps;
   args.partial = partial;
@@ -38,9 +39,9 @@ void launch(DeviceCall& device, const cnnops::WeightContraction<T>& p) {
               args.problem.source_strides, args.columns, static_cast<Index>(padded), taps);
   SIMT_LAUNCH((fma_gemm_weight<T, Index, Tile, channels_last>), grid, dim3(Tile::kThreads), 0,
               device.stream(), args);
-  SIMT_LAUNCH((join_chunks<T, Index>), grid_over(size), dim3(256), 0, device.stream(),
-              args.problem, partial, static_cast<int32_t>(chunks), args.columns,
-              Divisor<Index>(columns), Divisor<Index>(p.rows));
+  SIMT_LAUNCH((join_chunks<T, Index>), grid_over(size), dim3(256), 0, device.stream(), args.problem,
+              partial, static_cast<int32_t>(chunks), args.columns, Divisor<Index>(columns),
+              Divisor<Index>(p.rows));
 }
 
 template <class T, class Tile>
