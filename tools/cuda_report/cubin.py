@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cuda_report.machine import RESERVED
 from cuda_report.sass import Instruction, parse
 
 Key = tuple[str, str]  # architecture, mangled name
@@ -60,7 +61,9 @@ def parse_resources(text: str) -> Iterator[tuple[Key, tuple[int, int, int]]]:
     for arch, part in _by_arch(text):
         pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)"
         for name, registers, stack, shared, local in re.findall(pattern, part):
-            yield (arch, name), (int(registers), int(stack) + int(local), int(shared))
+            # From sm_90 on, what the system reserves of each block is part of the figure.
+            own = int(shared) - (RESERVED if int(arch[3:].rstrip("af")) >= 90 else 0)
+            yield (arch, name), (int(registers), int(stack) + int(local), own)
 
 
 def parse_bounds(text: str) -> Iterator[tuple[Key, int]]:
