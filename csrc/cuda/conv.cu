@@ -130,12 +130,18 @@ class CudaEngine {
     if constexpr (kHasMma<T>) {
       if (tensor_cores_) return run_implicit_gemm(device_, p);
     }
+    if constexpr (!std::is_integral_v<T>) {
+      if (run_depthwise(device_, p, channels_last_)) return;
+    }
     run_fma_gemm(device_, p, channels_last_);
   }
   template <class T>
   void run(const WeightContraction<T>& p) {
     if constexpr (kHasMma<T>) {
       if (tensor_cores_) return run_implicit_gemm_weight(device_, p);
+    }
+    if constexpr (!std::is_integral_v<T>) {
+      if (run_depthwise_weight(device_, p, channels_last_)) return;
     }
     run_fma_gemm_weight(device_, p, channels_last_);
   }
