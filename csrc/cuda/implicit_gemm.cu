@@ -83,7 +83,7 @@ void run_implicit_gemm(DeviceCall& device, const cnnops::Contraction<T>& p) {
   const bool vectors = source_in_vectors(p);
   if (!fits_int32(p)) {
     if (vectors) return launch<MmaTall, Copies::mapped_vectors, int64_t>(device, p);
-    return launch<MmaSmall, Copies::elements, int64_t>(device, p);
+    return launch<MmaSmallFar, Copies::elements, int64_t>(device, p);
   }
   if (!vectors) return launch<MmaSmall, Copies::elements, int32_t>(device, p);
   if (p.walk[0].mode != PaddingMode::zeros) {
