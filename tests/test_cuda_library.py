@@ -62,7 +62,7 @@ def test_fake_tensors_on_a_gpu() -> None:
     with FakeTensorMode():
         image = torch.empty(2, 3, 9, 8, device="cuda").to(memory_format=torch.channels_last)
         weight = torch.empty(4, 3, 3, 3, device="cuda")
-        model = cnnops.convert(torch.nn.Conv2d(3, 4, 3).to("cuda"))
+        model = cnnops.convert(torch.nn.Conv2d(3, 4, 3, device="cuda"))
         with cnnops.enable():
             enabled = F.conv2d(image, weight)
         for output in (cnnops.functional.conv2d(image, weight), model(image), enabled):

@@ -61,8 +61,9 @@ def parse_resources(text: str) -> Iterator[tuple[Key, tuple[int, int, int]]]:
     for arch, part in _by_arch(text):
         pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)"
         for name, registers, stack, shared, local in re.findall(pattern, part):
-            # From sm_90 on, what the system reserves of each block is part of the figure.
-            own = int(shared) - (RESERVED if int(arch[3:].rstrip("af")) >= 90 else 0)
+            # From sm_90 on the figure has what the system reserves, but for kernels without any.
+            reserved = RESERVED if int(arch[3:].rstrip("af")) >= 90 else 0
+            own = max(0, int(shared) - reserved)
             yield (arch, name), (int(registers), int(stack) + int(local), own)
 
 

@@ -64,16 +64,19 @@ def _tile_bytes(name: str) -> int:
     return constant("pool_plan.h", "kTileBytes")
 
 
-_MMA = {"from_l2": True, "dynamic": _mma_bytes}
+def _mma(pattern: str, *loop: str) -> Family:
+    return Family(pattern, loop, from_l2=True, dynamic=_mma_bytes)
+
+
 FAMILIES = (
     # Tensor cores, operands by ldmatrix from what cp.async brought in whole vectors; m-major tf32
     # has 4-byte elements, which ldmatrix cannot turn; copies by element go through registers.
-    Family(r"implicit_gemm<.*\(Copies\)[01]>", ("HMMA", "LDSM.4", "LDGSTS.128"), **_MMA),
-    Family(r"implicit_gemm<.*\(Copies\)2>", ("HMMA", "LDSM.4", "LDG"), **_MMA),
-    Family(r"implicit_gemm_weight<float, .*\(Copies\)[01]>", ("HMMA", "LDS", "LDGSTS.128"), **_MMA),
-    Family(r"implicit_gemm_weight<float, .*\(Copies\)2>", ("HMMA", "LDS", "LDG"), **_MMA),
-    Family(r"implicit_gemm_weight<.*\(Copies\)[01]>", ("HMMA", "LDSM.4", "LDGSTS.128"), **_MMA),
-    Family(r"implicit_gemm_weight<.*\(Copies\)2>", ("HMMA", "LDSM.4", "LDG"), **_MMA),
+    _mma(r"implicit_gemm<.*\(Copies\)[01]>", "HMMA", "LDSM.4", "LDGSTS.128"),
+    _mma(r"implicit_gemm<.*\(Copies\)2>", "HMMA", "LDSM.4", "LDG"),
+    _mma(r"implicit_gemm_weight<float, .*\(Copies\)[01]>", "HMMA", "LDS", "LDGSTS.128"),
+    _mma(r"implicit_gemm_weight<float, .*\(Copies\)2>", "HMMA", "LDS", "LDG"),
+    _mma(r"implicit_gemm_weight<.*\(Copies\)[01]>", "HMMA", "LDSM.4", "LDGSTS.128"),
+    _mma(r"implicit_gemm_weight<.*\(Copies\)2>", "HMMA", "LDSM.4", "LDG"),
     # Multiply-adds in registers, operands in vectors from shared memory.
     Family(r"fma_gemm(_weight)?<(float|bfloat16|float16), .*", ("FFMA", "LDS.128"), from_l2=True),
     Family(r"fma_gemm(_weight)?<double, .*", ("DFMA", "LDS.128"), from_l2=True),
