@@ -81,7 +81,7 @@ def time_network(job: NetworkJob, settings: Settings, machine: Machine, device: 
     )
     try:
         runs = _runs(job, settings, device)
-        error = disagreement(runs, TOLERANCES[job.phase])
+        error = disagreement(runs, device.tolerance(settings.dtype, TOLERANCES[job.phase]))
     except (RuntimeError, TypeError, ValueError) as problem:
         error = f"{type(problem).__name__}: {first_line(problem)}"
     if error:

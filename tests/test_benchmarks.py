@@ -311,7 +311,6 @@ def test_command_fails_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--device", "cuda"], "no CUDA"),
         (["--peers", "eigen"], "'eigen'"),
         (["--e2e", "--op", "conv2d", "--shape", "1,1,9,9"], "exclude"),
         (["--html", "no/such/folder/run.html"], "is no directory"),
