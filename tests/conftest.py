@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import devices
 import pytest
 import torch
+from emulator import library
 from hypothesis import settings
 
 from cnnops import _C
-from emulator import library
 
 
 @pytest.fixture(autouse=True)

@@ -22,10 +22,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from emulator import build, library
 from hypothesis import settings
 
 from cnnops.check.cases import Case
-from emulator import build, library
 
 DEVICES = ("cpu", "cuda-emulated", "cuda")
 

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from emulator import build
 
 pytestmark = pytest.mark.skipif(

@@ -33,12 +33,12 @@ OPTIONS = {
 
 def main(variant: str, *arguments: str) -> int:
     """The exit code of pytest, or of the sanitizer that ended it."""
-    build.build("library", variant)
+    library = build.build("library", variant)
     runtime = build.runtime_library(RUNTIMES[variant])
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     command += ["--device", "cuda-emulated", "--share", str(SHARE[variant]), *arguments]
     environment = {**os.environ, **OPTIONS, "LD_PRELOAD": runtime, "OMP_NUM_THREADS": "1"}
-    environment["CNNOPS_EMULATOR_VARIANT"] = variant
+    environment["CNNOPS_EMULATED_LIBRARY"] = str(library)
     return subprocess.run(command, env=environment, cwd=build.ROOT, check=False).returncode
 
 
