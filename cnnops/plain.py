@@ -60,13 +60,15 @@ def _recorder(function: type[Function]) -> Callable[..., Any]:
     argument that is returned for a view of an input.
     """
 
+    setup_context, differentiate = function.setup_context, function.backward
+
     def forward(ctx: Any, *args: Any) -> Any:
         output, arguments = args[-1]
-        function.setup_context(ctx, arguments, output)
+        setup_context(ctx, arguments, output)
         return output
 
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        return (*function.backward(ctx, *grads), None)  # as many as forward has arguments, or more
+        return (*differentiate(ctx, *grads), None)  # as many as forward has arguments, or more
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(function.__name__, (Function,), members).apply
