@@ -78,20 +78,23 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 @contextlib.contextmanager
 def on(device: str) -> Iterator[str]:
     """Runs everything on `device`, and yields torch's name of it."""
-    if device == "cuda-emulated":
-        with library.emulated_cuda():
+    exact = torch.backends.cudnn.allow_tf32
+    # The bounds of the tests are those of float32.
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        if device == "cuda-emulated":
+            with library.emulated_cuda():
+                yield "cpu"
+        elif device == "cuda":
+            torch.set_default_device("cuda")
+            try:
+                yield "cuda"
+            finally:
+                torch.set_default_device(None)
+        else:
             yield "cpu"
-    elif device == "cuda":
-        exact = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
-        torch.set_default_device("cuda")
-        try:
-            yield "cuda"
-        finally:
-            torch.set_default_device(None)
-            torch.backends.cudnn.allow_tf32 = exact
-    else:
-        yield "cpu"
+    finally:
+        torch.backends.cudnn.allow_tf32 = exact
 
 
 @contextlib.contextmanager

@@ -32,39 +32,6 @@ struct FmaGemm {
   StoreVector vector = StoreVector::none;
 };
 
-/// packed[g][tap * depth + c][row] = weight[g, row, c, tap], and the list of taps.
-template <class T, class Index>
-SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256, 1) void pack_weight(SIMT_PARAMETER Problem<T, Index> p,
-                                                        Index depth, Index packed_rows,
-                                                        Divisor<Index> by_depth,
-                                                        Divisor<Index> by_rows,
-                                                        Accumulator<T>* packed, Site<Index>* taps) {
-  const Index first = static_cast<Index>(blockIdx.x) * 256 + threadIdx.x;
-  const Index step = static_cast<Index>(gridDim.x) * 256;
-  const Index sum = p.depth * p.taps();
-  for (Index i = first; i < depth; i += step) {
-    store_site(&taps[i], i < sum ? site_of_tap(p, p.source_strides, i) : nowhere<Index>());
-  }
-  for (Index i = first; i < p.groups * depth * packed_rows; i += step) {
-    Index row = i;
-    Index k = split(row, by_rows);
-    const Index group = split(k, by_depth);
-    Accumulator<T> value{};
-    if (row < p.rows && k < sum) {
-      Index channel = k, t[kAxes];
-      p.split_tap(split(channel, p.by_depth), t);
-      const WeightStrides<Index>& strides = p.weight_strides;
-      Index offset = group * strides.group + row * strides.row + channel * strides.depth;
-#pragma unroll
-      for (int a = 0; a < kAxes; ++a) {
-        offset += (p.axis[a].kernel + t[a] * p.axis[a].kernel_step) * strides.axis[a];
-      }
-      value = simt::to_float(simt::load(&p.weight[offset]));
-    }
-    simt::store(&packed[i], value);
-  }
-}
-
 /// Stores a thread's share of the product, with the bias.
 template <class T, class Index, class Tile>
 SIMT_DEVICE void store_share(const FmaGemm<T, Index>& args, FmaShare<Accumulator<T>, Tile>& share,
@@ -125,7 +92,7 @@ SIMT_DEVICE void store_share(const FmaGemm<T, Index>& args, FmaShare<Accumulator
   }
 }
 
-template <class T, class Index, class Tile, bool channels_last>
+template <class T, class Index, class Tile, bool channels_last, bool mapped>
 SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
                                Tile::kBlocks) void fma_gemm(SIMT_PARAMETER FmaGemm<T, Index> args) {
   using Acc = Accumulator<T>;
@@ -195,7 +162,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
           tap = load_site(&args.taps[k + step]);
         }
         Index offset = 0;
-        const bool inside = locate(p, p.source_strides, pixel, tap, offset);
+        const bool inside = locate<mapped>(p, p.source_strides, pixel, tap, offset);
         copy_element<T>(&b[slot * kStageB + step * kPitchB + column],
                         inside ? source + offset : p.source, inside);
       }

@@ -27,7 +27,7 @@ struct FmaGemmWeight {
   Divisor<int32_t> row_tiles, column_tiles, groups;
 };
 
-template <class T, class Index, class Tile, bool channels_last>
+template <class T, class Index, class Tile, bool channels_last, bool mapped>
 SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weight(
     SIMT_PARAMETER FmaGemmWeight<T, Index> args) {
   using Acc = Accumulator<T>;
@@ -110,7 +110,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
         if constexpr (!channels_last) tap = load_shared_site(&taps[column]);
         const IndexSite pixel = load_shared_site(&source_site[slot * kDepth + step]);
         Index offset = 0;
-        const bool inside = locate(p, p.source_strides, pixel, tap, offset);
+        const bool inside = locate<mapped>(p, p.source_strides, pixel, tap, offset);
         copy_element<T>(&b[slot * kStageB + step * kPitchB + column],
                         inside ? source + offset : p.source, inside);
       }
@@ -134,13 +134,28 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
   simt::cp_wait<0>();
 
   Acc* const partial = args.partial + (chunk * p.groups + group) * p.rows * args.columns;
+  using Share = FmaShare<Acc, Tile>;
+  const bool vectors = args.columns % Share::kVector == 0;
 #pragma unroll
   for (int i = 0; i < Tile::kRowShare; ++i) {
+    const Index row = first_row + share.row_of(i);
+    if (row >= p.rows) continue;
 #pragma unroll
-    for (int j = 0; j < Tile::kColumnShare; ++j) {
-      const Index row = first_row + share.row_of(i), column = first_column + share.column_of(j);
-      if (row < p.rows && column < args.columns) {
-        simt::store(&partial[row * args.columns + column], share.sum[i][j]);
+    for (int j = 0; j < Tile::kColumnShare; j += Share::kVector) {
+      const Index column = first_column + share.column_of(j);
+      Acc* const to = &partial[row * args.columns + column];
+      if (vectors) {
+        typename Share::Vector values;
+#pragma unroll
+        for (int v = 0; v < Share::kVector; ++v) values.at[v] = share.sum[i][j + v];
+        if (column < args.columns) {
+          simt::store(reinterpret_cast<typename Share::Vector*>(to), values);
+        }
+      } else {
+#pragma unroll
+        for (int v = 0; v < Share::kVector; ++v) {
+          if (column + v < args.columns) simt::store(to + v, share.sum[i][j + v]);
+        }
       }
     }
   }

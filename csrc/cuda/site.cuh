@@ -74,8 +74,10 @@ SIMT_DEVICE Site<Index> site_of_tap(const Shape<Index>& shape, const Strides<Ind
   return site;
 }
 
-/// Sets `offset` to where the element of a pixel and a tap lies; false where it is zero.
-template <class Index>
+/// Sets `offset` to where the element of a pixel and a tap lies; false where it is zero. Only
+/// `mapped` kernels know padding that is not zeros: finding out would cost the others more than
+/// their sums leave time for.
+template <bool mapped, class Index>
 SIMT_DEVICE bool locate(const Shape<Index>& shape, const Strides<Index>& strides, Site<Index> pixel,
                         Site<Index> tap, Index& offset) {
   using Unsigned = std::make_unsigned_t<Index>;
@@ -88,15 +90,18 @@ SIMT_DEVICE bool locate(const Shape<Index>& shape, const Strides<Index>& strides
         inside && static_cast<Unsigned>(position[i]) < static_cast<Unsigned>(shape.axis[i].size);
   }
   offset = pixel.offset() + tap.offset();
-  if (inside || shape.mode == PaddingMode::zeros) return inside;
-  if (position[0] < kNowhere<Index> / 2) return false;
+  if constexpr (mapped) {
+    if (inside || shape.mode == PaddingMode::zeros) return inside;
+    if (position[0] < kNowhere<Index> / 2) return false;
 #pragma unroll
-  for (int i = 0; i < kAxes; ++i) {
-    const auto resolved =
-        static_cast<Index>(resolve_position(position[i], shape.axis[i].size, shape.mode));
-    offset += (resolved - position[i]) * strides.axis[i];
+    for (int i = 0; i < kAxes; ++i) {
+      const auto resolved =
+          static_cast<Index>(resolve_position(position[i], shape.axis[i].size, shape.mode));
+      offset += (resolved - position[i]) * strides.axis[i];
+    }
+    return true;
   }
-  return true;
+  return inside;
 }
 
 /// A site in global or in shared memory.
