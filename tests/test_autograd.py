@@ -17,6 +17,8 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 import cnnops.functional as C
 from cnnops import autograd, ops
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def randn(*size: int) -> Tensor:
     return torch.randn(*size, dtype=torch.float64, requires_grad=True)

@@ -137,14 +137,14 @@ def _values(
     """Random numbers of one of the kinds VALUES; integers are small in any case."""
     if not dtype.is_floating_point or values == "ties":
         low = -3 if dtype.is_signed else 0
-        return torch.randint(low, 4, tuple(shape), generator=generator).to(dtype)
-    numbers = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+        return torch.randint(low, 4, tuple(shape), generator=generator, device="cpu").to(dtype)
+    numbers = torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device="cpu")
     if values == "positive":
         numbers = numbers.abs() + 0.25
     elif values != "normal":
         special = {"nan": math.nan, "infinite": -math.inf}[values]
         share = {"nan": 0.05, "infinite": 0.8}[values]
-        chosen = torch.rand(tuple(shape), generator=generator) < share
+        chosen = torch.rand(tuple(shape), generator=generator, device="cpu") < share
         numbers = torch.where(chosen, special, numbers)
     return numbers.to(dtype)
 
@@ -168,7 +168,7 @@ def _indices(case: Case, generator: torch.Generator) -> Tensor:
     planes = math.prod(case.input[: -case.rank])
     positions = torch.stack(
         [
-            torch.randperm(math.prod(output), generator=generator)[: math.prod(sizes)]
+            torch.randperm(math.prod(output), generator=generator, device="cpu")[: math.prod(sizes)]
             for _ in range(planes)
         ]
     )
@@ -191,7 +191,7 @@ def make_problem(case: Case, dtype: torch.dtype) -> Problem:
         extras = (_indices(case, generator),)
     elif case.function.startswith("fractional"):
         batch = case.input[: -case.rank] if len(case.input) > case.rank + 1 else (1, case.input[0])
-        samples = torch.rand((*batch, case.rank), generator=generator, dtype=torch.float64)
+        samples = torch.rand((*batch, case.rank), generator=generator, dtype=torch.float64, device="cpu")
         extras = (samples.to(dtype),)
     problem = Problem(case, tuple(tensors), extras, None)
     if not dtype.is_floating_point:
