@@ -9,15 +9,19 @@ PYTEST_ARGS ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+EMULATOR := $(shell find tests/emulator -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 BUILD_INPUTS := $(CPP) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint lint-style lint-types lint-cpp format clean
+.PHONY: help demo test sanitize emulator-asan emulator-tsan emulator-report mutate build lint lint-style lint-types lint-cpp format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    install, build, train LeNet-5 on handwritten digits, check every operator"
 	@echo "make test    install, build, run the tests, fast ones first; PYTEST_ARGS='-k conv2d'"
+	@echo "make sanitize  a part of these tests on emulated CUDA kernels, under ASan and UBSan, then TSan"
+	@echo "make emulator-report  what memory requests of the CUDA kernels cost, counted emulated"
+	@echo "make mutate  remove each barrier of the CUDA kernels in turn: do tests notice? Takes hours"
 	@echo "make build   install into $(VENV) and build the library"
 	@echo "make lint    ruff, mypy and clang-format, changing nothing"
 	@echo "make format  ruff and clang-format, in place"
@@ -33,6 +37,17 @@ demo: build
 
 test: build
 	$(PY) -m pytest --exitfirst $(PYTEST_ARGS)
+
+sanitize: emulator-asan emulator-tsan
+
+emulator-asan emulator-tsan: emulator-%: build
+	$(PY) tests/emulator/sanitize.py $*
+
+emulator-report: build
+	$(PY) tests/emulator/report.py
+
+mutate: build
+	$(PY) tests/emulator/mutate.py
 
 build: $(VENV)/cnnops-built
 
@@ -62,12 +77,12 @@ lint-types: build
 	$(PY) -m mypy
 
 lint-cpp: build
-	@$(VENV)/bin/clang-format --dry-run -Werror $(CPP) && echo "clang-format: no findings"
+	@$(VENV)/bin/clang-format --dry-run -Werror $(CPP) $(EMULATOR) && echo "clang-format: no findings"
 
 format: build
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(VENV)/bin/clang-format -i $(CPP)
+	$(VENV)/bin/clang-format -i $(CPP) $(EMULATOR)
 
 clean:
 	rm -rf build dist *.egg-info cnnops/*.so $(VENV)/cnnops-built
