@@ -202,7 +202,9 @@ def make_problem(case: Case, dtype: torch.dtype) -> Problem:
         extras = (_indices(case, generator),)
     elif case.function.startswith("fractional"):
         batch = case.input[: -case.rank] if len(case.input) > case.rank + 1 else (1, case.input[0])
-        samples = torch.rand((*batch, case.rank), generator=generator, dtype=torch.float64, device="cpu")
+        samples = torch.rand(
+            (*batch, case.rank), generator=generator, dtype=torch.float64, device="cpu"
+        )
         extras = (samples.to(dtype),)
     problem = Problem(case, tuple(tensors), extras, None)
     if not dtype.is_floating_point:
