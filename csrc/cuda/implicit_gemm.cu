@@ -15,9 +15,8 @@ namespace {
 template <class T, class Index>
 void pack_for_vectors(DeviceCall& device, Problem<T, Index>& p, const ContractionShape& shape) {
   const WeightStrides<Index>& strides = p.weight_strides;
-  const bool dense = p.depth == 1 || strides.depth == 1;
-  if (dense && in_vectors<T>(p.weight, {strides.group, strides.row, strides.axis[0],
-                                        strides.axis[1], strides.axis[2]})) {
+  if (strides.depth == 1 && in_vectors<T>(p.weight, {strides.group, strides.row, strides.axis[0],
+                                                     strides.axis[1], strides.axis[2]})) {
     return;
   }
   const int64_t size = checked_mul(shape.groups * shape.rows, shape.depth * shape.taps());

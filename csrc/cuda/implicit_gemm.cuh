@@ -15,7 +15,7 @@
 // thus addresses: per copied vector an addition and a bounds check for each axis.
 //
 // Where the tiles are too few to fill the GPU, several blocks share one, each with its part of the
-// reduction axis, and reduce.cuh adds their sums in a fixed order.
+// reduction axis, and join_shares.cuh adds their sums in a fixed order.
 #pragma once
 
 #include "cuda/mma_tile.cuh"

@@ -7,7 +7,7 @@
 // memory that way (MMajor).
 //
 // A block computes a tile of kM channels x kN columns of a group over a share of the pixels, which
-// are many where the tiles are few: the shares are partial sums, and reduce.cuh adds them in a
+// are many where the tiles are few: the shares are partial sums, and join_chunks.cuh adds them in a
 // fixed order. Blocks of one share are neighbours in the grid, so that all tiles read its pixels
 // while L2 has them.
 //

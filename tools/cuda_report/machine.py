@@ -69,6 +69,8 @@ _INTEGER = ("IMAD", "IADD3", "ISETP", "LOP3", "SHF", "LEA", "IMNMX", "VIADD", "S
 def cycles(loop: Sequence[Instruction], from_l2: bool) -> dict[str, float]:
     """Cycles that each pipe of an H100 needs for one warp's pass through `loop`.
 
+    Memory instructions count as if no two lanes read the same and no bank conflicted.
+
     `from_l2`: several blocks read the same, as tiles of a product do, so that L2 serves what is
     read from global memory; otherwise DRAM does.
     """

@@ -1,5 +1,5 @@
-// planted BUG SETTINGS: runs the kernels with a bug planted and prints what was found of it, and what
-// was counted, if the settings say so.
+// planted BUG SETTINGS: runs the kernels with a bug planted and prints what was found of it, and
+// what was counted, if the settings say so.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
