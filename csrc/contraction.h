@@ -68,6 +68,16 @@ struct Strides {
   int64_t axis[kAxes] = {0, 0, 0};
 };
 
+/// Whether planes of these sizes lie densely in memory, each in order.
+inline bool planes_are_dense(const Strides& strides, const int64_t (&size)[kAxes]) {
+  int64_t expected = 1;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    if (size[axis] > 1 && strides.axis[axis] != expected) return false;
+    expected *= size[axis];
+  }
+  return true;
+}
+
 /// Element strides of a weight by role: destination channel, source channel, kernel position,
 /// group.
 struct WeightStrides {

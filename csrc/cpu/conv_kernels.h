@@ -45,6 +45,7 @@ struct ConvKernels {
   Kernel<WeightContraction<T>> weight_gemm_channels_last;
   Kernel<WeightContraction<T>> weight_direct_planar;
   Kernel<WeightContraction<T>> weight_grouped_channels_last;
+  Kernel<WeightContraction<T>> weight_grouped_planar;
 
   Kernel<Fold<T>> fold_padding;
 };

@@ -82,6 +82,8 @@ inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes
          plane * lanes <= kMaxBlockElements;
 }
 
+constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
+                                "rows too narrow for registers, channels fill them"};
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
                                       "a register of channels holds whole groups"};
 
@@ -149,7 +151,7 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
   if (plan::groups_fill_registers(shape, lanes)) {
     if (channels_last) return plan::kGroupedChannelsLast;
     if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) {
-      return {Algorithm::grouped_planar, "rows too narrow for registers, channels fill them"};
+      return plan::kGroupedPlanar;
     }
   }
   if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
@@ -170,9 +172,12 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
 
 /// The kernel for a weight-gradient contraction.
 inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channels_last,
-                                      int64_t lanes) {
+                                      bool dense_planes, int64_t lanes) {
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
-  if (channels_last && plan::groups_fill_registers(shape, lanes)) return plan::kGroupedChannelsLast;
+  if (plan::groups_fill_registers(shape, lanes)) {
+    if (channels_last) return plan::kGroupedChannelsLast;
+    if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) return plan::kGroupedPlanar;
+  }
   const bool few = shape.rows * shape.depth <= plan::kMaxDirectPairs &&
                    shape.walk[2].count >= plan::kMinDirectWidth;
   if ((few || depthwise) && plan::fits_bands(shape)) {
@@ -202,18 +207,16 @@ struct Plan {
   Kernel<Problem> kernel;
 };
 
-/// Whether the planes of source and destination lie densely in memory, each in order.
+/// Whether the planes of the source lie densely; those of a destination may lie anyhow.
 template <class T>
-bool planes_are_dense(const Contraction<T>& p) {
-  int64_t source = 1, dest = 1;
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
-    const Walk& walk = p.walk[axis];
-    if (walk.size > 1 && p.source_strides.axis[axis] != source) return false;
-    if (walk.count > 1 && p.dest_strides.axis[axis] != dest) return false;
-    source *= walk.size;
-    dest *= walk.count;
-  }
-  return true;
+bool reads_dense_planes(const Contraction<T>& p) {
+  return planes_are_dense(p.source_strides, {p.walk[0].size, p.walk[1].size, p.walk[2].size});
+}
+/// Whether the planes of source and grad do.
+template <class T>
+bool reads_dense_planes(const WeightContraction<T>& p) {
+  return planes_are_dense(p.source_strides, {p.walk[0].size, p.walk[1].size, p.walk[2].size}) &&
+         planes_are_dense(p.grad_strides, {p.walk[0].count, p.walk[1].count, p.walk[2].count});
 }
 
 /// The plan of `p`, which is simplified first.
@@ -221,7 +224,7 @@ template <class T>
 Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
-  Choice choice = choose_algorithm(p, channels_last, planes_are_dense(p), kernels.lanes);
+  Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   if (const int64_t size = winograd_tile(p, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
@@ -241,12 +244,14 @@ template <class T>
 Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
-  const Choice choice = choose_weight_algorithm(p, channels_last, kernels.lanes);
+  const Choice choice =
+      choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.weight_gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
+    case Algorithm::grouped_planar: return {choice, kernels.weight_grouped_planar};
     default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};

@@ -35,6 +35,8 @@
 //
 #include "cpu/kernels/weight_grouped_channels_last.h"
 //
+#include "cpu/kernels/weight_grouped_planar.h"
+//
 #include "cpu/kernels/fold_padding.h"
 
 template <class T, template <class> class Blocking>
@@ -76,6 +78,8 @@ const ConvKernels<T>& conv_kernels() {
        weight_footprint<T, WeightDirectPlanarBlocking>},
       {"weight_grouped_channels_last", weight_grouped_channels_last<T>,
        weight_footprint<T, WeightGroupedChannelsLastBlocking>},
+      {"weight_grouped_planar", weight_grouped_planar<T>,
+       weight_footprint<T, WeightGroupedPlanarBlocking>},
       {"fold_padding", fold_padding<T>, fold_footprint<T>},
   };
   return table;
