@@ -35,6 +35,7 @@ struct ConvKernels {
 
   Kernel<Contraction<T>> gemm_planar;
   Kernel<Contraction<T>> gemm_channels_last;
+  Kernel<Contraction<T>> few_pixels;
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> grouped_channels_last;
   Kernel<Contraction<T>> grouped_planar;

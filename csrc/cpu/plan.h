@@ -15,6 +15,7 @@ namespace cnnops {
 enum class Algorithm {
   gemm_planar,            // vectors along pixels; any strides, any geometry
   gemm_channels_last,     // vectors along channels
+  few_pixels,             // few destination pixels; vectors along the weight as it lies
   direct_planar,          // few channels in a group; vectors along the width
   grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
   grouped_planar,         // the same on transposed blocks of planes
@@ -67,6 +68,9 @@ inline bool groups_fill_registers(const ContractionShape& shape, int64_t lanes) 
   const bool listed = size == 1 || size == 2 || size == 4 || size == 8;
   return listed && size <= lanes && shape.depth == size && shape.groups > 1;
 }
+
+/// More destination pixels than this would pay for packing the weight.
+constexpr int64_t kFewPixels = 8;
 
 /// Rows up to this width leave vectors along them mostly empty, and little work for each.
 constexpr int64_t kNarrowRow = 16;
@@ -207,6 +211,14 @@ struct Plan {
   Kernel<Problem> kernel;
 };
 
+/// Whether there are so few destination pixels that reading the weight is most of the work, and the
+/// weight can be read where it lies.
+template <class T>
+bool suits_few_pixels(const Contraction<T>& p) {
+  return p.batch * p.pixels() <= plan::kFewPixels && p.rows > 1 && p.depth > 1 &&
+         (p.weight_strides.row == 1 || weight_rows_are_dense(p, p.weight_strides));
+}
+
 /// Whether the planes of the source lie densely; those of a destination may lie anyhow.
 template <class T>
 bool reads_dense_planes(const Contraction<T>& p) {
@@ -225,13 +237,16 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
   Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
-  if (const int64_t size = winograd_tile(p, kernels.lanes)) {
+  if (suits_few_pixels(p)) {
+    choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
+  } else if (const int64_t size = winograd_tile(p, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
   }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
+    case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};

@@ -11,6 +11,8 @@
 //
 #include "cpu/kernels/gemm_channels_last.h"
 //
+#include "cpu/kernels/few_pixels.h"
+//
 #include "cpu/kernels/band.h"
 //
 #include "cpu/kernels/paired_rows.h"
@@ -66,6 +68,7 @@ const ConvKernels<T>& conv_kernels() {
       {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        gemm_channels_last_prepared_bytes<T>, gemm_channels_last_prepare<T>},
+      {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},
       {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
       {"grouped_channels_last", grouped_channels_last<T>, footprint<T, GroupedTables>},
       {"grouped_planar", grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},

@@ -60,20 +60,6 @@ struct WeightMatrix {
   }
 };
 
-/// True when all taps lie side by side in the weight, in order.
-inline bool taps_are_contiguous(const ContractionShape& shape, const WeightStrides& strides) {
-  int64_t expected = 1;
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
-    const Walk& walk = shape.walk[axis];
-    if (walk.tap_count > 1 && strides.axis[axis] != expected) return false;
-    for (int64_t t = 0; t < walk.tap_count; ++t) {
-      if (walk.taps[t].kernel != t) return false;
-    }
-    expected *= walk.tap_count;
-  }
-  return true;
-}
-
 /// Element offsets of all taps in the weight, in the order of the virtual matrix.
 inline void tap_offsets(const ContractionShape& shape, const WeightStrides& strides, int64_t* to) {
   const Walk* walk = shape.walk;
