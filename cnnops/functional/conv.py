@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from cnnops import autocast, ops, support
+from cnnops import autocast, autograd, ops, support
 from cnnops.geometry import (
     IntOrInts,
     expand,
@@ -19,6 +19,7 @@ from cnnops.geometry import (
     same_padding,
     spatial,
 )
+from cnnops.plain import plain_call
 
 __all__ = [
     "conv1d",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 _any_autocast = torch._C._is_any_autocast_enabled
+_dynamo_is_compiling = torch.compiler.is_dynamo_compiling
+_plain_conv = plain_call("conv", autograd.Convolution)
 
 
 def conv1d(
@@ -221,6 +224,10 @@ def _conv(
             dilation,
             groups,
         )
+    if not _dynamo_is_compiling():
+        output = _plain_conv(rank, input, weight, bias, stride, padding, dilation, groups)
+        if output is not None:
+            return output
     support.check(function.__name__, input, weight, *support.given(bias))
     if weight.numel() == 0:
         _check_channels(function.__name__, rank, input, weight)

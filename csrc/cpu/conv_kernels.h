@@ -17,6 +17,7 @@ struct Footprint {
 /// A kernel, and what it takes: both ask the same blocking.
 template <class Problem>
 struct Kernel {
+  const char* name;  // that of its file in kernels/
   void (*run)(const Problem&);
   Footprint (*footprint)(const Problem&);
 
@@ -36,6 +37,7 @@ struct ConvKernels {
   Kernel<Contraction<T>> gemm_channels_last;
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> grouped_channels_last;
+  Kernel<Contraction<T>> grouped_planar;
   Kernel<Contraction<T>> winograd_2x2;  // float alone
   Kernel<Contraction<T>> winograd_4x4;
 

@@ -17,21 +17,10 @@ enum class Algorithm {
   gemm_channels_last,     // vectors along channels
   direct_planar,          // few channels in a group; vectors along the width
   grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
+  grouped_planar,         // the same on transposed blocks of planes
   winograd_2x2,           // dense 3x3, stride 1, float, in tiles of 2x2 outputs
   winograd_4x4,           // and of 4x4 outputs
 };
-
-inline const char* name_of(Algorithm algorithm) {
-  switch (algorithm) {
-    case Algorithm::gemm_planar: return "gemm_planar";
-    case Algorithm::gemm_channels_last: return "gemm_channels_last";
-    case Algorithm::direct_planar: return "direct_planar";
-    case Algorithm::grouped_channels_last: return "grouped_channels_last";
-    case Algorithm::winograd_2x2: return "winograd_2x2";
-    case Algorithm::winograd_4x4: return "winograd_4x4";
-  }
-  return "";
-}
 
 /// What a contraction runs, and why.
 struct Choice {
@@ -77,6 +66,20 @@ inline bool groups_fill_registers(const ContractionShape& shape, int64_t lanes) 
   const int64_t size = shape.rows;
   const bool listed = size == 1 || size == 2 || size == 4 || size == 8;
   return listed && size <= lanes && shape.depth == size && shape.groups > 1;
+}
+
+/// Rows up to this width leave vectors along them mostly empty, and little work for each.
+constexpr int64_t kNarrowRow = 16;
+
+/// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
+constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
+
+/// Whether a register's worth of planes is best transposed, so that vectors run along channels.
+inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes) {
+  const Walk* walk = shape.walk;
+  const int64_t plane = walk[0].size * walk[1].size * walk[2].size + shape.pixels();
+  return walk[2].count <= kNarrowRow && shape.taps() > 1 && shape.groups * shape.depth >= lanes &&
+         plane * lanes <= kMaxBlockElements;
 }
 
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
@@ -140,9 +143,15 @@ inline bool winograd_strides(const Strides& strides) {
 }  // namespace plan
 
 /// The kernel for a forward or input-gradient contraction.
-inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last, bool dense_planes,
+                               int64_t lanes) {
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
-  if (channels_last && plan::groups_fill_registers(shape, lanes)) return plan::kGroupedChannelsLast;
+  if (plan::groups_fill_registers(shape, lanes)) {
+    if (channels_last) return plan::kGroupedChannelsLast;
+    if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) {
+      return {Algorithm::grouped_planar, "rows too narrow for registers, channels fill them"};
+    }
+  }
   if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
     return {Algorithm::gemm_channels_last, "output channels fill registers"};
   }
@@ -193,12 +202,26 @@ struct Plan {
   Kernel<Problem> kernel;
 };
 
+/// Whether the planes of source and destination lie densely in memory, each in order.
+template <class T>
+bool planes_are_dense(const Contraction<T>& p) {
+  int64_t source = 1, dest = 1;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    const Walk& walk = p.walk[axis];
+    if (walk.size > 1 && p.source_strides.axis[axis] != source) return false;
+    if (walk.count > 1 && p.dest_strides.axis[axis] != dest) return false;
+    source *= walk.size;
+    dest *= walk.count;
+  }
+  return true;
+}
+
 /// The plan of `p`, which is simplified first.
 template <class T>
 Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
-  Choice choice = choose_algorithm(p, channels_last, kernels.lanes);
+  Choice choice = choose_algorithm(p, channels_last, planes_are_dense(p), kernels.lanes);
   if (const int64_t size = winograd_tile(p, channels_last, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
@@ -208,6 +231,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
+    case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};
     case Algorithm::winograd_2x2: return {choice, kernels.winograd_2x2};
     case Algorithm::winograd_4x4: return {choice, kernels.winograd_4x4};
   }
@@ -215,6 +239,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
 }
 template <class T>
 Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) {
+  merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
   const Choice choice = choose_weight_algorithm(p, channels_last, kernels.lanes);
   switch (choice.algorithm) {
@@ -222,7 +247,7 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
-    default: break;  // Winograd tiles are for the other two contractions
+    default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};
 }

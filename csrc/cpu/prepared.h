@@ -29,7 +29,7 @@ PieceHeader piece_header(const Plan<Contraction<T>>& plan, const Contraction<T>&
     header.key = (header.key ^ value) * 0x100000001b3u;
     header.key ^= header.key >> 32;
   };
-  for (const char* name : {name_of(plan.choice.algorithm), current_isa()}) {
+  for (const char* name : {plan.kernel.name, current_isa()}) {
     while (*name != '\0') add(*name++);
     add(0);
   }

@@ -2,12 +2,12 @@
 // im2col[pixels x K] * weight[K x rows] for each group, K = taps * source channels.
 //
 // The pixels are never copied where the tensor already holds accumulators: a tile takes one pointer
-// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Weights
-// are packed once per call as [group][column block][tap][channel][kTileColumns] and shared by all
-// threads. Items are (group, block of kPixelBlock pixels, column block); K is cut so that the slice
-// of packed weights stays in L2 while all pixel tiles of the item use it. With few source channels
-// (images) the taps of a kernel row, which lie side by side in the source, count as one tap of more
-// channels.
+// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Pixels
+// of 16-bit elements are widened once for all column blocks. Weights are packed once per call as
+// [group][column block][tap][channel][kTileColumns] and shared by all threads. Items are (group,
+// block of kPixelBlock pixels, column block); K is cut so that the slice of packed weights stays in
+// L2 while all pixel tiles of the item use it. With few source channels (images) the taps of a
+// kernel row, which lie side by side in the source, count as one tap of more channels.
 
 /// Pixels of an item, which share each slice of packed weights: 48 x 64 sums stay in L1.
 constexpr int64_t kPixelBlock = 8 * kTileRows;
@@ -20,6 +20,10 @@ constexpr int64_t kMaxMergedInner = 4096;
 
 /// From so many taps on a block is one tile of pixels, to bound the table of pointers.
 constexpr int64_t kManyTaps = 1024;
+
+/// Pixels of 16-bit elements are widened a block at a time: as many as so many bytes of L2 hold,
+/// though no fewer than a tile.
+constexpr int64_t kWidenedBytes = int64_t(1) << 20;
 
 /// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
 template <class T>
@@ -116,6 +120,33 @@ struct PixelPointers {
   }
 };
 
+/// Copies the taps that `from` points to, [tile][tap][kTileRows], into `wide`, as accumulators, and
+/// points `to` there. What neighbours share is copied once: padding, and the source pixel that one
+/// pixel reads for a tap and the next pixel for the tap before.
+template <class T>
+void widen_pixels(const T* const* from, int64_t count, int64_t taps, int64_t depth, const T* zeros,
+                  const Accumulator<T>* wide_zeros, Accumulator<T>* wide,
+                  const Accumulator<T>** to) {
+  const int64_t tile = taps * kTileRows;
+  int64_t before = 0;  // where the pixel before has its first tap
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t here = i / kTileRows * tile + i % kTileRows;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t at = here + tap * kTileRows, neighbour = before + (tap + 1) * kTileRows;
+      if (from[at] == zeros) {
+        to[at] = wide_zeros;
+      } else if (i > 0 && tap + 1 < taps && from[neighbour] == from[at]) {
+        to[at] = to[neighbour];
+      } else {
+        copy_strided(from[at], 1, depth, wide);
+        to[at] = wide;
+        wide += depth;
+      }
+    }
+    before = here;
+  }
+}
+
 /// Adds the bias to the sums of pixels [first, first + count), `pitch` apart, and stores `channels`
 /// destination channels of each from `channel` on.
 template <class T>
@@ -161,6 +192,10 @@ struct GemmChannelsLastBlocking {
     inner = taps * depth;
     pixels = p.batch * p.pixels();
     pixel_block = p.taps() < kManyTaps ? kPixelBlock : kTileRows;
+    if (!in_place) {
+      const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
+      pixel_block = fits > pixel_block ? pixel_block : fits < kTileRows ? kTileRows : fits;
+    }
     pixel_blocks = ceil_div(pixels, pixel_block);
     padded_rows = round_up(p.rows, kLanes<A>);
     column_blocks = ceil_div(p.rows, columns);
@@ -169,11 +204,11 @@ struct GemmChannelsLastBlocking {
 
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     table_bytes = sizeof(int64_t) * p.taps();
-    zero_bytes = sizeof(T) * depth;
-    pointer_bytes = sizeof(T*) * (pixel_block * taps + kTileRows * tap_block);
+    zero_bytes = sizeof(A) * depth;
+    pointer_bytes = sizeof(T*) * pixel_block * taps * (in_place ? 1 : 2);
     sum_bytes = sizeof(A) * pixel_block * columns;
     border_bytes = merged ? sizeof(T) * pixel_block * inner : 0;
-    widened_bytes = in_place ? 0 : sizeof(A) * kTileRows * tap_block * run;
+    widened_bytes = in_place ? 0 : sizeof(A) * pixel_block * inner;
   }
 
   Footprint footprint() const {
@@ -220,6 +255,8 @@ void gemm_channels_last(const Contraction<T>& p) {
     Scratch widened(blocking.widened_bytes);
     const PixelPointers<T> pointers{p, blocking.merged, zero_tap.as<T>(), border.as<T>()};
     const T** pixel_rows = pointer_table.as<const T*>();
+    const A** tile_rows = reinterpret_cast<const A**>(pixel_rows);
+    if (!in_place) tile_rows += pixel_block * taps;
     A* sums = sum_buffer.as<A>();
     int64_t pointed = -1;
     for (int64_t item = begin; item < end; ++item) {
@@ -232,6 +269,10 @@ void gemm_channels_last(const Contraction<T>& p) {
       if (pointed != item / column_blocks) {
         pointed = item / column_blocks;
         pointers.point(p.source + group * p.depth, first, count, pixel_rows);
+        if constexpr (!in_place) {
+          widen_pixels<T>(pixel_rows, count, taps, depth, pointers.zeros, zero_tap.as<A>(),
+                          widened.as<A>(), tile_rows);
+        }
       }
       const A* packed = weights + (group * padded_rows + column) * inner;
       for (int64_t tap = 0; tap < taps; tap += tap_block) {
@@ -241,24 +282,10 @@ void gemm_channels_last(const Contraction<T>& p) {
           const bool accumulate = tap > 0 || c > 0;
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
-            const T** from = pixel_rows + (i * taps + tap * kTileRows);
-            const A* slice = packed + (tap * depth + c) * width;
-            A* to = sums + i * width;
-            if constexpr (in_place) {
-              multiply<A>({from, c, tap_count, channels, 1, slice, pointers.zeros}, to, width,
-                          accumulate, rows, vectors);
-            } else {
-              auto wide_rows = reinterpret_cast<const A**>(pixel_rows + pixel_block * taps);
-              for (int64_t t = 0; t < tap_count; ++t) {
-                for (int r = 0; r < rows; ++r) {
-                  A* wide = widened.as<A>() + (t * kTileRows + r) * channels;
-                  copy_strided(from[t * kTileRows + r] + c, 1, channels, wide);
-                  wide_rows[t * kTileRows + r] = wide;
-                }
-              }
-              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice}, to, width, accumulate,
-                          rows, vectors);
-            }
+            const A** from = tile_rows + (i * taps + tap * kTileRows);
+            multiply<A>({from, c, tap_count, channels, 1, packed + (tap * depth + c) * width, width,
+                         zero_tap.as<A>()},
+                        sums + i * width, width, accumulate, rows, vectors);
           }
         }
       }

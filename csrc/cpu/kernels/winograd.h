@@ -340,8 +340,8 @@ struct WinogradConvolution {
             const int rows = int(count - tile < kTileRows ? count - tile : kTileRows);
             const float* from[kTileRows];
             for (int r = 0; r < rows; ++r) from[r] = input + (tile + r) * tile_elements();
-            multiply<float>({from, start, 1, channels, 1, slice}, out + tile * width, width,
-                            chunk > 0, rows, vectors);
+            multiply<float>({from, start, 1, channels, 1, slice, vectors * kLanes<float>},
+                            out + tile * width, width, chunk > 0, rows, vectors);
           }
         }
       }
