@@ -68,7 +68,8 @@ def padded_convolution(
     check(f"conv{rank}d", input, weight, *given(bias))
     input, weight, bias = to_lower_precision(input, weight, bias)  # type: ignore[assignment]
     # The operator's list begins with the first axis.
-    padding = [pad for axis in range(rank) for pad in reversed_padding[-2 * axis - 2 :][:2]]
+    sides = [pad for axis in range(rank) for pad in reversed_padding[-2 * axis - 2 :][:2]]
+    padding = tuple(sides)
     return convolution(input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 

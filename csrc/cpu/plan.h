@@ -95,12 +95,11 @@ constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
 constexpr int64_t kMinWinogradChannels = 16;
 
 /// What transforming costs, in multiply-adds of each of a tile's products: for a channel of a tile,
-/// and for a weight, which is as much as multiplying it with so many tiles.
-constexpr double kTileTransform = 20, kWeightTransform = 16;
+/// and for a weight, which takes as long as multiplying it with so many tiles.
+constexpr double kTileTransform = 16, kWeightTransform = 16;
 
-/// A direct sum runs a little closer to the peak, and is the more accurate one: only a saving by
-/// this factor is worth it.
-constexpr double kWorthTransforming = 1.1;
+/// What the GEMM of channels_last tensors spends on packing a weight, likewise.
+constexpr double kWeightPacking = 12;
 
 /// True for two axes of three taps side by side at stride 1, of one dense group.
 inline bool is_dense_3x3(const ContractionShape& shape) {
@@ -123,9 +122,10 @@ inline double winograd_cost(const ContractionShape& shape, int64_t size, int64_t
 }
 
 /// Outputs along an axis of the Winograd tile that pays, or 0.
-inline int64_t winograd_size(const ContractionShape& shape, int64_t lanes) {
+inline int64_t winograd_size(const ContractionShape& shape, bool channels_last, int64_t lanes) {
   if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return 0;
-  const double direct = 9.0 * shape.batch * shape.pixels() / kWorthTransforming;
+  const double pixels = double(shape.batch) * shape.pixels();
+  const double direct = 9 * (pixels + (channels_last ? kWeightPacking : 0));
   const double two = winograd_cost(shape, 2, lanes), four = winograd_cost(shape, 4, lanes);
   const double best = two < four ? two : four;
   return best > direct ? 0 : best == two ? 2 : 4;
@@ -195,12 +195,12 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
 
 /// Outputs along an axis of the Winograd tile that computes `p`, or 0 where another kernel does.
 template <class T>
-int64_t winograd_tile(const Contraction<T>& p, int64_t lanes) {
+int64_t winograd_tile(const Contraction<T>& p, bool channels_last, int64_t lanes) {
   if constexpr (!std::is_same_v<T, float>) return 0;
   if (!plan::is_dense_3x3(p)) return 0;
   if (!plan::winograd_strides(p.source_strides) || !plan::winograd_strides(p.dest_strides))
     return 0;
-  const int64_t size = plan::winograd_size(p, lanes);
+  const int64_t size = plan::winograd_size(p, channels_last, lanes);
   return size > 0 && allows_winograd() ? size : 0;
 }
 
@@ -239,7 +239,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   if (suits_few_pixels(p)) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
-  } else if (const int64_t size = winograd_tile(p, kernels.lanes)) {
+  } else if (const int64_t size = winograd_tile(p, channels_last, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
   }
