@@ -234,9 +234,9 @@ PyObject* plain_conv(PyObject* record, PyObject* const* arguments, Py_ssize_t co
   return result;
 }
 
-PyMethodDef conv_method{
-    "conv", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_conv)), METH_FASTCALL,
-    nullptr};
+PyMethodDef conv_method{"conv",
+                        reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_conv)),
+                        METH_FASTCALL, nullptr};
 
 PyMethodDef* find(const char* name) {
   if (std::strcmp(name, conv_method.ml_name) == 0) return &conv_method;

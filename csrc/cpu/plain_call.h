@@ -19,8 +19,8 @@
 
 namespace cnnops {
 
-/// The plain calls of the operators in conv.cpp and pool.cpp: functions (tensors and other arguments
-/// of the operator) whose `self` is what records the derivative; ended by a null.
+/// The plain calls of the operators in conv.cpp and pool.cpp: functions (tensors and other
+/// arguments of the operator) whose `self` is what records the derivative; ended by a null.
 extern PyMethodDef conv_plain_calls[];
 extern PyMethodDef pool_plain_calls[];
 

@@ -4,8 +4,9 @@
 //
 // Included once per instruction set, inside that set's namespace, with CNNOPS_VECTOR_BYTES
 // set to the register width (isa/begin.h). It therefore has no include guard and no includes.
-// Which intrinsics there are say CNNOPS_TARGET_AVX2 and CNNOPS_TARGET_AVX512, not the compiler's own
-// macros: GCC reads a whole C++ file before it acts on the target pragma, and defines none of them.
+// Which intrinsics there are say CNNOPS_TARGET_AVX2 and CNNOPS_TARGET_AVX512, not the compiler's
+// own macros: GCC reads a whole C++ file before it acts on the target pragma, and defines none of
+// them.
 
 template <class T, int kCount>
 struct VectorOf {
@@ -231,8 +232,8 @@ inline Vec<Accumulator<T>> load_strided(const T* from, int64_t stride) {
       for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
       lane *= broadcast(int32_t(stride));
 #if defined(CNNOPS_TARGET_AVX512)
-      return (Vec<A>)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), 0xffff, (__m512i)lane, from,
-                                                 4);
+      return (Vec<A>)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), 0xffff, (__m512i)lane,
+                                                 from, 4);
 #else
       return (Vec<A>)_mm256_i32gather_epi32((const int*)from, (__m256i)lane, 4);
 #endif
@@ -276,8 +277,8 @@ inline Vec<Accumulator<T>> load_indexed(const T* from, const int32_t* index) {
     const int32_t odd = int32_t(reinterpret_cast<uintptr_t>(from) / 2 & 1);
     const Vec<int32_t> at = load(index) + odd;
     const __mmask16 valid = _mm512_cmpge_epi32_mask((__m512i)at, _mm512_set1_epi32(odd));
-    const auto words = (Vec<uint32_t>)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), valid,
-                                                                  (__m512i)(at >> 1), from - odd, 4);
+    const auto words = (Vec<uint32_t>)_mm512_mask_i32gather_epi32(
+        _mm512_setzero_si512(), valid, (__m512i)(at >> 1), from - odd, 4);
     const Vec<uint32_t> wanted = words >> (Vec<uint32_t>)((at & 1) << 4);
     const auto half = __builtin_convertvector(wanted, VectorOf<uint16_t, 16>::type);
     return load_wide(reinterpret_cast<const T*>(&half));

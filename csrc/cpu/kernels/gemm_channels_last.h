@@ -2,13 +2,12 @@
 // im2col[pixels x K] * weight[K x rows] for each group, K = taps * source channels.
 //
 // The pixels are never copied where the tensor already holds accumulators: a tile takes one pointer
-// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Pixels of
-// 16-bit elements are widened once for all column blocks. Weights
-// are packed once per call as [group][column block][tap][channel][kTileColumns] and shared by all
-// threads. Items are (group, block of kPixelBlock pixels, column block); K is cut so that the slice
-// of packed weights stays in L2 while all pixel tiles of the item use it. With few source channels
-// (images) the taps of a kernel row, which lie side by side in the source, count as one tap of more
-// channels.
+// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Pixels
+// of 16-bit elements are widened once for all column blocks. Weights are packed once per call as
+// [group][column block][tap][channel][kTileColumns] and shared by all threads. Items are (group,
+// block of kPixelBlock pixels, column block); K is cut so that the slice of packed weights stays in
+// L2 while all pixel tiles of the item use it. With few source channels (images) the taps of a
+// kernel row, which lie side by side in the source, count as one tap of more channels.
 
 /// Pixels of an item, which share each slice of packed weights: 48 x 64 sums stay in L1.
 constexpr int64_t kPixelBlock = 8 * kTileRows;
