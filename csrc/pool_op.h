@@ -44,9 +44,9 @@ struct Type {
   using type = T;
 };
 
-/// Calls f(Type<T>()) with the element type of `dtype`; raises where `types` does not hold it.
-template <class F>
-void visit(const char* name, Types types, ScalarType dtype, const F& f) {
+/// Calls f(Type<T>()) with the element type of `dtype`; raises where `kTypes` does not hold it.
+template <Types kTypes, class F>
+void visit(const char* name, ScalarType dtype, const F& f) {
   switch (dtype) {
     case ScalarType::Float: return f(Type<float>());
     case ScalarType::Double: return f(Type<double>());
@@ -54,8 +54,10 @@ void visit(const char* name, Types types, ScalarType dtype, const F& f) {
     case ScalarType::Half: return f(Type<float16>());
     default: break;
   }
-  if (types != Types::kFloats && dtype == ScalarType::Long) return f(Type<int64_t>());
-  if (types == Types::kAll) {
+  if constexpr (kTypes != Types::kFloats) {
+    if (dtype == ScalarType::Long) return f(Type<int64_t>());
+  }
+  if constexpr (kTypes == Types::kAll) {
     switch (dtype) {
       case ScalarType::Int: return f(Type<int32_t>());
       case ScalarType::Short: return f(Type<int16_t>());
@@ -98,16 +100,16 @@ inline bool is_empty(const Tensor& tensor) { return tensor.numel() == 0; }
 // ---- maxima --------------------------------------------------------------------------------------
 
 /// The maxima and, where `with_indices`, their positions.
-template <class Engine>
-std::tuple<Tensor, Tensor> max_pool_of(const char* name, Types types, const Tensor& input,
-                                       const PoolGeometry& g, bool with_indices) {
+template <class Engine, Types kTypes>
+std::tuple<Tensor, Tensor> max_pool_of(const char* name, const Tensor& input, const PoolGeometry& g,
+                                       bool with_indices) {
   const bool channels_last = lies_channels_last(input, g);
   const IntList sizes = g.output_sizes();
   Engine engine(input);
   Tensor output = engine.allocate(sizes, input, channels_last, input.scalar_type());
   Tensor indices =
       with_indices ? engine.allocate(sizes, input, channels_last, ScalarType::Long) : output;
-  visit(name, types, input.scalar_type(), [&](auto type) {
+  visit<kTypes>(name, input.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     if (is_empty(output)) return;
     engine.template max_pool<T>(g, channels_last, dense(input, channels_last), output,
@@ -134,13 +136,13 @@ template <class Engine>
 std::tuple<Tensor, Tensor> grid_max_pool(const Tensor& input, const PoolGeometry& g,
                                          bool with_indices) {
   if (g.rank != 3 || g.batched || !is_unbatched_channels_last(input)) {
-    return max_pool_of<Engine>("max_pool", Types::kAll, input, g, with_indices);
+    return max_pool_of<Engine, Types::kAll>("max_pool", input, g, with_indices);
   }
   PoolGeometry batched = g;
   batched.batched = true;
   const Tensor batch = to_channels_last(torch::stable::unsqueeze(input, 0));
   const auto [output, indices] =
-      max_pool_of<Engine>("max_pool", Types::kAll, batch, batched, with_indices);
+      max_pool_of<Engine, Types::kAll>("max_pool", batch, batched, with_indices);
   return {torch::stable::squeeze(output, 0), torch::stable::squeeze(indices, 0)};
 }
 
@@ -175,7 +177,7 @@ std::tuple<Tensor, Tensor> adaptive_max_pool(const Tensor& input, IntList output
   const PoolGeometry g =
       adaptive_pool_geometry("adaptive_max_pool", AdaptiveKind::kMax, sizes_of(input), output_size);
   Engine::check_window_span(g);
-  return max_pool_of<Engine>("adaptive_max_pool", Types::kFloats, input, g, true);
+  return max_pool_of<Engine, Types::kFloats>("adaptive_max_pool", input, g, true);
 }
 
 template <class Engine>
@@ -190,7 +192,7 @@ std::tuple<Tensor, Tensor> fractional_max_pool(const Tensor& input, IntList kern
   Engine engine(input);
   Tensor output = engine.allocate(sizes, input, channels_last, input.scalar_type());
   Tensor indices = engine.allocate(sizes, input, channels_last, ScalarType::Long);
-  visit(name, Types::kFloats, input.scalar_type(), [&](auto type) {
+  visit<Types::kFloats>(name, input.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     if (is_empty(output)) return;
     engine.template fractional_max_pool<T>(g, channels_last, dense(input, channels_last),
@@ -211,7 +213,7 @@ Tensor max_pool_backward(const Tensor& grad_output, const Tensor& indices, IntLi
   Engine engine(grad_output);
   const Tensor grad_input =
       engine.allocate(g.input_sizes(), grad_output, channels_last, grad_output.scalar_type());
-  visit(name, Types::kFloats, grad_output.scalar_type(), [&](auto type) {
+  visit<Types::kFloats>(name, grad_output.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     const Tensor from = dense(grad_output, channels_last);
     const Tensor at = dense(indices, channels_last);
@@ -240,7 +242,7 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& indices) {
   const bool channels_last = lies_channels_last(indices, g);
   Engine engine(input);
   const Tensor output = engine.allocate(sizes, input, channels_last, input.scalar_type());
-  visit(name, Types::kFloats, input.scalar_type(), [&](auto type) {
+  visit<Types::kFloats>(name, input.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     const Tensor from = dense(input, channels_last);
     const Tensor at = dense(indices, channels_last);
@@ -259,7 +261,7 @@ Tensor max_unpool(const Tensor& input, const Tensor& indices, IntList output_siz
   const bool channels_last = lies_channels_last(input, g);
   Engine engine(input);
   const Tensor output = engine.allocate(g.input_sizes(), input, channels_last, input.scalar_type());
-  visit(name, Types::kFloats, input.scalar_type(), [&](auto type) {
+  visit<Types::kFloats>(name, input.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     if (is_empty(output)) return;
     const Tensor from = dense(input, channels_last);
@@ -273,14 +275,14 @@ Tensor max_unpool(const Tensor& input, const Tensor& indices, IntList output_siz
 // ---- means ---------------------------------------------------------------------------------------
 
 /// Runs avg_pool, or where `backward` its gradient, which takes the output's side to the input's.
-template <class Engine>
-Tensor avg_pool_of(const char* name, Types types, const Tensor& input, const PoolGeometry& g,
-                   WindowCount count, int64_t divisor, bool backward) {
+template <class Engine, Types kTypes>
+Tensor avg_pool_of(const char* name, const Tensor& input, const PoolGeometry& g, WindowCount count,
+                   int64_t divisor, bool backward) {
   const bool channels_last = lies_channels_last(input, g);
   Engine engine(input);
   const Tensor output = engine.allocate(backward ? g.input_sizes() : g.output_sizes(), input,
                                         channels_last, input.scalar_type());
-  visit(name, types, input.scalar_type(), [&](auto type) {
+  visit<kTypes>(name, input.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     if (is_empty(output)) return;
     engine.template avg_pool<T>(g, channels_last, count, divisor, backward,
@@ -303,9 +305,9 @@ Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntLis
                 bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
   const PoolGeometry g = window_pool_geometry(
       "avg_pool", sizes_of(input), avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
-  return avg_pool_of<Engine>("avg_pool", Types::kFloatsAndInt64, input, g,
-                             count_of(count_include_pad), checked_divisor(g, divisor_override),
-                             false);
+  return avg_pool_of<Engine, Types::kFloatsAndInt64>("avg_pool", input, g,
+                                                     count_of(count_include_pad),
+                                                     checked_divisor(g, divisor_override), false);
 }
 
 template <class Engine>
@@ -315,25 +317,25 @@ Tensor avg_pool_backward(const Tensor& grad_output, IntList input_size, IntList 
   const PoolGeometry g =
       window_pool_backward_geometry("avg_pool_backward", sizes_of(grad_output), input_size,
                                     avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
-  return avg_pool_of<Engine>("avg_pool_backward", Types::kFloatsAndInt64, grad_output, g,
-                             count_of(count_include_pad), checked_divisor(g, divisor_override),
-                             true);
+  return avg_pool_of<Engine, Types::kFloatsAndInt64>("avg_pool_backward", grad_output, g,
+                                                     count_of(count_include_pad),
+                                                     checked_divisor(g, divisor_override), true);
 }
 
 template <class Engine>
 Tensor adaptive_avg_pool(const Tensor& input, IntList output_size) {
   const PoolGeometry g = adaptive_pool_geometry("adaptive_avg_pool", AdaptiveKind::kAverage,
                                                 sizes_of(input), output_size);
-  return avg_pool_of<Engine>("adaptive_avg_pool", Types::kFloats, input, g, WindowCount::kAdaptive,
-                             0, false);
+  return avg_pool_of<Engine, Types::kFloats>("adaptive_avg_pool", input, g, WindowCount::kAdaptive,
+                                             0, false);
 }
 
 template <class Engine>
 Tensor adaptive_avg_pool_backward(const Tensor& grad_output, IntList input_size) {
   const PoolGeometry g = adaptive_pool_backward_geometry("adaptive_avg_pool_backward",
                                                          sizes_of(grad_output), input_size);
-  return avg_pool_of<Engine>("adaptive_avg_pool_backward", Types::kFloats, grad_output, g,
-                             WindowCount::kAdaptive, 0, true);
+  return avg_pool_of<Engine, Types::kFloats>("adaptive_avg_pool_backward", grad_output, g,
+                                             WindowCount::kAdaptive, 0, true);
 }
 
 // ---- registration --------------------------------------------------------------------------------

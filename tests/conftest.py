@@ -1,11 +1,13 @@
-"""Fixtures of the whole suite: seeded random numbers, thread counts, instruction sets."""
+"""Fixtures of the whole suite: devices, seeded random numbers, thread counts, instruction sets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import devices
 import pytest
 import torch
+from emulator import library
 from hypothesis import settings
 
 from cnnops import _C
@@ -38,6 +40,42 @@ settings.register_profile("cnnops", deadline=None, derandomize=True, max_example
 settings.load_profile("cnnops")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--device and --share."""
+    parser.addoption(
+        "--device",
+        choices=devices.DEVICES,
+        help="run only the tests of operators, and those on this device, all of them",
+    )
+    parser.addoption(
+        "--share", type=int, default=1, help="with --device: run one in so many of its tests"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test of an operator for each device."""
+    devices.parametrize(metafunc)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests run last, so that a failure shows early."""
+    devices.select(config, items)
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="module")
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each device of devices.py in turn; the value is torch's name of it."""
+    with devices.on(request.param) as name:
+        yield name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Emulated tests: their own schedule, named where they fail, and fewer examples."""
+    chosen = devices.schedule(item)
+    if chosen is None:
+        return (yield)
+    item.add_report_section("call", "emulator", f"to repeat: CNNOPS_EMULATOR={chosen}")
+    with library.settings(chosen), devices.fewer_examples(item):
+        return (yield)

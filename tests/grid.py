@@ -39,9 +39,9 @@ def sample(step: int, keep: Callable[[Case], bool] = lambda case: True) -> list[
     return [case for cases in by_function.values() for case in cases[::step]]
 
 
-def check(case: Case, dtype: torch.dtype) -> None:
+def check(case: Case, dtype: torch.dtype, device: str) -> None:
     """Asserts that cnnops agrees with torch on a case: values, gradients, dtype, memory format."""
-    outcome = examine(case, dtype)
+    outcome = examine(case, dtype, device=device)
     assert not outcome.mismatches
     assert outcome.forward <= 1, "output error as a fraction of its bound"
     assert outcome.backward <= 1, "gradient error as a fraction of its bound"

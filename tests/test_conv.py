@@ -12,11 +12,14 @@ import cnnops.functional
 from cnnops.check.cases import Case
 from cnnops.check.reference import lay_out, memory_format
 
+pytestmark = pytest.mark.usefixtures("device")
 
+
+@pytest.mark.emulated_share(3)
 @over_grid(*ranks("conv"))
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-def test_grid(case: Case, dtype: torch.dtype) -> None:
-    check(case, dtype)
+def test_grid(case: Case, dtype: torch.dtype, device: str) -> None:
+    check(case, dtype, device)
 
 
 def _tensors(rank: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,10 +10,13 @@ from grid import check, over_grid, ranks
 import cnnops.functional
 from cnnops.check.cases import Case
 
+pytestmark = pytest.mark.usefixtures("device")
 
+
+@pytest.mark.emulated_share(3)
 @over_grid(*ranks("conv_transpose"))
-def test_grid(case: Case, dtype: torch.dtype) -> None:
-    check(case, dtype)
+def test_grid(case: Case, dtype: torch.dtype, device: str) -> None:
+    check(case, dtype, device)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

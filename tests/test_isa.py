@@ -37,7 +37,7 @@ def import_with(isa: str | None) -> subprocess.CompletedProcess[str]:
 def test_grid(case: Case, isa: str, set_isa: Callable[[str], None]) -> None:
     set_isa(isa)
     for dtype in case.dtypes:
-        check(case, dtype)
+        check(case, dtype, "cpu")
 
 
 @pytest.mark.parametrize("isa", [isa for isa in _C.available_isas() if isa != "baseline"])

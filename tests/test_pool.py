@@ -12,35 +12,37 @@ from grid import check, over_grid, ranks
 import cnnops.functional
 from cnnops.check.cases import Case
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 @over_grid(*ranks("max_pool"))
-def test_max_pool(case: Case, dtype: torch.dtype) -> None:
-    check(case, dtype)
+def test_max_pool(case: Case, dtype: torch.dtype, device: str) -> None:
+    check(case, dtype, device)
 
 
 @over_grid(*ranks("avg_pool"))
-def test_avg_pool(case: Case, dtype: torch.dtype) -> None:
-    check(case, dtype)
+def test_avg_pool(case: Case, dtype: torch.dtype, device: str) -> None:
+    check(case, dtype, device)
 
 
 @over_grid(*ranks("adaptive_avg_pool", "adaptive_max_pool"))
-def test_adaptive_pool(case: Case, dtype: torch.dtype) -> None:
-    check(case, dtype)
+def test_adaptive_pool(case: Case, dtype: torch.dtype, device: str) -> None:
+    check(case, dtype, device)
 
 
 @over_grid(*ranks("lp_pool"))
-def test_lp_pool(case: Case, dtype: torch.dtype) -> None:
-    check(case, dtype)
+def test_lp_pool(case: Case, dtype: torch.dtype, device: str) -> None:
+    check(case, dtype, device)
 
 
 @over_grid("fractional_max_pool2d", "fractional_max_pool3d")
-def test_fractional_max_pool(case: Case, dtype: torch.dtype) -> None:
-    check(case, dtype)
+def test_fractional_max_pool(case: Case, dtype: torch.dtype, device: str) -> None:
+    check(case, dtype, device)
 
 
 @over_grid(*ranks("max_unpool"))
-def test_max_unpool(case: Case, dtype: torch.dtype) -> None:
-    check(case, dtype)
+def test_max_unpool(case: Case, dtype: torch.dtype, device: str) -> None:
+    check(case, dtype, device)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

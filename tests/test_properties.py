@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pytest
 import torch
 import torch.nn.functional as torchs
 from hypothesis import assume, given
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import cnnops.functional as ours
+
+pytestmark = pytest.mark.usefixtures("device")
 
 OPS = torch.ops.cnnops
 MODES = ("zeros", "reflect", "replicate", "circular")
@@ -59,7 +62,7 @@ class Geometry:
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Input, weight and a gradient for the output, in float64."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(self.seed)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, dtype=torch.float64, generator=generator)
@@ -258,7 +261,7 @@ class Window:
 
     def input(self, values: int = 0) -> Tensor:
         """(2, channels, *size) in float32: normal, or `values` different integers for ties."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(self.seed)
         shape = (2, self.channels, *self.size)
         if values:
             x = torch.randint(values, shape, generator=generator).float()
@@ -367,7 +370,7 @@ def test_adaptive_average_backward_is_the_adjoint(window: Window, target: int) -
 
 @given(st.integers(1, 5), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**31))
 def test_scatter_and_gather_are_adjoint(planes: int, inputs: int, picks: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     x = torch.randn(2, planes, inputs, dtype=torch.float64, generator=generator)
     where = torch.randint(inputs, (2, planes, picks), generator=generator)
     grad = torch.randn(2, planes, picks, dtype=torch.float64, generator=generator)
@@ -380,7 +383,7 @@ def test_scatter_and_gather_are_adjoint(planes: int, inputs: int, picks: int, se
 
 @given(st.integers(1, 3), st.integers(0, 2**31))
 def test_unpool_then_gather_is_the_identity(rank: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     size = (6,) * rank
     where = torch.stack(
         [torch.randperm(6**rank, generator=generator)[: 3**rank] for _ in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -208,8 +209,9 @@ def _conv(
     padding: IntOrInts | str,
     dilation: IntOrInts,
     groups: int,
+    convolve: Callable[..., Tensor] = ops.convolution,
 ) -> Tensor:
-    """The convolution `function` of `rank` spatial axes."""
+    """The convolution `function` of `rank` spatial axes, computed by `convolve`."""
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             function,
@@ -240,7 +242,28 @@ def _conv(
     else:
         sides = per_side(expand("padding", padding, rank))
     groups = integer("groups", groups)
-    return ops.convolution(input, weight, bias, stride, sides, dilation, groups)
+    return convolve(input, weight, bias, stride, sides, dilation, groups)
+
+
+def conv_by(rank: int, convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """conv1d, conv2d or conv3d, by `rank`, with `convolve` in place of `ops.convolution`."""
+    function = (conv1d, conv2d, conv3d)[rank - 1]
+
+    @functools.wraps(function)
+    def call(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: IntOrInts = 1,
+        padding: IntOrInts | str = 0,
+        dilation: IntOrInts = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        return _conv(
+            function, rank, input, weight, bias, stride, padding, dilation, groups, convolve
+        )
+
+    return call
 
 
 def _check_channels(name: str, rank: int, input: Tensor, weight: Tensor) -> None:

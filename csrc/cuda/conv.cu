@@ -42,8 +42,8 @@ void launch_transpose(DeviceCall& device, const Tensor& from, const Tensor& to) 
   args.channel_tiles = Divisor<int32_t>(channel_tiles);
   args.pixel_tiles = Divisor<int32_t>(pixel_tiles);
   const int64_t blocks = checked_mul(from.size(0), checked_mul(channel_tiles, pixel_tiles));
-  SIMT_LAUNCH((transpose<Word, Index, to_channels_last>), grid_of(blocks),
-              dim3(kTransposeThreads), 0, device.stream(), args);
+  SIMT_LAUNCH((transpose<Word, Index, to_channels_last>), grid_of(blocks), dim3(kTransposeThreads),
+              0, device.stream(), args);
 }
 
 /// The distance from the first to the last element.
@@ -57,7 +57,8 @@ double extent_of(const Tensor& tensor) {
 
 template <class Word, bool to_channels_last>
 void launch_transpose(DeviceCall& device, const Tensor& from, const Tensor& to) {
-  if (extent_of(from) + kTransposeSide <= INT32_MAX && extent_of(to) + kTransposeSide <= INT32_MAX) {
+  if (extent_of(from) + kTransposeSide <= INT32_MAX &&
+      extent_of(to) + kTransposeSide <= INT32_MAX) {
     return launch_transpose<Word, int32_t, to_channels_last>(device, from, to);
   }
   return launch_transpose<Word, int64_t, to_channels_last>(device, from, to);
@@ -95,8 +96,10 @@ void launch_fold(DeviceCall& device, const Fold<T>& fold) {
 /// The engine of conv_op.h.
 class CudaEngine {
  public:
-  CudaEngine(const Tensor& input, const ConvGeometry&, bool channels_last)
-      : device_(input), channels_last_(channels_last) {}
+  CudaEngine(const Tensor& input, const ConvGeometry& geometry, bool channels_last)
+      : device_(input),
+        tensor_cores_(uses_tensor_cores(input.scalar_type(), geometry, channels_last)),
+        channels_last_(channels_last || tensor_cores_) {}
 
   bool channels_last() const { return channels_last_; }
   Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
@@ -124,10 +127,22 @@ class CudaEngine {
   template <class T>
   void run(Contraction<T>& p) {
     merge_pointwise(p);
+    if constexpr (kHasMma<T>) {
+      if (tensor_cores_) return run_implicit_gemm(device_, p);
+    }
+    if constexpr (!std::is_integral_v<T>) {
+      if (run_depthwise(device_, p, channels_last_)) return;
+    }
     run_fma_gemm(device_, p, channels_last_);
   }
   template <class T>
   void run(const WeightContraction<T>& p) {
+    if constexpr (kHasMma<T>) {
+      if (tensor_cores_) return run_implicit_gemm_weight(device_, p);
+    }
+    if constexpr (!std::is_integral_v<T>) {
+      if (run_depthwise_weight(device_, p, channels_last_)) return;
+    }
     run_fma_gemm_weight(device_, p, channels_last_);
   }
   template <class T>
@@ -142,7 +157,8 @@ class CudaEngine {
 
  private:
   DeviceCall device_;
-  bool channels_last_;
+  const bool tensor_cores_;
+  const bool channels_last_;
 };
 
 }  // namespace

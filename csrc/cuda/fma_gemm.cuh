@@ -3,7 +3,7 @@
 //   rows     are the destination channels of a group,
 //   columns  are the pixels of the whole batch,
 //   the sum  runs over tap * depth + channel.
-// The im2col matrix is never stored: each element is copied from where it lies (place.cuh) into
+// The im2col matrix is never stored: each element is copied from where it lies (site.cuh) into
 // shared memory, zeros included, by cp.async, kStages - 1 stages ahead of its use.
 //
 // The weight comes packed by pack_weight, [group][sum][row] in the type of the sums, zeros up to
@@ -14,7 +14,7 @@
 #pragma once
 
 #include "cuda/fma_tile.cuh"
-#include "cuda/place.cuh"
+#include "cuda/site.cuh"
 
 namespace cnnops::cuda {
 
@@ -25,52 +25,17 @@ template <class T, class Index>
 struct FmaGemm {
   Problem<T, Index> problem;
   const Accumulator<T>* weight = nullptr;  // packed
-  const Place<Index>* taps = nullptr;      // `depth` of them
+  const Site<Index>* taps = nullptr;       // `depth` of them
   Index depth = 0;                         // steps of the sum, rounded up to whole stages
   Index packed_rows = 0;                   // rows of a group, rounded up to whole vectors
   Divisor<int32_t> row_tiles, column_tiles;
   StoreVector vector = StoreVector::none;
 };
 
-/// packed[g][tap * depth + c][row] = weight[g, row, c, tap], and the list of taps.
-template <class T, class Index>
-SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256, 1) void pack_weight(SIMT_PARAMETER Problem<T, Index> p,
-                                                        Index depth, Index packed_rows,
-                                                        Divisor<Index> by_depth,
-                                                        Divisor<Index> by_rows,
-                                                        Accumulator<T>* packed,
-                                                        Place<Index>* taps) {
-  const Index first = static_cast<Index>(blockIdx.x) * 256 + threadIdx.x;
-  const Index step = static_cast<Index>(gridDim.x) * 256;
-  const Index sum = p.depth * p.taps();
-  for (Index i = first; i < depth; i += step) {
-    store_place(&taps[i], i < sum ? place_of_tap(p, p.source_strides, i) : nowhere<Index>());
-  }
-  for (Index i = first; i < p.groups * depth * packed_rows; i += step) {
-    Index row = i;
-    Index k = split(row, by_rows);
-    const Index group = split(k, by_depth);
-    Accumulator<T> value{};
-    if (row < p.rows && k < sum) {
-      Index channel = k, t[kAxes];
-      p.split_tap(split(channel, p.by_depth), t);
-      const WeightStrides<Index>& strides = p.weight_strides;
-      Index offset = group * strides.group + row * strides.row + channel * strides.depth;
-#pragma unroll
-      for (int a = 0; a < kAxes; ++a) {
-        offset += (p.axis[a].kernel + t[a] * p.axis[a].kernel_step) * strides.axis[a];
-      }
-      value = simt::to_float(simt::load(&p.weight[offset]));
-    }
-    simt::store(&packed[i], value);
-  }
-}
-
 /// Stores a thread's share of the product, with the bias.
 template <class T, class Index, class Tile>
-SIMT_DEVICE void store_share(const FmaGemm<T, Index>& args,
-                             FmaShare<Accumulator<T>, Tile>& share, Index group, Index first_row,
-                             Index first_pixel) {
+SIMT_DEVICE void store_share(const FmaGemm<T, Index>& args, FmaShare<Accumulator<T>, Tile>& share,
+                             Index group, Index first_row, Index first_pixel) {
   using Acc = Accumulator<T>;
   constexpr int kVector = FmaShare<Acc, Tile>::kVector;
   using Vector = simt::Vector<T, kVector>;
@@ -127,17 +92,17 @@ SIMT_DEVICE void store_share(const FmaGemm<T, Index>& args,
   }
 }
 
-template <class T, class Index, class Tile, bool channels_last>
+template <class T, class Index, class Tile, bool channels_last, bool mapped>
 SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
                                Tile::kBlocks) void fma_gemm(SIMT_PARAMETER FmaGemm<T, Index> args) {
   using Acc = Accumulator<T>;
-  using IndexPlace = Place<Index>;
+  using IndexSite = Site<Index>;
   constexpr int kVector = FmaShare<Acc, Tile>::kVector;
   constexpr int kPitchA = kPitch<Acc, Tile::kRows>, kPitchB = kPitch<Acc, Tile::kColumns>;
   constexpr int kStageA = Tile::kDepth * kPitchA, kStageB = Tile::kDepth * kPitchB;
   SIMT_SHARED(Acc, a, Tile::kStages * kStageA);
   SIMT_SHARED(Acc, b, Tile::kStages * kStageB);
-  SIMT_SHARED(IndexPlace, pixels, channels_last ? Tile::kColumns : 1);
+  SIMT_SHARED(IndexSite, pixels, channels_last ? Tile::kColumns : 1);
 
   const Problem<T, Index>& p = args.problem;
   const int thread = static_cast<int>(threadIdx.x);
@@ -154,13 +119,13 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
     if (pixel >= p.pixels()) return nowhere<Index>();
     Index j[kAxes];
     const Index image = p.split_pixel(pixel, j);
-    return place_of_pixel(p, p.source_strides, image, j);
+    return site_of_pixel(p, p.source_strides, image, j);
   };
   // A planar block's thread copies one column of every stage, a channels_last one's all of them.
-  IndexPlace pixel = nowhere<Index>();
+  IndexSite pixel = nowhere<Index>();
   if constexpr (channels_last) {
     for (int column = thread; column < Tile::kColumns; column += Tile::kThreads) {
-      store_shared_place(&pixels[column], pixel_at(column));
+      store_shared_site(&pixels[column], pixel_at(column));
     }
     __syncthreads();
   } else {
@@ -184,20 +149,20 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
                            inside);
       }
       // A channels_last thread copies one step of the sum.
-      IndexPlace tap = nowhere<Index>();
-      if constexpr (channels_last) tap = load_place(&args.taps[k + thread % Tile::kDepth]);
+      IndexSite tap = nowhere<Index>();
+      if constexpr (channels_last) tap = load_site(&args.taps[k + thread % Tile::kDepth]);
 #pragma unroll
       for (int i = 0; i < Tile::kDepth * Tile::kColumns / Tile::kThreads; ++i) {
         const int element = thread + i * Tile::kThreads;
         const int step = channels_last ? element % Tile::kDepth : element / Tile::kColumns;
         const int column = channels_last ? element / Tile::kDepth : element % Tile::kColumns;
         if constexpr (channels_last) {
-          pixel = load_shared_place(&pixels[column]);
+          pixel = load_shared_site(&pixels[column]);
         } else {
-          tap = load_place(&args.taps[k + step]);
+          tap = load_site(&args.taps[k + step]);
         }
         Index offset = 0;
-        const bool inside = locate(p, p.source_strides, pixel, tap, offset);
+        const bool inside = locate<mapped>(p, p.source_strides, pixel, tap, offset);
         copy_element<T>(&b[slot * kStageB + step * kPitchB + column],
                         inside ? source + offset : p.source, inside);
       }

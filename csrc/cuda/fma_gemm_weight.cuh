@@ -7,41 +7,40 @@
 // blocks of its own into partial sums (in the type of sums) in workspace, [chunk][group][row]
 // [column]; join_chunks adds these in their order. No atomics: the result is the same on each run.
 //
-// Places (place.cuh) of the pixels of a stage are computed by a few threads one stage before the
+// Sites (site.cuh) of the pixels of a stage are computed by a few threads one stage before the
 // copies that use them. Lanes copy neighbours in memory: of planar tensors 8 pixels of 4 rows or
 // columns, of channels_last ones 32 channels of one pixel.
 #pragma once
 
 #include "cuda/fma_tile.cuh"
-#include "cuda/place.cuh"
+#include "cuda/site.cuh"
 
 namespace cnnops::cuda {
 
 template <class T, class Index>
 struct FmaGemmWeight {
   WeightProblem<T, Index> problem;
-  const Place<Index>* taps = nullptr;  // of `columns`, rounded up to whole tiles
+  const Site<Index>* taps = nullptr;  // of `columns`, rounded up to whole tiles
   Accumulator<T>* partial = nullptr;
   Index columns = 0;
   Index chunk = 0;  // pixels
   Divisor<int32_t> row_tiles, column_tiles, groups;
 };
 
-template <class T, class Index, class Tile, bool channels_last>
-SIMT_KERNEL SIMT_LAUNCH_BOUNDS(
-    Tile::kThreads, Tile::kBlocks) void fma_gemm_weight(SIMT_PARAMETER FmaGemmWeight<T, Index>
-                                                            args) {
+template <class T, class Index, class Tile, bool channels_last, bool mapped>
+SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weight(
+    SIMT_PARAMETER FmaGemmWeight<T, Index> args) {
   using Acc = Accumulator<T>;
-  using IndexPlace = Place<Index>;
+  using IndexSite = Site<Index>;
   constexpr int kDepth = Tile::kDepth, kStages = Tile::kStages;
   constexpr int kPitchA = kPitch<Acc, Tile::kRows>, kPitchB = kPitch<Acc, Tile::kColumns>;
   constexpr int kStageA = kDepth * kPitchA, kStageB = kDepth * kPitchB;
   SIMT_SHARED(Acc, a, kStages * kStageA);
   SIMT_SHARED(Acc, b, kStages * kStageB);
   // A ring: the slot of a stage holds its pixels until their copies have been started.
-  SIMT_SHARED(IndexPlace, source_place, kStages * kDepth);
+  SIMT_SHARED(IndexSite, source_site, kStages * kDepth);
   SIMT_SHARED(Index, grad_offset, kStages * kDepth);  // -1 beyond the last pixel
-  SIMT_SHARED(IndexPlace, taps, channels_last ? 1 : Tile::kColumns);
+  SIMT_SHARED(IndexSite, taps, channels_last ? 1 : Tile::kColumns);
 
   const WeightProblem<T, Index>& p = args.problem;
   const int thread = static_cast<int>(threadIdx.x);
@@ -57,38 +56,37 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(
   const Index end = p.pixels() - begin < args.chunk ? p.pixels() : begin + args.chunk;
   const Index stages = (end - begin + kDepth - 1) / kDepth;
 
-  const auto place_pixel = [&](Index stage, int step) {
+  const auto find_pixel = [&](Index stage, int step) {
     const int slot = static_cast<int>(stage % kStages) * kDepth + step;
     const Index pixel = begin + stage * kDepth + step;
-    IndexPlace place = nowhere<Index>();
+    IndexSite site = nowhere<Index>();
     Index offset = -1;
     if (pixel < end) {
       Index j[kAxes];
       const Index image = p.split_pixel(pixel, j);
-      place = place_of_pixel(p, p.source_strides, image, j);
+      site = site_of_pixel(p, p.source_strides, image, j);
       offset = image * p.grad_strides.batch;
 #pragma unroll
       for (int i = 0; i < kAxes; ++i) offset += j[i] * p.grad_strides.axis[i];
     }
-    store_shared_place(&source_place[slot], place);
+    store_shared_site(&source_site[slot], site);
     simt::store_shared(&grad_offset[slot], offset);
   };
   for (int i = thread; i < kStages * kDepth; i += Tile::kThreads) {
-    place_pixel(i / kDepth, i % kDepth);
+    find_pixel(i / kDepth, i % kDepth);
   }
   // A channels_last block's thread copies one column of every stage, a planar one's all of them.
-  IndexPlace tap = nowhere<Index>();
+  IndexSite tap = nowhere<Index>();
   if constexpr (channels_last) {
-    tap = load_place(&args.taps[first_column + thread % Tile::kColumns]);
+    tap = load_site(&args.taps[first_column + thread % Tile::kColumns]);
   } else {
     for (int column = thread; column < Tile::kColumns; column += Tile::kThreads) {
-      store_shared_place(&taps[column], load_place(&args.taps[first_column + column]));
+      store_shared_site(&taps[column], load_site(&args.taps[first_column + column]));
     }
   }
   __syncthreads();
 
-  const T* const grad =
-      p.grad + (group * p.rows + first_row) * p.grad_strides.channel;
+  const T* const grad = p.grad + (group * p.rows + first_row) * p.grad_strides.channel;
   const T* const source = p.source + group * p.depth * p.source_strides.channel;
 
   const auto copy_stage = [&](Index stage) {
@@ -109,10 +107,10 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(
         const int element = thread + i * Tile::kThreads;
         const int step = channels_last ? element / Tile::kColumns : element % kDepth;
         const int column = channels_last ? element % Tile::kColumns : element / kDepth;
-        if constexpr (!channels_last) tap = load_shared_place(&taps[column]);
-        const IndexPlace pixel = load_shared_place(&source_place[slot * kDepth + step]);
+        if constexpr (!channels_last) tap = load_shared_site(&taps[column]);
+        const IndexSite pixel = load_shared_site(&source_site[slot * kDepth + step]);
         Index offset = 0;
-        const bool inside = locate(p, p.source_strides, pixel, tap, offset);
+        const bool inside = locate<mapped>(p, p.source_strides, pixel, tap, offset);
         copy_element<T>(&b[slot * kStageB + step * kPitchB + column],
                         inside ? source + offset : p.source, inside);
       }
@@ -125,54 +123,41 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(
   FmaShare<Acc, Tile> share(thread);
   for (Index stage = 0; stage < stages; ++stage) {
     simt::cp_wait<kStages - 2>();
-    // All copies of this stage and the places of the next copies are visible, and all threads are
+    // All copies of this stage and the sites of the next copies are visible, and all threads are
     // done with the stage before it, whose slots are filled now.
     __syncthreads();
     copy_stage(stage + kStages - 1);
-    if (thread < kDepth) place_pixel(stage + kStages, thread);
+    if (thread < kDepth) find_pixel(stage + kStages, thread);
     const int slot = static_cast<int>(stage % kStages);
     share.multiply(&a[slot * kStageA], &b[slot * kStageB]);
   }
   simt::cp_wait<0>();
 
   Acc* const partial = args.partial + (chunk * p.groups + group) * p.rows * args.columns;
+  using Share = FmaShare<Acc, Tile>;
+  const bool vectors = args.columns % Share::kVector == 0;
 #pragma unroll
   for (int i = 0; i < Tile::kRowShare; ++i) {
+    const Index row = first_row + share.row_of(i);
+    if (row >= p.rows) continue;
 #pragma unroll
-    for (int j = 0; j < Tile::kColumnShare; ++j) {
-      const Index row = first_row + share.row_of(i), column = first_column + share.column_of(j);
-      if (row < p.rows && column < args.columns) {
-        simt::store(&partial[row * args.columns + column], share.sum[i][j]);
+    for (int j = 0; j < Tile::kColumnShare; j += Share::kVector) {
+      const Index column = first_column + share.column_of(j);
+      Acc* const to = &partial[row * args.columns + column];
+      if (vectors) {
+        typename Share::Vector values;
+#pragma unroll
+        for (int v = 0; v < Share::kVector; ++v) values.at[v] = share.sum[i][j + v];
+        if (column < args.columns) {
+          simt::store(reinterpret_cast<typename Share::Vector*>(to), values);
+        }
+      } else {
+#pragma unroll
+        for (int v = 0; v < Share::kVector; ++v) {
+          if (column + v < args.columns) simt::store(to + v, share.sum[i][j + v]);
+        }
       }
     }
-  }
-}
-
-/// dest = the sum over chunks of partial, in the order of chunks.
-template <class T, class Index>
-SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256, 1) void join_chunks(SIMT_PARAMETER WeightProblem<T, Index> p,
-                                                        const Accumulator<T>* partial,
-                                                        int32_t chunks, Index columns,
-                                                        Divisor<Index> by_columns,
-                                                        Divisor<Index> by_rows) {
-  const Index first = static_cast<Index>(blockIdx.x) * 256 + threadIdx.x;
-  const Index size = p.groups * p.rows * columns;
-  for (Index i = first; i < size; i += static_cast<Index>(gridDim.x) * 256) {
-    Accumulator<T> sum{};
-    for (int32_t chunk = 0; chunk < chunks; ++chunk) {
-      sum += simt::load(&partial[static_cast<int64_t>(chunk) * size + i]);
-    }
-    Index channel = i, t[kAxes];
-    Index row = split(channel, by_columns);
-    const Index group = split(row, by_rows);
-    p.split_tap(split(channel, p.by_depth), t);
-    const WeightStrides<Index>& strides = p.dest_strides;
-    Index offset = group * strides.group + row * strides.row + channel * strides.depth;
-#pragma unroll
-    for (int a = 0; a < kAxes; ++a) {
-      offset += (p.axis[a].kernel + t[a] * p.axis[a].kernel_step) * strides.axis[a];
-    }
-    simt::store(&p.dest[offset], simt::from_float<T>(sum));
   }
 }
 

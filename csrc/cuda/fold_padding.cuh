@@ -72,8 +72,7 @@ SIMT_DEVICE FoldRuns runs_of(const FoldAxis& axis, PaddingMode mode, int64_t i) 
 
 template <class T>
 SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256, 1) void fold_padding(SIMT_PARAMETER FoldProblem<T> p) {
-  const int64_t size =
-      p.batch * p.channels * p.axis[0].size * p.axis[1].size * p.axis[2].size;
+  const int64_t size = p.batch * p.channels * p.axis[0].size * p.axis[1].size * p.axis[2].size;
   const int64_t step = static_cast<int64_t>(gridDim.x) * 256;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < size; i += step) {
     int64_t rest = i, at[kAxes];
@@ -93,12 +92,16 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256, 1) void fold_padding(SIMT_PARAMETER FoldProb
 #pragma unroll
     for (int run = 0; run < 27; ++run) {
       const int rd = run / 9, rh = run / 3 % 3, rw = run % 3;
+      // Most runs are empty or one long: unrolled, the loops would only be code.
+#pragma unroll 1
       for (int64_t z = d.first[rd]; z < d.end[rd]; ++z) {
+#pragma unroll 1
         for (int64_t y = h.first[rh]; y < h.end[rh]; ++y) {
+#pragma unroll 1
           for (int64_t x = w.first[rw]; x < w.end[rw]; ++x) {
-            sum += simt::to_float(simt::load(&plane[z * p.source_strides.axis[0] +
-                                                    y * p.source_strides.axis[1] +
-                                                    x * p.source_strides.axis[2]]));
+            sum += simt::to_float(
+                simt::load(&plane[z * p.source_strides.axis[0] + y * p.source_strides.axis[1] +
+                                  x * p.source_strides.axis[2]]));
           }
         }
       }

@@ -14,7 +14,7 @@ namespace cnnops::cuda {
 template <class Word, class Index>
 struct Transpose {
   Index channels = 1;
-  Index pixels = 1;  // of an image
+  Index pixels = 1;           // of an image
   Divisor<Index> by_size[2];  // of axes 1 and 2
   Divisor<int32_t> channel_tiles, pixel_tiles;
   const Word* from = nullptr;
@@ -46,7 +46,8 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(kTransposeThreads,
   const Index image = split(rest, p.pixel_tiles);
   const Index first_channel = static_cast<Index>(block) * kSide;
   const Index first_pixel = static_cast<Index>(rest) * kSide;
-  const int lane = static_cast<int>(threadIdx.x) % kSide, line = static_cast<int>(threadIdx.x) / kSide;
+  const int lane = static_cast<int>(threadIdx.x) % kSide,
+            line = static_cast<int>(threadIdx.x) / kSide;
 
   const Word* const from = p.from + image * p.from_strides.batch;
 #pragma unroll

@@ -533,6 +533,23 @@ uint64_t shuffle(const char* name, unsigned mask, uint64_t value, int source, co
   return mine.result;
 }
 
+unsigned match(const char* name, unsigned mask, uint64_t value, const Where& where) {
+  if (mask != 0xffffffffu) stop(std::string(name) + " with less than the full mask", where);
+  struct Exchange {
+    uint64_t value;
+    unsigned result;
+  } mine{value, 0};
+  meet(name, where, &mine, [](void* const* all) {
+    for (int i = 0; i < kWarp; ++i) {
+      auto* to = static_cast<Exchange*>(all[i]);
+      for (int j = 0; j < kWarp; ++j) {
+        if (static_cast<Exchange*>(all[j])->value == to->value) to->result |= 1u << j;
+      }
+    }
+  });
+  return mine.result;
+}
+
 void load_matrices(uint32_t (&r)[4], const void* row, bool transposed, const Where& where) {
   // Every lane reads the row whose address it gives, so that a request is one row of each lane.
   access(Space::kShared, Access::kRead, row, 16, where);
@@ -610,10 +627,13 @@ void configure(const std::string& text) {
   m.launches = 0;
 }
 
-Settings settings() {
-  const std::lock_guard<std::mutex> lock(machine().one_launch);
+std::string settings_text() {
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.one_launch);
   read_environment();
-  return machine().settings;
+  return std::string("schedule=") + kScheduleNames[static_cast<int>(m.settings.schedule)] +
+         ",seed=" + std::to_string(m.settings.seed) + ",races=" + (m.settings.races ? "1" : "0") +
+         ",count=" + (m.settings.count ? "1" : "0");
 }
 
 std::string counter_report() {

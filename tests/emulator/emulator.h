@@ -25,7 +25,8 @@ struct Settings {
 /// Reads settings such as "schedule=ahead,seed=7,races=0,count=1"; RuntimeError where it cannot. At
 /// first they are those of the environment variable CNNOPS_EMULATOR.
 void configure(const std::string& text);
-Settings settings();
+/// The settings as `configure` reads them.
+std::string settings_text();
 
 /// What was counted since the last `clear_counters`: lines of kernel, kind, place, requests,
 /// transactions and the least number of these, separated by tabs.

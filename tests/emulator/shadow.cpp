@@ -98,10 +98,15 @@ std::string Shadow::read(const void* p, size_t bytes, const Moment& now) {
       return conflict("written", e.writer, e.write_epoch, now, e.written);
     }
     if (!record) return {};
-    if (e.read_epoch != now.epoch || (e.readers == Entry::kThread && e.reader == now.thread)) {
+    const bool same_warp = e.reader / kWarp == now.thread / kWarp;
+    const bool before_collective =
+        e.readers != Entry::kBlock && same_warp && e.read_warp_epoch < now.warp_epoch;
+    if (e.read_epoch != now.epoch || before_collective ||
+        (e.readers == Entry::kThread && e.reader == now.thread)) {
+      // Whatever this read comes after for sure, a write that comes after this read does too.
       e.readers = Entry::kThread;
     } else if (e.readers != Entry::kBlock) {
-      e.readers = e.reader / kWarp == now.thread / kWarp ? Entry::kWarp : Entry::kBlock;
+      e.readers = same_warp ? Entry::kWarp : Entry::kBlock;
     }
     e.read_epoch = now.epoch;
     e.read_warp_epoch = now.warp_epoch;

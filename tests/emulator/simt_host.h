@@ -69,6 +69,8 @@ void block_barrier(const Where& where);
 void warp_barrier(const Where& where);
 /// Lane i receives the value of lane source(i), in the collective called `name`.
 uint64_t shuffle(const char* name, unsigned mask, uint64_t value, int source, const Where& where);
+/// The lanes, one bit each, whose value is that of the calling lane.
+unsigned match(const char* name, unsigned mask, uint64_t value, const Where& where);
 int lane();
 void load_matrices(uint32_t (&r)[4], const void* row, bool transposed, const Where& where);
 void multiply(Element element, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
@@ -216,3 +218,18 @@ T __shfl_up_sync(unsigned mask, T value, unsigned lanes,
   return cnnops::simt::emulator::shuffle_value("__shfl_up_sync", mask, value,
                                                source >= 0 ? source : self, where);
 }
+inline unsigned __ballot_sync(unsigned mask, bool predicate,
+                              std::source_location where = std::source_location::current()) {
+  const unsigned equal =
+      cnnops::simt::emulator::match("__ballot_sync", mask, predicate ? 1 : 0, where);
+  return predicate ? equal : ~equal;
+}
+template <class T>
+unsigned __match_any_sync(unsigned mask, T value,
+                          std::source_location where = std::source_location::current()) {
+  static_assert(std::is_integral_v<T>);
+  return cnnops::simt::emulator::match("__match_any_sync", mask, static_cast<uint64_t>(value),
+                                       where);
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }

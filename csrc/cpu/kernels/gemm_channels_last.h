@@ -40,52 +40,10 @@ void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulat
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces, first = i % pieces * lanes, block = first / columns;
       const int64_t width = block + 1 < blocks ? columns : padded_rows - (blocks - 1) * columns;
-      const T* from = p.weight + group * p.weight_strides.group + first * p.weight_strides.row;
       A* out = to + (group * padded_rows + block * columns) * inner + first % columns;
-      const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
-      const int64_t row = p.weight_strides.row, depth = p.weight_strides.depth;
-      const auto element = [&](int64_t tap, int64_t c) {
-        alignas(64) A values[lanes] = {};
-        const T* at = from + taps[tap] + c * depth;
-        for (int64_t r = 0; r < rows; ++r) values[r] = widen(at[r * row]);
-        store(out + (tap * p.depth + c) * width, load(values));
-      };
-      // Squares of lanes x lanes go through registers when K or the channels are contiguous.
-      const int64_t squares = rows < lanes ? 0 : p.depth / lanes * lanes;
-      for (int64_t c = 0; c < squares; c += lanes) {
-        if (depth == 1) {
-          for (int64_t tap = 0; tap < tap_count; ++tap) {
-            Vec<A> square[lanes];
-            for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + taps[tap] + c + r * row);
-            transpose<A>(square);
-            for (int r = 0; r < lanes; ++r) store(out + (tap * p.depth + c + r) * width, square[r]);
-          }
-        } else if (row == 1) {
-          for (int64_t tap = 0; tap < tap_count; ++tap) {
-            for (int64_t r = c; r < c + lanes; ++r) {
-              store(out + (tap * p.depth + r) * width, load_wide(from + taps[tap] + r * depth));
-            }
-          }
-        } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
-          // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
-          for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
-            Vec<A> square[lanes];
-            for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + c * depth + k + r * row);
-            transpose<A>(square);
-            for (int64_t r = 0; r < lanes; ++r) {
-              const int64_t tap = (k + r) % tap_count, channel = c + (k + r) / tap_count;
-              store(out + (tap * p.depth + channel) * width, square[r]);
-            }
-          }
-        } else {
-          for (int64_t tap = 0; tap < tap_count; ++tap) {
-            for (int64_t r = c; r < c + lanes; ++r) element(tap, r);
-          }
-        }
-      }
-      for (int64_t tap = 0; tap < tap_count; ++tap) {
-        for (int64_t c = squares; c < p.depth; ++c) element(tap, c);
-      }
+      read_weight_columns(p, taps, group, first, 0, p.depth, [&](int64_t tap, int64_t c, Vec<A> v) {
+        store(out + (tap * p.depth + c) * width, v);
+      });
     }
   });
 }
@@ -259,6 +217,18 @@ struct GemmChannelsLastBlocking {
   }
 };
 
+/// Bytes of the packed weights, and packing them.
+template <class T>
+int64_t gemm_channels_last_prepared_bytes(const Contraction<T>& p) {
+  return GemmChannelsLastBlocking<T>(p).weight_bytes;
+}
+template <class T>
+void gemm_channels_last_prepare(const Contraction<T>& p, void* to) {
+  Scratch offsets(sizeof(int64_t) * p.taps());
+  tap_offsets(p, p.weight_strides, offsets.as<int64_t>());
+  pack_weight_columns(p, offsets.as<int64_t>(), static_cast<Accumulator<T>*>(to));
+}
+
 template <class T>
 void gemm_channels_last(const Contraction<T>& p) {
   using A = Accumulator<T>;
@@ -271,10 +241,10 @@ void gemm_channels_last(const Contraction<T>& p) {
   const int64_t padded_rows = blocking.padded_rows;
   const int64_t run = blocking.run, tap_block = blocking.tap_block;
 
-  Scratch weights(blocking.weight_bytes);
-  Scratch tables(blocking.table_bytes);
-  tap_offsets(p, p.weight_strides, tables.as<int64_t>());
-  pack_weight_columns(p, tables.as<int64_t>(), weights.as<A>());
+  Scratch packed_here(p.prepared != nullptr ? 0 : blocking.weight_bytes);
+  if (p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
+  const A* weights =
+      p.prepared != nullptr ? static_cast<const A*>(p.prepared) : packed_here.as<A>();
   Scratch zero_tap(blocking.zero_bytes);
   memset(zero_tap.as<void>(), 0, blocking.zero_bytes);
 
@@ -304,7 +274,7 @@ void gemm_channels_last(const Contraction<T>& p) {
                           widened.as<A>(), tile_rows);
         }
       }
-      const A* packed = weights.as<A>() + (group * padded_rows + column) * inner;
+      const A* packed = weights + (group * padded_rows + column) * inner;
       for (int64_t tap = 0; tap < taps; tap += tap_block) {
         const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
         for (int64_t c = 0; c < depth; c += run) {
@@ -313,7 +283,7 @@ void gemm_channels_last(const Contraction<T>& p) {
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
             const A** from = tile_rows + (i * taps + tap * kTileRows);
-            multiply<A>({from, c, tap_count, channels, 1, packed + (tap * depth + c) * width,
+            multiply<A>({from, c, tap_count, channels, 1, packed + (tap * depth + c) * width, width,
                          zero_tap.as<A>()},
                         sums + i * width, width, accumulate, rows, vectors);
           }

@@ -212,7 +212,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
               const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
               const A* pointers[kTileRows];
               for (int r = 0; r < rows; ++r) pointers[r] = grad + row + r;
-              multiply<A>({pointers, 0, 1, count, rows_here, panel}, to + row * padded_inner,
+              multiply<A>({pointers, 0, 1, count, rows_here, panel, wide}, to + row * padded_inner,
                           padded_inner, chunk > chunk_begin, rows, vectors_for<A>(wide));
             }
           }

@@ -1,0 +1,49 @@
+// Pooling, one thread for each output: kWidth neighbouring channels of channels_last tensors, one
+// element of others. Serves every window and both directions.
+//
+// Threads of a warp are neighbours in the innermost axis, so that their loads of one tap are whole
+// memory segments: always along channels, and along W unless windows lie far apart. The elements
+// that windows share come out of the L1 cache; where they share many, pool_tile.cuh is faster, and
+// for large windows pool_window.cuh.
+#pragma once
+
+#include "cuda/pool_reduce.cuh"
+
+namespace cnnops::cuda {
+
+constexpr int kDirectThreads = 256;
+
+template <class Op, int kWidth>
+SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kDirectThreads, 4)
+    pool_direct(SIMT_PARAMETER PoolProblem<typename Op::Index> p, const typename Op::T* source,
+                typename Op::T* dest, int64_t* indices) {
+  using Index = typename Op::Index;
+  const Index flat = static_cast<Index>(blockIdx.x) * kDirectThreads + threadIdx.x;
+  if (flat >= p.dests()) return;
+  Index outer, at[3], inner;
+  p.split_dest(flat, &outer, at, &inner);
+  const Range<Index> depth = p.template gathered<Op::kBackward>(0, at[0]);
+  const Range<Index> height = p.template gathered<Op::kBackward>(1, at[1]);
+  const Range<Index> width = p.template gathered<Op::kBackward>(2, at[2]);
+
+  typename Op::State state[kWidth];
+  const Index corner = (depth.begin * p.source[1] + height.begin) * p.source[2] + width.begin;
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) state[k] = Op::start(corner);
+  for (Index z = depth.begin; z < depth.end; z += depth.step) {
+    for (Index y = height.begin; y < height.end; y += height.step) {
+      const Index row = (z * p.source[1] + y) * p.source[2];
+      for (Index x = width.begin; x < width.end; x += width.step) {
+        const auto values =
+            load_elements<kWidth>(source, (outer * p.source_plane() + row + x) * p.inner + inner);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          Op::add(state[k], Op::weigh(p, simt::to_float(values.at[k]), z, y, x), row + x);
+        }
+      }
+    }
+  }
+  store_result<kWidth, Op>(p, state, at, flat, dest, indices);
+}
+
+}  // namespace cnnops::cuda
