@@ -6,9 +6,10 @@ A test that uses the fixture `device` runs once for each of
     cuda-emulated   the CUDA kernels, emulated on the CPU (see emulator/README.md)
     cuda            the CUDA kernels on a GPU
 
-`--device` chooses one of them, and then only these tests run. On the emulator a run without
-`--device` takes a part of the large grids (the marker `emulated_share`), and nothing that takes
-long.
+or for those that the marker `devices` names: tests with tensors of the CPU cannot run on a GPU.
+`--device` chooses one of them, and then only these tests run. A run without it leaves out what takes
+long on the emulator: large cases of the grid, `slow` tests, and all but one in n of those that are
+marked `emulated_share(n)`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ DEVICES = ("cpu", "cuda-emulated", "cuda")
 #: Multiplications of a case above which it is not emulated, in a run of all devices.
 MOST_WORK = 600_000
 #: Examples of property tests on the emulator, where each takes long.
-EMULATED_EXAMPLES = 12
+EMULATED_EXAMPLES = 40
 
 
 @functools.cache
@@ -56,9 +57,11 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     if "device" not in metafunc.fixturenames:
         return
     chosen = metafunc.config.getoption("--device")
+    marker = metafunc.definition.get_closest_marker("devices")
+    devices = [d for d in (marker.args if marker else DEVICES) if chosen in (None, d)]
     values = [
         pytest.param(device, marks=[pytest.mark.skipif(reason is not None, reason=f"{reason}")])
-        for device in ((chosen,) if chosen else DEVICES)
+        for device in devices
         for reason in (missing(device),)
     ]
     metafunc.parametrize("device", values, indirect=True, scope="module")
@@ -130,6 +133,8 @@ def _device(item: pytest.Item) -> str | None:
 def _is_quick(item: pytest.Item) -> bool:
     if _device(item) != "cuda-emulated":
         return True
+    if item.get_closest_marker("slow") is not None:
+        return False
     share = item.get_closest_marker("emulated_share")
     if share is not None and _number(item) % share.args[0]:
         return False

@@ -20,6 +20,11 @@ from torch import Tensor
 import cnnops.functional as ours
 from cnnops import UnsupportedError
 
+pytestmark = [
+    pytest.mark.usefixtures("device"),
+    pytest.mark.devices("cpu", "cuda-emulated"),
+]
+
 BIG = 2**62
 
 
