@@ -7,9 +7,9 @@ A test that uses the fixture `device` runs once for each of
     cuda            the CUDA kernels on a GPU
 
 or for those that the marker `devices` names: tests with tensors of the CPU cannot run on a GPU.
-`--device` chooses one of them, and then only these tests run. A run without it leaves out what takes
-long on the emulator: large cases of the grid, `slow` tests, and all but one in n of those that are
-marked `emulated_share(n)`.
+`--device` chooses one of them, and then only these tests run. A run without it leaves out what
+takes long on the emulator: large cases of the grid, `slow` tests, and all but one in n of those that
+are marked `emulated_share(n)`.
 """
 
 from __future__ import annotations
@@ -83,10 +83,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 @contextlib.contextmanager
 def on(device: str) -> Iterator[str]:
     """Runs everything on `device`, and yields torch's name of it."""
-    exact = torch.backends.cudnn.allow_tf32
-    # The bounds of the tests are those of float32.
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    with tf32(False):  # the bounds of the tests are those of float32
         if device == "cuda-emulated":
             with library.emulated_cuda():
                 yield "cpu"
@@ -98,8 +95,20 @@ def on(device: str) -> Iterator[str]:
                 torch.set_default_device(None)
         else:
             yield "cpu"
-    finally:
-        torch.backends.cudnn.allow_tf32 = exact
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether convolutions of float32 may run in tf32, undone at the end."""
+    cudnn = torch.backends.cudnn
+    # Not an assignment: torch.testing's own helpers, where they are imported, forbid those.
+    with cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=allowed,
+    ):
+        yield
 
 
 @contextlib.contextmanager
