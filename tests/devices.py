@@ -8,8 +8,8 @@ A test that uses the fixture `device` runs once for each of
 
 or for those that the marker `devices` names: tests with tensors of the CPU cannot run on a GPU.
 `--device` chooses one of them, and then only these tests run. A run without it leaves out what
-takes long on the emulator: large cases of the grid, `slow` tests, and all but one in n of those that
-are marked `emulated_share(n)`.
+takes long on the emulator: large cases of the grid, `slow` tests, and all but one in n of those
+that are marked `emulated_share(n)`.
 """
 
 from __future__ import annotations
