@@ -56,12 +56,10 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Parametrizes tests that use the fixture `device`."""
     if "device" not in metafunc.fixturenames:
         return
-    chosen = metafunc.config.getoption("--device")
     marker = metafunc.definition.get_closest_marker("devices")
-    devices = [d for d in (marker.args if marker else DEVICES) if chosen in (None, d)]
     values = [
         pytest.param(device, marks=[pytest.mark.skipif(reason is not None, reason=f"{reason}")])
-        for device in devices
+        for device in (marker.args if marker else DEVICES)
         for reason in (missing(device),)
     ]
     metafunc.parametrize("device", values, indirect=True, scope="module")
@@ -70,7 +68,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drops the tests that `--device`, or the lack of it, leaves out."""
     chosen = config.getoption("--device")
-    keep = [item for item in items if (_device(item) if chosen else _is_quick(item))]
+    keep = [item for item in items if (_device(item) == chosen if chosen else _is_quick(item))]
     share = config.getoption("--share")
     if share > 1:
         keep = [item for item in keep if _number(item) % share == 0 and _is_small(item)]

@@ -21,6 +21,7 @@ from cnnops import UnsupportedError
 pytestmark = [
     pytest.mark.usefixtures("device"),
     pytest.mark.devices("cpu", "cuda-emulated"),
+    pytest.mark.emulated_share(4),
 ]
 
 PREFIX = "nn.functional."
