@@ -63,7 +63,7 @@ struct Channels {
 
 template <class T, int kVector, bool kSliding>
 SIMT_KERNEL SIMT_LAUNCH_BOUNDS(kDepthwiseThreads,
-                               3) void depthwise_channels(SIMT_PARAMETER Problem<T, int32_t> p,
+                               2) void depthwise_channels(SIMT_PARAMETER Problem<T, int32_t> p,
                                                           SIMT_PARAMETER ChannelsTile tile) {
   using Value = Accumulator<T>;
   using Vector = Channels<T, kVector>;

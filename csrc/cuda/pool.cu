@@ -1,4 +1,5 @@
 // Pooling on CUDA: geometry -> problem -> plan -> launch.
+#include "cuda/launch_grid.h"
 #include "cuda/pool_direct.cuh"
 #include "cuda/pool_fractional.cuh"
 #include "cuda/pool_indexed.cuh"
@@ -13,12 +14,8 @@ namespace {
 
 using namespace cuda;
 
-/// Blocks of `size` that `count` threads or warps need.
-dim3 blocks_of(int64_t count, int64_t size) {
-  const int64_t blocks = (count - 1) / size + 1;
-  CNNOPS_CHECK(blocks <= INT32_MAX, "pooling of ", count, " elements is more than a grid holds");
-  return dim3(static_cast<unsigned>(blocks));
-}
+/// Blocks of `size` threads or warps for `count` of them.
+dim3 blocks_of(int64_t count, int64_t size) { return grid_of((count - 1) / size + 1); }
 
 template <class T, class Index>
 using BackwardMean = Mean<T, Index, true>;

@@ -7,8 +7,6 @@
 
 namespace cnnops::cuda {
 
-enum class PoolAlgorithm { direct, tile, window };
-
 namespace plan {
 
 /// A window of fewer elements leaves most threads of a group without work.
@@ -36,7 +34,7 @@ constexpr int64_t kMaxIndex = (int64_t{1} << 31) - 4096;
 inline int64_t largest_index(const PoolGeometry& g) {
   int64_t largest =
       checked_mul(checked_mul(g.batch, g.channels), std::max(g.input_plane(), g.output_plane()));
-  int64_t elements = 1;
+  int64_t elements = 1;  // of a window, which its mean divides by
   for (const PoolAxis& axis : g.axis) {
     if (axis.stride == 0) {
       const int64_t input = std::max<int64_t>(axis.input, 1);
@@ -48,7 +46,8 @@ inline int64_t largest_index(const PoolGeometry& g) {
     // Every parameter fits 32 bits, so that these sums do not overflow.
     largest = std::max(largest,
                        axis.input + 2 * axis.padding + axis.dilation * axis.kernel + axis.stride);
-    elements = checked_mul(elements, axis.kernel);
+    // Means of more elements than int64 counts have been refused.
+    if (__builtin_mul_overflow(elements, axis.kernel, &elements)) return INT64_MAX;
   }
   return std::max(largest, elements);
 }

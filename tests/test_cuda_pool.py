@@ -1,0 +1,165 @@
+"""What the CUDA kernels of pooling and of depthwise convolution promise beyond the grid.
+
+They run on the emulator. The CPU's own operators, which other tests hold against torch, are the
+reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from emulator import build, library
+
+pytestmark = pytest.mark.skipif(
+    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
+)
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.fixture(scope="module")
+def emulated() -> object:
+    """The emulated operators."""
+    assert "max_pool" in library.names()
+    return torch.ops.cnnops_emulated
+
+
+# Planes of (1, 1) to many slices, and indices that meet in one position, rise, or are anything.
+PLANES = {"small": (5, 7), "slices": (60, 70)}
+INDICES: dict[str, Callable[[int, torch.Size], torch.Tensor]] = {
+    "one": lambda plane, size: torch.full(size, plane - 1),
+    "rising": lambda plane, size: torch.arange(size.numel()).view(size) * 3 // 2 % plane,
+    "any": lambda plane, size: torch.randint(plane, size),
+}
+
+
+def _indexed(
+    plane: tuple[int, int], indices: str, layout: str, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values of a small tensor (2, 5, ...) and where in the planes they belong."""
+    size = torch.Size((2, 5, (plane[0] + 1) // 2, (plane[1] + 1) // 2))
+    at = INDICES[indices](plane[0] * plane[1], size)
+    values = torch.randn(size).to(dtype)
+    memory_format = LAYOUTS[layout]
+    return values.contiguous(memory_format=memory_format), at.contiguous(
+        memory_format=memory_format
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("indices", INDICES)
+@pytest.mark.parametrize("plane", PLANES)
+def test_scattering_adds_in_the_order_of_the_cpu(
+    emulated: object, plane: str, indices: str, layout: str, dtype: torch.dtype
+) -> None:
+    size = PLANES[plane]
+    values, at = _indexed(size, indices, layout, dtype)
+    for name in ("max_pool_backward", "max_unpool"):
+        ours = getattr(emulated, name)(values, at, size)
+        expected = getattr(torch.ops.cnnops, name)(values, at, size)
+        assert torch.equal(ours, expected)
+        assert ours.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("outside", [-1, 0, 2**40, -(2**62)])
+def test_an_index_outside_makes_its_plane_nan(
+    emulated: object, plane: str, layout: str, outside: int
+) -> None:
+    size = PLANES[plane]
+    values, at = _indexed(size, "any", layout, torch.float32)
+    large = torch.randn(2, 5, *size).contiguous(memory_format=LAYOUTS[layout])
+    gathered = torch.ops.cnnops.max_pool_gather(large, at)
+    wrong = at.clone()
+    wrong[1, 3, 1, 2] = outside if outside else size[0] * size[1]
+    for name in ("max_pool_backward", "max_unpool"):
+        expected = getattr(torch.ops.cnnops, name)(values, at, size)
+        expected[1, 3] = torch.nan
+        ours = getattr(emulated, name)(values, wrong, size)
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+    gathered[1, 3, 1, 2] = torch.nan
+    ours = emulated.max_pool_gather(large, wrong)  # type: ignore[attr-defined]
+    torch.testing.assert_close(ours, gathered, rtol=0, atol=0, equal_nan=True)
+
+
+def _kernels(call: Callable[[], object]) -> str:
+    """The names of the kernels that `call` runs."""
+    with library.counting() as costs:
+        call()
+        return " ".join({cost.kernel for cost in costs()})
+
+
+# Each kernel of pooling with a call that it is for: input, kernel_size, stride, padding, layout.
+POOLINGS = {
+    "pool_tile": ((2, 3, 20, 70), 3, 2, 1, "contiguous"),
+    "pool_tile small planes": ((2, 9, 7, 7), 3, 1, 1, "contiguous"),
+    "pool_window": ((2, 3, 20, 20), 20, 20, 0, "contiguous"),
+    "pool_window channels": ((2, 24, 12, 12), 12, 12, 0, "channels_last"),
+    "pool_direct": ((2, 3, 20, 20), 2, 2, 0, "contiguous"),
+    "pool_direct channels": ((2, 24, 9, 9), 3, 2, 1, "channels_last"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("name", POOLINGS)
+def test_the_plan_runs_the_kernel_made_for_the_shape(
+    emulated: object, name: str, dtype: torch.dtype
+) -> None:
+    size, kernel, stride, padding, layout = POOLINGS[name]
+    x = torch.randn(size).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+    windows = ([kernel] * 2, [stride] * 2, [padding] * 2)
+
+    def maxima(operators: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return operators.max_pool_with_indices(x, *windows, [1, 1], False)  # type: ignore[attr-defined,no-any-return]
+
+    def means(operators: object) -> torch.Tensor:
+        return operators.avg_pool(x, *windows, False, True, None)  # type: ignore[attr-defined,no-any-return]
+
+    for call in (maxima, means):
+        assert name.split()[0] in _kernels(lambda call=call: call(emulated))  # type: ignore[misc]
+    for ours, expected in zip(maxima(emulated), maxima(torch.ops.cnnops), strict=True):
+        assert torch.equal(ours, expected)
+    torch.testing.assert_close(means(emulated), means(torch.ops.cnnops))
+
+
+# Each depthwise kernel with a call that it is for: input, multiplier, kernel, stride, layout.
+DEPTHWISE = {
+    "depthwise_planar<float, true>": ((2, 3, 20, 37), 1, 7, 1, "contiguous"),
+    "depthwise_planar<float, false>": ((2, 3, 20, 37), 2, 3, 2, "contiguous"),
+    "depthwise_channels<float, 4, true>": ((2, 40, 9, 11), 1, 5, 1, "channels_last"),
+    "depthwise_channels<float, 4, false>": ((2, 40, 9, 11), 1, 3, 2, "channels_last"),
+    "depthwise_channels<float, 1, true>": ((2, 5, 9, 11), 2, 3, 1, "channels_last"),
+    "depthwise_channels<float, 1, false>": ((2, 5, 9, 11), 2, 3, 2, "channels_last"),
+}
+
+
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise_convolutions_run_depthwise_kernels(emulated: object, name: str) -> None:
+    size, multiplier, kernel, stride, layout = DEPTHWISE[name]
+    channels = size[1]
+    memory_format = LAYOUTS[layout]
+    x = torch.randn(size).contiguous(memory_format=memory_format)
+    weight = torch.randn(channels * multiplier, 1, kernel, kernel)
+    arguments = ([stride] * 2, [kernel // 2] * 4, [1, 1], channels, "zeros")
+    exact = torch.ops.cnnops.convolution(x.double(), weight.double(), None, *arguments)
+    grad = torch.randn_like(exact).float()
+
+    def forward() -> torch.Tensor:
+        return emulated.convolution(x, weight, None, *arguments)  # type: ignore[attr-defined,no-any-return]
+
+    def backward() -> torch.Tensor:
+        return emulated.convolution_grad_weight(grad, x, [kernel] * 2, *arguments)  # type: ignore[attr-defined,no-any-return]
+
+    assert name in _kernels(forward)
+    assert name.replace("depthwise", "depthwise_weight") in _kernels(backward)
+    torch.testing.assert_close(forward().double(), exact, rtol=1e-5, atol=1e-5)
+    exact = torch.ops.cnnops.convolution_grad_weight(
+        grad.double(), x.double(), [kernel] * 2, *arguments
+    )
+    torch.testing.assert_close(backward().double(), exact, rtol=1e-5, atol=1e-4)
+    assert torch.equal(backward(), backward())
