@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-
 from emulator import build, library
 
 pytestmark = pytest.mark.skipif(
