@@ -1,6 +1,7 @@
 """Builds the C++ and CUDA libraries of cnnops. Metadata is in pyproject.toml."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, include_path
 # The oldest torch whose stable ABI the library uses, as TORCH_TARGET_VERSION writes it.
 TORCH_2_10 = "0x020a000000000000"
 # Ampere, Hopper and Blackwell, of data centres and of desktops; PTX for what comes after.
-CUDA_ARCHS = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;8.6;9.0;10.0;12.0+PTX")
+CUDA_ARCHS = os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;8.6;9.0;10.0;12.0+PTX"
 
 DEFINES = [f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=fast",
@@ -62,6 +63,10 @@ def builds_cuda() -> bool:
 
 def cuda_extension(toolkit: Path) -> Extension:
     """cnnops._cuda, linked with the CUDA runtime that torch has loaded when it is imported."""
+    archs = CUDA_ARCHS.replace(" ", ";")
+    if not re.fullmatch(r"(\d+\.\d[af]?(\+PTX)?(;|$))+", archs):
+        raise SystemExit(f"TORCH_CUDA_ARCH_LIST should be like '8.0;9.0+PTX', but got {archs!r}")
+    os.environ["TORCH_CUDA_ARCH_LIST"] = archs  # what BuildExtension compiles for
     runtime = cuda_toolkit.runtime_library(toolkit)
     if runtime is None:
         raise SystemExit(f"no libcudart beside torch or in {toolkit}")
@@ -70,7 +75,7 @@ def cuda_extension(toolkit: Path) -> Extension:
         SHARED + sources("csrc/cuda", "**/*.cpp", "**/*.cu"),
         include_dirs=[str(ROOT / "csrc"), *include_paths("cuda")],
         extra_compile_args={
-            "cxx": [*FLAGS, f'-DCNNOPS_CUDA_ARCHS="{CUDA_ARCHS}"'],
+            "cxx": [*FLAGS, f'-DCNNOPS_CUDA_ARCHS="{archs}"'],
             "nvcc": ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden", *DEFINES],
         },
         libraries=["torch_cuda"],

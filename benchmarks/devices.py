@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import machine, memory
+from .cuda import Cuda
 from .machine import Machine
 
 
@@ -37,6 +38,9 @@ class Device(Protocol):
 
     def extra_memory(self, run: Callable[[], tuple[Tensor, ...]]) -> int | None:
         """Bytes that a call takes at peak beside its arguments and results; None if unknown."""
+
+    def tolerance(self, dtype: torch.dtype, usual: float) -> float:
+        """The largest difference between contenders: the usual, or more where more is rounded."""
 
 
 class Cpu:
@@ -72,9 +76,13 @@ class Cpu:
         """The growth of the process."""
         return memory.peak_of(run)
 
+    def tolerance(self, dtype: torch.dtype, usual: float) -> float:
+        """The usual."""
+        return usual
+
 
 #: By the name that `--device` takes.
-DEVICES: dict[str, Callable[[], Device]] = {"cpu": Cpu}
+DEVICES: dict[str, Callable[[], Device]] = {"cpu": Cpu, "cuda": Cuda}
 
 
 def find(name: str) -> Device:
@@ -84,7 +92,7 @@ def find(name: str) -> Device:
         ValueError: there is none here; the message says why.
     """
     if name not in DEVICES:
-        raise ValueError(f"this build of cnnops has no {name.upper()} kernels: nothing to time")
+        raise ValueError(f"device should be one of {', '.join(DEVICES)}, not {name!r}")
     device = DEVICES[name]()
     device.check()
     return device

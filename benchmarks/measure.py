@@ -180,7 +180,7 @@ def time_job(job: Job, settings: Settings, machine: Machine, device: Device) -> 
     )
     try:
         runs, absent = prepare(job, settings, device)
-        error = disagreement(runs, TOLERANCES[settings.dtype])
+        error = disagreement(runs, device.tolerance(settings.dtype, TOLERANCES[settings.dtype]))
     except (RuntimeError, TypeError, ValueError) as problem:
         error = f"{type(problem).__name__}: {first_line(problem)}"
     if error:

@@ -1,7 +1,6 @@
 """The `cnnops` command: info, check, demo and bench."""
 
 import ast
-import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cnnops
-from cnnops import _C, support
+from cnnops import _C, cuda, support
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,10 +57,10 @@ def _torch_build() -> str:
 
 
 def _cuda_state() -> str:
-    """Whether this build has CUDA kernels and whether torch sees a GPU."""
-    kernels = importlib.util.find_spec("cnnops._cuda") is not None
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU found"
-    return f"{'kernels built' if kernels else 'no kernels in this build'}, {gpu}"
+    """The architectures that there are CUDA kernels for, or why there are none; and the GPUs."""
+    kernels = cuda.MISSING or f"kernels for {', '.join(cuda.ARCHS)}"
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{kernels}; {', '.join(gpus) or 'no GPU found'}"
 
 
 @main.command()
@@ -168,9 +167,7 @@ _SHAPE = _Listed("sizes", int)
 @click.option(
     "--model-input",
     type=_SHAPE,
-    default="1,3,224,224",
-    show_default=True,
-    help="Shape of the model's input.",
+    help="Shape of the model's input. Default: 1,3,224,224, or what suits the model.",
 )
 @click.option("--op", metavar="NAME", help="One call instead, as of conv2d; needs --shape.")
 @click.option("--shape", type=_SHAPE, help="Shape of its input.")
@@ -222,7 +219,7 @@ def bench(
     quick: bool,
     model: str | None,
     e2e: bool,
-    model_input: tuple[int, ...],
+    model_input: tuple[int, ...] | None,
     op: str | None,
     shape: tuple[int, ...] | None,
     weight: tuple[int, ...],
@@ -256,7 +253,10 @@ def bench(
         work: Sequence[Any] = benchmarks.NAMED
         if e2e:
             names = benchmarks.NETWORKS if model is None else (model,)
-            work = [benchmarks.Network(name, model_input) for name in names]
+            work = [
+                benchmarks.Network(name, model_input or benchmarks.default_input(name))
+                for name in names
+            ]
         elif model is not None:
             work = benchmarks.of_model(model, model_input)
         elif op is not None and shape is not None:

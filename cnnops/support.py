@@ -12,6 +12,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from cnnops import cuda
+
 __all__ = ["FallbackWarning", "UnsupportedError", "check", "dtypes", "given", "warn_fallback"]
 
 
@@ -47,7 +49,7 @@ _DTYPES = {
 _strided = torch.strided
 
 # Meta tensors have no elements: they go to the fake kernels, which compute shapes alone.
-_DEVICES = frozenset({"cpu", "meta"})
+_DEVICES = frozenset({"cpu", "cuda", "meta"})
 
 
 def given(tensor: Tensor | None) -> tuple[Tensor, ...]:
@@ -69,14 +71,14 @@ def check(name: str, *tensors: Tensor) -> None:
         else:
             if tensors[0].dtype in _DTYPES[name]:
                 return
-        _refuse(name, list(tensors))
+        _check_elsewhere(name, list(tensors))
     except AttributeError:
         wrong = next(tensor for tensor in tensors if not isinstance(tensor, Tensor))
         raise TypeError(f"{name}(): expected a Tensor, but got {type(wrong).__name__}") from None
 
 
-def _refuse(name: str, tensors: list[Tensor]) -> None:
-    """Says what is wrong with tensors that are not all dense, on the CPU and of a known dtype."""
+def _check_elsewhere(name: str, tensors: list[Tensor]) -> None:
+    """`check` for tensors that are not all dense, on the CPU and of a known dtype."""
     devices = sorted({str(tensor.device) for tensor in tensors})
     if len(devices) > 1:
         raise RuntimeError(
@@ -86,11 +88,12 @@ def _refuse(name: str, tensors: list[Tensor]) -> None:
     for tensor in tensors:
         if tensor.layout is not _strided or tensor.is_nested:
             raise UnsupportedError(f"{name}: cnnops has no kernels for {_layout(tensor)} tensors")
-    device, dtype = tensors[0].device.type, tensors[0].dtype
-    if device == "cuda":
-        raise UnsupportedError(f"{name}: this build of cnnops has no CUDA kernels")
-    if device not in _DEVICES:
-        raise UnsupportedError(f"{name}: cnnops has no kernels for device '{device}'")
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if device.type not in _DEVICES:
+        raise UnsupportedError(f"{name}: cnnops has no kernels for device '{device.type}'")
+    reason = cuda.refusal(device) if device.type == "cuda" else None
+    if reason is not None:
+        raise UnsupportedError(f"{name}: {reason}")
     if dtype not in _DTYPES[name]:
         raise UnsupportedError(f"{name}: cnnops has no kernels of it for {_short(dtype)}")
 

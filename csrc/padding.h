@@ -17,17 +17,20 @@ constexpr int kAxes = 3;
 /// What an input position outside the tensor reads as: zero, or a position inside it.
 enum class PaddingMode : uint8_t { zeros, reflect, replicate, circular };
 
-/// The position of an axis of `size` that `position` reads, or -1 for zero.
-CNNOPS_HOST_DEVICE inline int64_t resolve_position(int64_t position, int64_t size,
-                                                   PaddingMode mode) {
-  if (position >= 0 && position < size) return position;
-  switch (mode) {
-    case PaddingMode::zeros: return -1;
-    case PaddingMode::replicate: return position < 0 ? 0 : size - 1;
-    case PaddingMode::circular: return position < 0 ? position + size : position - size;
-    case PaddingMode::reflect: return position < 0 ? -position : 2 * (size - 1) - position;
-  }
-  return -1;
+/// The position of an axis of `size` that `position` reads, or -1 for zero. Padding reaches no
+/// further than once round the axis.
+template <class Index>
+CNNOPS_HOST_DEVICE inline Index resolve_position(Index position, Index size, PaddingMode mode) {
+  const bool before = position < 0, behind = position >= size;
+  if (!before && !behind) return position;
+  if (mode == PaddingMode::zeros) return -1;
+  // Selections instead of branches, for kernels that do this in unrolled loops.
+  const Index replicated = before ? 0 : size - 1;
+  const Index wrapped = before ? position + size : position - size;
+  const Index reflected = before ? -position : 2 * (size - 1) - position;
+  return mode == PaddingMode::replicate  ? replicated
+         : mode == PaddingMode::circular ? wrapped
+                                         : reflected;
 }
 
 }  // namespace cnnops

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import devices
 import pytest
 import torch
+from emulator import library
 from hypothesis import settings
 
 from cnnops import _C
-from emulator import library
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +41,14 @@ settings.load_profile("cnnops")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--device."""
+    """--device and --share."""
     parser.addoption(
         "--device",
         choices=devices.DEVICES,
         help="run only the tests of operators, and those on this device, all of them",
+    )
+    parser.addoption(
+        "--share", type=int, default=1, help="with --device: run one in so many of its tests"
     )
 
 

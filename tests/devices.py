@@ -7,7 +7,8 @@ A test that uses the fixture `device` runs once for each of
     cuda            the CUDA kernels on a GPU
 
 `--device` chooses one of them, and then only these tests run. On the emulator a run without
-`--device` takes a part of the large grids, and nothing that takes long.
+`--device` takes a part of the large grids (the marker `emulated_share`), and nothing that takes
+long.
 """
 
 from __future__ import annotations
@@ -21,17 +22,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from emulator import build, library
 from hypothesis import settings
 
 from cnnops.check.cases import Case
-from emulator import build, library
 
 DEVICES = ("cpu", "cuda-emulated", "cuda")
 
 #: Multiplications of a case above which it is not emulated, in a run of all devices.
 MOST_WORK = 600_000
-#: Of the convolutions of the grid, one in so many is emulated in a run of all devices.
-CONVOLUTION_SHARE = 3
 #: Examples of property tests on the emulator, where each takes long.
 EMULATED_EXAMPLES = 12
 
@@ -69,6 +68,9 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drops the tests that `--device`, or the lack of it, leaves out."""
     chosen = config.getoption("--device")
     keep = [item for item in items if (_device(item) if chosen else _is_quick(item))]
+    share = config.getoption("--share")
+    if share > 1:
+        keep = [item for item in keep if _number(item) % share == 0 and _is_small(item)]
     if len(keep) < len(items):
         kept = set(map(id, keep))
         config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
@@ -116,7 +118,7 @@ def schedule(item: pytest.Item) -> str | None:
     """The emulator's settings for this test, other ones for each; None where it is not emulated."""
     if _device(item) != "cuda-emulated":
         return None
-    seed = zlib.crc32(item.name.encode()) % 1000
+    seed = _number(item) % 1000
     return os.environ.get("CNNOPS_EMULATOR") or f"schedule=mixed,seed={seed}"
 
 
@@ -128,14 +130,20 @@ def _device(item: pytest.Item) -> str | None:
 def _is_quick(item: pytest.Item) -> bool:
     if _device(item) != "cuda-emulated":
         return True
-    if item.get_closest_marker("slow") or item.get_closest_marker("slow_emulated"):
+    share = item.get_closest_marker("emulated_share")
+    if share is not None and _number(item) % share.args[0]:
         return False
+    return _is_small(item)
+
+
+def _is_small(item: pytest.Item) -> bool:
     case = item.callspec.params.get("case")  # type: ignore[attr-defined]
-    if not isinstance(case, Case):
-        return True
-    if case.function.startswith("conv") and zlib.crc32(item.name.encode()) % CONVOLUTION_SHARE:
-        return False
-    return _work(case) <= MOST_WORK
+    return not isinstance(case, Case) or _work(case) <= MOST_WORK
+
+
+def _number(item: pytest.Item) -> int:
+    """A number that spreads tests evenly, the same in every run."""
+    return zlib.crc32(item.nodeid.encode())
 
 
 def _work(case: Case) -> int:

@@ -17,7 +17,8 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 import cnnops.functional as C
 from cnnops import autograd, ops
 
-pytestmark = pytest.mark.usefixtures("device")
+# Derivatives are Python over the operators: a few of them show that the emulated ones fit.
+pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.emulated_share(8)]
 
 
 def randn(*size: int) -> Tensor:

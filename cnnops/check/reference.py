@@ -9,6 +9,8 @@ products in each of their arguments. Storing a result in its own dtype rounds th
     |error| <= accumulated + u(dtype) * (|expected| + accumulated)
     accumulated = ACCUMULATION * (sqrt(K) + 2) * u(accumulator) * magnitude
 
+Convolutions in tf32 round both factors of each product, which adds 2 * u(tf32) * magnitude.
+
 Max pooling copies numbers, so its outputs and indices have to be equal to torch's.
 """
 
@@ -16,7 +18,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,6 +32,9 @@ from cnnops.check.cases import Case
 
 #: Factor of the accumulated rounding error: both the result and, in float64, the reference have it.
 ACCUMULATION = 2.0
+
+#: Of each factor of a product, in float32 convolutions that may run in tf32.
+TF32_ROUNDOFF = 2.0**-11
 
 #: Fillings of an input, see `_values`.
 VALUES = ("normal", "positive", "ties", "nan", "infinite")
@@ -56,16 +62,12 @@ class Problem:
     cotangent: Tensor | None
 
     def to(self, device: str) -> Problem:
-        """The same problem on another device; strides are kept."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor if tensor.device.type == device else tensor.to(device)
-
+        """The same problem on another device; strides and offsets are kept."""
         return Problem(
             self.case,
-            tuple(map(move, self.tensors)),
-            tuple(map(move, self.extras)),
-            None if self.cotangent is None else move(self.cotangent),
+            tuple(_move(tensor, device) for tensor in self.tensors),
+            tuple(_move(tensor, device) for tensor in self.extras),
+            None if self.cotangent is None else _move(self.cotangent, device),
         )
 
     def map(self, function: Any) -> Problem:
@@ -106,6 +108,15 @@ class Outcome:
     def passed(self) -> bool:
         """Whether errors are within their bounds and everything else equals torch's."""
         return self.forward <= 1 and self.backward <= 1 and not self.mismatches
+
+
+def _move(tensor: Tensor, device: str) -> Tensor:
+    """`tensor` on `device`; Tensor.to would close the gaps between its elements."""
+    if tensor.device.type == device:
+        return tensor
+    elements = tensor.untyped_storage().nbytes() // tensor.element_size()
+    storage = tensor.as_strided((elements,), (1,), 0).to(device)
+    return storage.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
 def lay_out(tensor: Tensor, layout: str) -> Tensor:
@@ -191,7 +202,9 @@ def make_problem(case: Case, dtype: torch.dtype) -> Problem:
         extras = (_indices(case, generator),)
     elif case.function.startswith("fractional"):
         batch = case.input[: -case.rank] if len(case.input) > case.rank + 1 else (1, case.input[0])
-        samples = torch.rand((*batch, case.rank), generator=generator, dtype=torch.float64, device="cpu")
+        samples = torch.rand(
+            (*batch, case.rank), generator=generator, dtype=torch.float64, device="cpu"
+        )
         extras = (samples.to(dtype),)
     problem = Problem(case, tuple(tensors), extras, None)
     if not dtype.is_floating_point:
@@ -284,7 +297,13 @@ def _roundings(case: Case) -> tuple[int, int]:
 
 
 def _fraction(
-    got: Tensor, expected: Tensor, magnitude: Tensor, dtype: torch.dtype, terms: int, roundings: int
+    got: Tensor,
+    expected: Tensor,
+    magnitude: Tensor,
+    dtype: torch.dtype,
+    terms: int,
+    roundings: int,
+    precision: str,
 ) -> float:
     """The worst |got - expected| as a fraction of the bound; infinite where the bound is zero."""
     if got.numel() == 0:
@@ -294,6 +313,8 @@ def _fraction(
     accumulator = torch.float64 if dtype == torch.float64 else torch.float32
     magnitude = magnitude.double()
     accumulated = ACCUMULATION * (math.sqrt(terms) + 2) * torch.finfo(accumulator).eps / 2
+    if precision == "tf32":
+        accumulated += 2 * TF32_ROUNDOFF
     stored = expected.abs() if roundings == 1 else magnitude
     bound = accumulated * magnitude
     bound += roundings * (info.eps / 2) * (stored + bound + info.smallest_normal)
@@ -364,8 +385,24 @@ def _mismatches(got: Results, expected: Results, problem: Problem) -> list[str]:
     return found
 
 
+@contextmanager
+def _convolutions_in(precision: str) -> Iterator[None]:
+    """Sets what torch allows float32 convolutions on CUDA, "ieee" or "tf32"."""
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = conv.fp32_precision
+    conv.fp32_precision = precision
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before
+
+
 def examine(
-    case: Case, dtype: torch.dtype, namespace: Namespace | None = None, device: str = "cpu"
+    case: Case,
+    dtype: torch.dtype,
+    namespace: Namespace | None = None,
+    device: str = "cpu",
+    precision: str = "ieee",
 ) -> Outcome:
     """Runs one case forward and backward and compares it with torch.
 
@@ -374,6 +411,8 @@ def examine(
         dtype: in which dtype; the reference is float64 (torch itself for integers).
         namespace: whose functions are examined; `cnnops.functional` by default.
         device: where they run; the reference always runs on the CPU.
+        precision: what torch allows float32 convolutions on CUDA, "ieee" or "tf32", which widens
+            their bound.
 
     Raises whatever the function itself raises.
 
@@ -384,7 +423,8 @@ def examine(
         namespace = own
     problem = make_problem(case, dtype)
     expected, magnitude = _reference(problem)
-    got = evaluate(namespace, problem.to(device))
+    with _convolutions_in(precision):
+        got = evaluate(namespace, problem.to(device))
     mismatches = _mismatches(got, expected, problem)
     if any("shape" in mismatch for mismatch in mismatches):
         return Outcome(math.inf, math.inf, tuple(mismatches))
@@ -394,11 +434,17 @@ def examine(
         forward = 0.0 if _equal(got.output, expected.output) else math.inf
     else:
         forward = _fraction(
-            got.output, expected.output, magnitude.output, dtype, per_output, out_roundings
+            got.output,
+            expected.output,
+            magnitude.output,
+            dtype,
+            per_output,
+            out_roundings,
+            precision,
         )
     backward = max(
         (
-            _fraction(mine, theirs, scale, dtype, terms, grad_roundings)
+            _fraction(mine, theirs, scale, dtype, terms, grad_roundings, precision)
             for mine, theirs, scale, terms in zip(
                 got.gradients, expected.gradients, magnitude.gradients, per_gradient, strict=False
             )

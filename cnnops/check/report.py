@@ -7,7 +7,7 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +24,17 @@ from cnnops.check.reference import Outcome, examine
 SHOWN_FAILURES = 30
 
 
+#: A case, its dtype, and the precision that torch allows convolutions on CUDA in float32.
+_Run = tuple[Case, torch.dtype, str]
+
+
 @dataclass(frozen=True)
 class _Record:
     """One case in one dtype: its outcome, or the exception it raised."""
 
     case: Case
     dtype: torch.dtype
+    precision: str
     outcome: Outcome | None
     error: str
 
@@ -50,10 +55,10 @@ class _Record:
                 found.append(f"{name} error is {fraction:.3g} of its bound")
         return "; ".join(found)
 
-
-def _short(dtype: torch.dtype) -> str:
-    """torch.float32 as float32."""
-    return str(dtype).removeprefix("torch.")
+    def kind(self) -> str:
+        """float32 as "float32", or as "tf32" where that was allowed."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return self.precision if self.precision != "ieee" else dtype
 
 
 def _why_not(device: str) -> str | None:
@@ -65,13 +70,14 @@ def _why_not(device: str) -> str | None:
     return None
 
 
-def _run_one(case: Case, dtype: torch.dtype, device: str) -> _Record:
+def _run_one(run: _Run, device: str) -> _Record:
     """One case; whatever it raises is a finding to report, not the end of the run."""
+    case, dtype, precision = run
     try:
-        return _Record(case, dtype, examine(case, dtype, device=device), "")
+        return _Record(*run, examine(case, dtype, device=device, precision=precision), "")
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
-        return _Record(case, dtype, None, f"{type(error).__name__}: {first_line}")
+        return _Record(*run, None, f"{type(error).__name__}: {first_line}")
 
 
 def _digits(fraction: float) -> str:
@@ -101,8 +107,10 @@ def _table(records: Sequence[_Record], device: str) -> Table:
     )
     table.add_column("operator", no_wrap=True)
     table.add_column("runs", justify="right")
-    for name in ("fp32", "fp64", "bf16", "fp16", "integer"):
+    tf32 = ("tf32",) if any(record.kind() == "tf32" for record in records) else ()
+    for name in ("fp32", "fp64", "bf16", "fp16", *tf32, "integer"):
         table.add_column(name, justify="right", no_wrap=True, min_width=7)
+    kinds = (*(str(dtype).removeprefix("torch.") for dtype in FLOATS), *tf32)
     table.add_column("")
     for function, group in itertools.groupby(records, key=lambda record: record.case.function):
         mine = list(group)
@@ -110,23 +118,29 @@ def _table(records: Sequence[_Record], device: str) -> Table:
         table.add_row(
             function,
             str(len(mine)),
-            *(_cell([record for record in mine if record.dtype == dtype]) for dtype in FLOATS),
+            *(_cell([record for record in mine if record.kind() == kind]) for kind in kinds),
             _cell([record for record in mine if not record.dtype.is_floating_point]),
             "[green]pass[/green]" if passed else "[red]FAIL[/red]",
         )
     return table
 
 
-def _selected(pattern: str | None) -> list[tuple[Case, torch.dtype]]:
-    """Cases whose name contains `pattern`, each with each of its dtypes, by operator."""
+def _selected(pattern: str | None, device: str) -> list[_Run]:
+    """Cases whose name contains `pattern`, each with each of its dtypes, by operator.
+
+    On CUDA, float32 convolutions run twice: exactly and, where kernels choose so, in tf32.
+    """
     chosen = [case for case in CASES if pattern is None or pattern in case.name]
     chosen.sort(key=lambda case: (case.function[:-2], case.rank))
-    return [(case, dtype) for case in chosen for dtype in case.dtypes]
+    runs = []
+    for case in chosen:
+        runs += [(case, dtype, "ieee") for dtype in case.dtypes]
+        if device != "cpu" and case.weight and torch.float32 in case.dtypes:
+            runs.append((case, torch.float32, "tf32"))
+    return runs
 
 
-def _progress(
-    pairs: Iterable[tuple[Case, torch.dtype]], total: int, device: str, console: Console
-) -> list[_Record]:
+def _progress(runs: Sequence[_Run], device: str, console: Console) -> list[_Record]:
     """Runs everything under a progress bar that names the operator at work."""
     columns = (
         TextColumn("{task.description:24}"),
@@ -136,10 +150,10 @@ def _progress(
     )
     records = []
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=total)
-        for case, dtype in pairs:
-            progress.update(task, description=case.function)
-            records.append(_run_one(case, dtype, device))
+        task = progress.add_task("", total=len(runs))
+        for one in runs:
+            progress.update(task, description=one[0].function)
+            records.append(_run_one(one, device))
             progress.advance(task)
     return records
 
@@ -165,14 +179,14 @@ def run(device: str = "cpu", pattern: str | None = None, console: Console | None
             soft_wrap=True,
         )
         return 1
-    pairs = _selected(pattern)
-    if not pairs:
+    runs = _selected(pattern, device)
+    if not runs:
         console.print(f"[red]Nothing was checked: no case has {pattern!r} in its name.[/red]")
         return 1
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
-        records = _progress(pairs, len(pairs), device, console)
+        records = _progress(runs, device, console)
     failures = [record for record in records if not record.passed]
     console.print(_table(records, device))
     console.print(
@@ -184,7 +198,7 @@ def run(device: str = "cpu", pattern: str | None = None, console: Console | None
     )
     for record in failures[:SHOWN_FAILURES]:
         console.print(
-            f"FAIL {record.case.name} {_short(record.dtype)}: {record.explain()}",
+            f"FAIL {record.case.name} {record.kind()}: {record.explain()}",
             style="red",
             markup=False,
             highlight=False,

@@ -92,8 +92,12 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(256, 1) void fold_padding(SIMT_PARAMETER FoldProb
 #pragma unroll
     for (int run = 0; run < 27; ++run) {
       const int rd = run / 9, rh = run / 3 % 3, rw = run % 3;
+      // Most runs are empty or one long: unrolled, the loops would only be code.
+#pragma unroll 1
       for (int64_t z = d.first[rd]; z < d.end[rd]; ++z) {
+#pragma unroll 1
         for (int64_t y = h.first[rh]; y < h.end[rh]; ++y) {
+#pragma unroll 1
           for (int64_t x = w.first[rw]; x < w.end[rw]; ++x) {
             sum += simt::to_float(
                 simt::load(&plane[z * p.source_strides.axis[0] + y * p.source_strides.axis[1] +

@@ -15,9 +15,8 @@ namespace {
 template <class T, class Index>
 void pack_for_vectors(DeviceCall& device, Problem<T, Index>& p, const ContractionShape& shape) {
   const WeightStrides<Index>& strides = p.weight_strides;
-  const bool dense = p.depth == 1 || strides.depth == 1;
-  if (dense && in_vectors<T>(p.weight, {strides.group, strides.row, strides.axis[0],
-                                        strides.axis[1], strides.axis[2]})) {
+  if (strides.depth == 1 && in_vectors<T>(p.weight, {strides.group, strides.row, strides.axis[0],
+                                                     strides.axis[1], strides.axis[2]})) {
     return;
   }
   const int64_t size = checked_mul(shape.groups * shape.rows, shape.depth * shape.taps());
@@ -83,7 +82,7 @@ void run_implicit_gemm(DeviceCall& device, const cnnops::Contraction<T>& p) {
   const bool vectors = source_in_vectors(p);
   if (!fits_int32(p)) {
     if (vectors) return launch<MmaTall, Copies::mapped_vectors, int64_t>(device, p);
-    return launch<MmaSmall, Copies::elements, int64_t>(device, p);
+    return launch<MmaSmallFar, Copies::elements, int64_t>(device, p);
   }
   if (!vectors) return launch<MmaSmall, Copies::elements, int32_t>(device, p);
   if (p.walk[0].mode != PaddingMode::zeros) {

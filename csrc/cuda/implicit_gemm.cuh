@@ -15,7 +15,7 @@
 // thus addresses: per copied vector an addition and a bounds check for each axis.
 //
 // Where the tiles are too few to fill the GPU, several blocks share one, each with its part of the
-// reduction axis, and reduce.cuh adds their sums in a fixed order.
+// reduction axis, and join_shares.cuh adds their sums in a fixed order.
 #pragma once
 
 #include "cuda/mma_tile.cuh"
@@ -25,158 +25,213 @@
 namespace cnnops::cuda {
 
 /// A place on the reduction axis, and what it adds to the offset of every pixel and weight row.
-template <class Index>
+/// kDense: channels of source and weight lie side by side.
+template <class T, class Index, bool kDense>
 struct ReductionPlace {
+  const Problem<T, Index>& p;
   Index channel;
-  Index tap[kAxes];  // tap[0] == axis[0].taps: past the end
+  Index tap[kAxes];
   Index source;
   Index weight;
+
+  SIMT_DEVICE ReductionPlace(const Problem<T, Index>& problem, Index k) : p(problem) {
+    const Index flat_tap = split(k, p.by_depth);
+    channel = k;
+    p.split_tap(flat_tap, tap);
+    find_offsets();
+  }
+
+  /// Before the end of the reduction axis?
+  SIMT_DEVICE bool inside() const { return tap[0] < p.axis[0].taps; }
+
+  SIMT_DEVICE void advance(Index elements) {
+    channel += elements;
+    if (channel < p.depth) {
+      source += elements * channel_stride();
+      weight += elements * depth_stride();
+      return;
+    }
+    do {
+      channel -= p.depth;
+      if (++tap[2] == p.axis[2].taps) {
+        tap[2] = 0;
+        if (++tap[1] == p.axis[1].taps) {
+          tap[1] = 0;
+          ++tap[0];
+        }
+      }
+    } while (channel >= p.depth);
+    find_offsets();
+  }
+
+ private:
+  SIMT_DEVICE Index channel_stride() const { return kDense ? 1 : p.source_strides.channel; }
+  SIMT_DEVICE Index depth_stride() const { return kDense ? 1 : p.weight_strides.depth; }
+
+  SIMT_DEVICE void find_offsets() {
+    source = channel * channel_stride();
+    weight = channel * depth_stride();
+#pragma unroll
+    for (int axis = 0; axis < kAxes; ++axis) {
+      const Axis<Index>& a = p.axis[axis];
+      source += tap[axis] * a.offset_step * p.source_strides.axis[axis];
+      weight += (a.kernel + tap[axis] * a.kernel_step) * p.weight_strides.axis[axis];
+    }
+  }
 };
 
-/// The copies of one thread from `source` and `weight` into slabs.
+/// A pixel: the position that tap 0 reads, which may be outside, and the offset of channel 0 there.
+template <class Index>
+struct Pixel {
+  Index offset;
+  Index position[kAxes];
+
+  Pixel() = default;
+  /// Pixel `index`, or for what a tile has beyond the last one that: its result is dropped.
+  template <class T>
+  SIMT_DEVICE Pixel(const Problem<T, Index>& p, Index group, Index index) {
+    const Index last = p.pixels() - 1;
+    Index j[kAxes];
+    const Index image = p.split_pixel(index < last ? index : last, j);
+    offset = image * p.source_strides.batch + group * p.depth * p.source_strides.channel;
+#pragma unroll
+    for (int axis = 0; axis < kAxes; ++axis) {
+      position[axis] = j[axis] * p.axis[axis].step + p.axis[axis].offset;
+      offset += position[axis] * p.source_strides.axis[axis];
+    }
+  }
+
+  /// Whether the pixel reads an element at `place` of the reduction axis, and its offset.
+  template <bool kMapped, class T, bool kDense>
+  SIMT_DEVICE bool find(const ReductionPlace<T, Index, kDense>& place, Index& found) const {
+    Index read[kAxes];
+#pragma unroll
+    for (int axis = 0; axis < kAxes; ++axis) {
+      read[axis] = position[axis] + place.tap[axis] * place.p.axis[axis].offset_step;
+    }
+    found = offset + place.source;
+    return padded_read<kMapped>(place.p, place.p.source_strides, read, found) && place.inside();
+  }
+};
+
+/// The copies of one thread from `source` and `weight` into slabs: one and the same vector of
+/// channels of every slab, for kPixels pixels and kRows rows.
 template <class T, class Index, class Tile, Copies kCopies>
 class OperandCopies {
  public:
   SIMT_DEVICE OperandCopies(const Problem<T, Index>& problem, Index group, Index first_pixel,
                             Index first_row, Index first_k)
-      : p(problem) {
-    const Index last_pixel = p.pixels() - 1;
+      : p(problem), place(problem, first_k + vector() * kVector<T>) {
 #pragma unroll
-    for (int i = 0; i < kPixels; ++i) {
-      // Beyond the last pixel: copied again, and dropped when the tile is written.
-      Index j[kAxes], pixel = first_pixel + first_line() + i * kLines;
-      const Index image = p.split_pixel(pixel < last_pixel ? pixel : last_pixel, j);
-      pixel_offset[i] = image * p.source_strides.batch + group * p.depth * channel_stride();
-#pragma unroll
-      for (int axis = 0; axis < kAxes; ++axis) {
-        position[i][axis] = j[axis] * p.axis[axis].step + p.axis[axis].offset;
-        pixel_offset[i] += position[i][axis] * p.source_strides.axis[axis];
-      }
-    }
-    row = first_row + first_line();
+    for (int i = 0; i < kPixels; ++i) pixel[i] = Pixel<Index>(p, group, first_pixel + line(i));
+    row = first_row + line(0);
     row_offset = group * p.weight_strides.group + row * p.weight_strides.row;
-    seek(first_k + vector() * kVector<T>);
   }
 
-  /// Copies this thread's vectors of a slab of A and B, and steps to the next slab.
+  /// Starts the copies of a slab of A and B, and steps to the next slab.
   SIMT_DEVICE void copy(unsigned char* a, unsigned char* b) {
-    if constexpr (kVectors) {
-      const bool inside = place.tap[0] < p.axis[0].taps;
 #pragma unroll
-      for (int i = 0; i < kPixels; ++i) {
-        Index offset = 0;
-        const bool reads = find_source(i, place, offset) && inside;
-        simt::cp_async<kVectorBytes>(target(a, i), p.source + offset, reads);
-      }
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        const bool reads = row + i * kLines < p.rows && inside;
-        const Index offset = row_offset + i * kLines * p.weight_strides.row + place.weight;
-        simt::cp_async<kVectorBytes>(target(b, i), p.weight + offset, reads);
-      }
-      advance(place, kSlab<T>);
-    } else {
-      simt::Vector<T, kVector<T>> pixels[kPixels], rows[kRows];
-#pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) {
-        const bool inside = place.tap[0] < p.axis[0].taps;
-#pragma unroll
-        for (int i = 0; i < kPixels; ++i) {
-          Index offset = 0;
-          const bool reads = find_source(i, place, offset) && inside;
-          pixels[i].at[e] = reads ? simt::load(p.source + offset) : T{};
-        }
-#pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-          const bool reads = row + i * kLines < p.rows && inside;
-          const Index offset = row_offset + i * kLines * p.weight_strides.row + place.weight;
-          rows[i].at[e] = reads ? simt::load(p.weight + offset) : T{};
-        }
-        advance(place, 1);
-      }
-#pragma unroll
-      for (int i = 0; i < kPixels; ++i) simt::store_shared(target(a, i), pixels[i]);
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) simt::store_shared(target(b, i), rows[i]);
-      advance(place, kSlab<T> - kVector<T>);
+    for (int i = 0; i < kPixels; ++i) {
+      Index offset;
+      const bool reads = pixel[i].template find<kCopies == Copies::mapped_vectors>(place, offset);
+      simt::cp_async<kVectorBytes>(target(a, i), p.source + offset, reads);
     }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const bool reads = row + i * kLines < p.rows && place.inside();
+      const Index offset = row_offset + i * kLines * p.weight_strides.row + place.weight;
+      simt::cp_async<kVectorBytes>(target(b, i), p.weight + offset, reads);
+    }
+    place.advance(kSlab<T>);
   }
 
  private:
-  static constexpr bool kVectors = kCopies != Copies::elements;
   static constexpr int kLine = KMajor<T>::kLine;
   static constexpr int kLines = Tile::kThreads / kLine;  // that the block copies at once
   static constexpr int kPixels = Tile::kM / kLines;
   static constexpr int kRows = Tile::kN / kLines;
   static_assert(Tile::kM % kLines == 0 && Tile::kN % kLines == 0);
 
-  static SIMT_DEVICE int first_line() { return static_cast<int>(threadIdx.x) / kLine; }
   static SIMT_DEVICE int vector() { return static_cast<int>(threadIdx.x) % kLine; }
-
-  /// Where this thread's i-th vector of a slab goes.
-  static SIMT_DEVICE simt::Vector<T, kVector<T>>* target(unsigned char* slab, int i) {
-    const int at = KMajor<T>::copied(first_line() + i * kLines, vector());
-    return reinterpret_cast<simt::Vector<T, kVector<T>>*>(slab + at * kVectorBytes);
-  }
-
-  SIMT_DEVICE Index channel_stride() const { return kVectors ? 1 : p.source_strides.channel; }
-  SIMT_DEVICE Index depth_stride() const { return kVectors ? 1 : p.weight_strides.depth; }
-
-  /// Whether pixel i reads an element at `at`, and its offset.
-  SIMT_DEVICE bool find_source(int i, const ReductionPlace<Index>& at, Index& offset) const {
-    Index read[kAxes];
-#pragma unroll
-    for (int axis = 0; axis < kAxes; ++axis) {
-      read[axis] = position[i][axis] + at.tap[axis] * p.axis[axis].offset_step;
-    }
-    offset = pixel_offset[i] + at.source;
-    return padded_read<kCopies != Copies::vectors>(p, p.source_strides, read, offset);
-  }
-
-  SIMT_DEVICE void seek(Index k) {
-    const Index tap = split(k, p.by_depth);
-    place.channel = k;
-    p.split_tap(tap, place.tap);
-    find_offsets(place);
-  }
-
-  SIMT_DEVICE void advance(ReductionPlace<Index>& at, Index elements) const {
-    at.channel += elements;
-    if (at.channel < p.depth) {
-      at.source += elements * channel_stride();
-      at.weight += elements * depth_stride();
-      return;
-    }
-    do {
-      at.channel -= p.depth;
-      if (++at.tap[2] == p.axis[2].taps) {
-        at.tap[2] = 0;
-        if (++at.tap[1] == p.axis[1].taps) {
-          at.tap[1] = 0;
-          ++at.tap[0];
-        }
-      }
-    } while (at.channel >= p.depth);
-    find_offsets(at);
-  }
-
-  SIMT_DEVICE void find_offsets(ReductionPlace<Index>& at) const {
-    at.source = at.channel * channel_stride();
-    at.weight = at.channel * depth_stride();
-#pragma unroll
-    for (int axis = 0; axis < kAxes; ++axis) {
-      const Axis<Index>& a = p.axis[axis];
-      at.source += at.tap[axis] * a.offset_step * p.source_strides.axis[axis];
-      at.weight += (a.kernel + at.tap[axis] * a.kernel_step) * p.weight_strides.axis[axis];
-    }
+  static SIMT_DEVICE int line(int i) { return static_cast<int>(threadIdx.x) / kLine + i * kLines; }
+  static SIMT_DEVICE unsigned char* target(unsigned char* slab, int i) {
+    return slab + KMajor<T>::copied(line(i), vector()) * kVectorBytes;
   }
 
   const Problem<T, Index>& p;
-  Index pixel_offset[kPixels];     // of channel 0 where tap 0 reads, which may be outside
-  Index position[kPixels][kAxes];  // that tap 0 reads
-  Index row;                       // of weight: the first that this thread copies
+  ReductionPlace<T, Index, true> place;
+  Pixel<Index> pixel[kPixels];
+  Index row;  // the first
   Index row_offset;
-  ReductionPlace<Index> place;
+};
+
+/// The same element by element: one and the same channel of every slab, for many pixels and rows,
+/// so that lanes read neighbouring channels. Each lane knows one of the warp's pixels, and the
+/// others get it from that lane by shuffles.
+template <class T, class Index, class Tile>
+class OperandCopies<T, Index, Tile, Copies::elements> {
+ public:
+  SIMT_DEVICE OperandCopies(const Problem<T, Index>& problem, Index group, Index first_pixel,
+                            Index first_row, Index first_k)
+      : p(problem), place(problem, first_k + element()) {
+    const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
+    const int warp = static_cast<int>(threadIdx.x) / simt::kWarp;
+    own = Pixel<Index>(
+        p, group,
+        first_pixel + warp * kLinesOfWarp + lane % kLinesOfWarp + lane / kLinesOfWarp * kLines);
+    row = first_row + line(0);
+    row_offset = group * p.weight_strides.group + row * p.weight_strides.row;
+  }
+
+  SIMT_DEVICE void copy(unsigned char* a, unsigned char* b) {
+    T pixels[kPixels], rows[kRows];
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) {
+      const int owner = i * kLinesOfWarp + line(0) % kLinesOfWarp;
+      Pixel<Index> pixel;
+      pixel.offset = __shfl_sync(simt::kFullMask, own.offset, owner);
+#pragma unroll
+      for (int axis = 0; axis < kAxes; ++axis) {
+        pixel.position[axis] = __shfl_sync(simt::kFullMask, own.position[axis], owner);
+      }
+      Index offset;
+      const bool reads = pixel.template find<true>(place, offset);
+      pixels[i] = reads ? simt::load(p.source + offset) : T{};
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const bool reads = row + i * kLines < p.rows && place.inside();
+      const Index offset = row_offset + i * kLines * p.weight_strides.row + place.weight;
+      rows[i] = reads ? simt::load(p.weight + offset) : T{};
+    }
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) simt::store_shared(target(a, i), pixels[i]);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) simt::store_shared(target(b, i), rows[i]);
+    place.advance(kSlab<T>);
+  }
+
+ private:
+  static constexpr int kLines = Tile::kThreads / kSlab<T>;  // that the block copies at once
+  static constexpr int kLinesOfWarp = simt::kWarp / kSlab<T>;
+  static constexpr int kPixels = Tile::kM / kLines;
+  static constexpr int kRows = Tile::kN / kLines;
+  static_assert(kPixels * kLinesOfWarp <= simt::kWarp, "a pixel for each lane");
+
+  static SIMT_DEVICE int element() { return static_cast<int>(threadIdx.x) % kSlab<T>; }
+  static SIMT_DEVICE int line(int i) {
+    return static_cast<int>(threadIdx.x) / kSlab<T> + i * kLines;
+  }
+  static SIMT_DEVICE T* target(unsigned char* slab, int i) {
+    const int vector = KMajor<T>::copied(line(i), element() / kVector<T>);
+    return reinterpret_cast<T*>(slab) + vector * kVector<T> + element() % kVector<T>;
+  }
+
+  const Problem<T, Index>& p;
+  ReductionPlace<T, Index, false> place;
+  Pixel<Index> own;
+  Index row;  // the first
+  Index row_offset;
 };
 
 /// Adds to each sum the bias of its column. `bias` has `columns` elements, if there is one.

@@ -57,7 +57,7 @@ void run_implicit_gemm_weight(DeviceCall& device, const cnnops::WeightContractio
   const bool vectors = operands_in_vectors(p);
   if (!fits_int32(p)) {
     if (vectors) return launch<MmaWide, Copies::mapped_vectors, int64_t>(device, p);
-    return launch<MmaSmall, Copies::elements, int64_t>(device, p);
+    return launch<MmaSmallFar, Copies::elements, int64_t>(device, p);
   }
   if (!vectors) return launch<MmaSmall, Copies::elements, int32_t>(device, p);
   if (p.walk[0].mode != PaddingMode::zeros) {

@@ -7,7 +7,7 @@
 // memory that way (MMajor).
 //
 // A block computes a tile of kM channels x kN columns of a group over a share of the pixels, which
-// are many where the tiles are few: the shares are partial sums, and reduce.cuh adds them in a
+// are many where the tiles are few: the shares are partial sums, and join_chunks.cuh adds them in a
 // fixed order. Blocks of one share are neighbours in the grid, so that all tiles read its pixels
 // while L2 has them.
 //
@@ -22,11 +22,88 @@
 
 namespace cnnops::cuda {
 
-/// One pixel of the reduction axis, or a column of im2col: what it adds to offsets and positions.
+/// What a pixel of the reduction axis, or a column of im2col, adds to the offset and to the
+/// position that an element is read at.
 template <class Index>
 struct SourcePlace {
   Index offset;
   Index position[kAxes];
+};
+
+/// A column of im2col: a tap and a source channel.
+template <class T, class Index>
+SIMT_DEVICE SourcePlace<Index> place_of_column(const WeightProblem<T, Index>& p, Index group,
+                                               Index column) {
+  Index tap[kAxes];
+  p.split_tap(split(column, p.by_depth), tap);
+  SourcePlace<Index> place;
+  place.offset = (group * p.depth + column) * p.source_strides.channel;
+#pragma unroll
+  for (int axis = 0; axis < kAxes; ++axis) {
+    place.position[axis] = tap[axis] * p.axis[axis].offset_step;
+    place.offset += place.position[axis] * p.source_strides.axis[axis];
+  }
+  return place;
+}
+
+/// The pixels of a slab, one in each lane of a warp: where they lie in `grad` and in `source`.
+template <class T, class Index>
+struct SlabPixels {
+  Index grad;
+  SourcePlace<Index> source;
+
+  /// Lane l has pixel first + l % kSlab; instead of those beyond the end, the last.
+  SIMT_DEVICE SlabPixels(const WeightProblem<T, Index>& p, Index first, Index end) {
+    const Index pixel = first + static_cast<Index>(threadIdx.x % kSlab<T>);
+    Index j[kAxes];
+    const Index image = p.split_pixel(pixel < end ? pixel : end - 1, j);
+    grad = image * p.grad_strides.batch;
+    source.offset = image * p.source_strides.batch;
+#pragma unroll
+    for (int axis = 0; axis < kAxes; ++axis) {
+      grad += j[axis] * p.grad_strides.axis[axis];
+      source.position[axis] = j[axis] * p.axis[axis].step + p.axis[axis].offset;
+      source.offset += source.position[axis] * p.source_strides.axis[axis];
+    }
+  }
+
+  /// The offset in `grad` of pixel `line` of the slab. All lanes must ask.
+  SIMT_DEVICE Index grad_of(int line) const { return __shfl_sync(simt::kFullMask, grad, line); }
+
+  /// Whether pixel `line` of the slab reads an element for `column`, and its offset in `source`.
+  /// All lanes must ask.
+  template <bool kMapped>
+  SIMT_DEVICE bool find_source(const WeightProblem<T, Index>& p, int line,
+                               const SourcePlace<Index>& column, Index& offset) const {
+    Index read[kAxes];
+#pragma unroll
+    for (int axis = 0; axis < kAxes; ++axis) {
+      read[axis] =
+          __shfl_sync(simt::kFullMask, source.position[axis], line) + column.position[axis];
+    }
+    offset = __shfl_sync(simt::kFullMask, source.offset, line) + column.offset;
+    return padded_read<kMapped>(p, p.source_strides, read, offset);
+  }
+};
+
+/// How threads share the copies of an operand's slab, kExtent rows or columns of kSlab pixels: each
+/// takes `kWide` elements, a vector or one, at the same place of kCount lines.
+template <class T, class Tile, int kExtent, int kWide>
+struct SlabShare {
+  static constexpr int kAcross = kExtent / kWide;
+  static constexpr int kLines = Tile::kThreads / kAcross;  // that the block copies at once
+  static constexpr int kCount = kSlab<T> / kLines;
+  static_assert(Tile::kThreads % kAcross == 0 && kSlab<T> % kLines == 0);
+
+  /// The row or column, and the i-th pixel, of this thread.
+  static SIMT_DEVICE int element() { return static_cast<int>(threadIdx.x) % kAcross * kWide; }
+  static SIMT_DEVICE int line(int i) {
+    return static_cast<int>(threadIdx.x) / kAcross + i * kLines;
+  }
+  static SIMT_DEVICE T* target(unsigned char* slab, int i) {
+    const int vector = MMajor<T, kExtent>::copied(line(i), element() / kVector<T>);
+    return reinterpret_cast<T*>(slab) + vector * kVector<T> + element() % kVector<T>;
+  }
 };
 
 /// The copies of one thread from `grad` and `source` into slabs.
@@ -36,140 +113,67 @@ class WeightOperandCopies {
   SIMT_DEVICE WeightOperandCopies(const WeightProblem<T, Index>& problem, Index group,
                                   Index first_row, Index first_column, Index first_pixel,
                                   Index end_pixel)
-      : p(problem), slab_pixel(first_pixel), end(end_pixel) {
-    row = first_row + A::vector() * kVector<T>;
+      : p(problem), next(first_pixel), end(end_pixel) {
+    const Index row = first_row + A::element();
+    row_inside = row < p.rows;
     row_offset = (group * p.rows + row) * p.grad_strides.channel;
-    column = first_column + B::vector() * kVector<T>;
-    source_offset = group * p.depth * p.source_strides.channel;
-    if constexpr (kVectors) column_place = place_of_column(column);
+    const Index place = first_column + B::element();
+    column_inside = place < p.taps() * p.depth;
+    column = place_of_column(p, group, place);
   }
 
-  /// Copies this thread's vectors of a slab of A and B, and steps to the next slab.
+  /// Starts the copies of a slab of A and B, and steps to the next slab.
   SIMT_DEVICE void copy(unsigned char* a, unsigned char* b) {
-    Index own_grad;
-    SourcePlace<Index> own;
-    take_apart(slab_pixel + static_cast<Index>(threadIdx.x % kSlab<T>), own_grad, own);
-    Index grad[A::kCount];
-#pragma unroll
-    for (int i = 0; i < A::kCount; ++i)
-      grad[i] = __shfl_sync(simt::kFullMask, own_grad, A::line(i));
-    SourcePlace<Index> source[B::kCount];
-#pragma unroll
-    for (int i = 0; i < B::kCount; ++i) {
-      source[i].offset = __shfl_sync(simt::kFullMask, own.offset, B::line(i));
-#pragma unroll
-      for (int axis = 0; axis < kAxes; ++axis) {
-        source[i].position[axis] = __shfl_sync(simt::kFullMask, own.position[axis], B::line(i));
-      }
-    }
-    if constexpr (kVectors) {
+    const SlabPixels<T, Index> pixels(p, next, end);
+    if constexpr (kCopies == Copies::elements) {
+      T rows[A::kCount], columns[B::kCount];
 #pragma unroll
       for (int i = 0; i < A::kCount; ++i) {
-        const bool reads = slab_pixel + A::line(i) < end && row < p.rows;
-        simt::cp_async<kVectorBytes>(A::target(a, i), p.grad + grad[i] + row_offset, reads);
+        const Index offset = pixels.grad_of(A::line(i)) + row_offset;
+        const bool reads = next + A::line(i) < end && row_inside;
+        rows[i] = reads ? simt::load(p.grad + offset) : T{};
       }
 #pragma unroll
       for (int i = 0; i < B::kCount; ++i) {
-        Index offset = 0;
-        const bool reads = find_source(source[i], column_place, offset) &&
-                           slab_pixel + B::line(i) < end && column < columns();
-        simt::cp_async<kVectorBytes>(B::target(b, i), p.source + offset, reads);
-      }
-    } else {
-      simt::Vector<T, kVector<T>> rows[A::kCount], pixels[B::kCount];
-#pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) {
-#pragma unroll
-        for (int i = 0; i < A::kCount; ++i) {
-          const bool reads = slab_pixel + A::line(i) < end && row + e < p.rows;
-          const Index offset = grad[i] + row_offset + e * p.grad_strides.channel;
-          rows[i].at[e] = reads ? simt::load(p.grad + offset) : T{};
-        }
-        const SourcePlace<Index> at = place_of_column(column + e);
-#pragma unroll
-        for (int i = 0; i < B::kCount; ++i) {
-          Index offset = 0;
-          const bool reads = find_source(source[i], at, offset) && slab_pixel + B::line(i) < end &&
-                             column + e < columns();
-          pixels[i].at[e] = reads ? simt::load(p.source + offset) : T{};
-        }
+        Index offset;
+        const bool found = pixels.template find_source<true>(p, B::line(i), column, offset);
+        const bool reads = found && next + B::line(i) < end && column_inside;
+        columns[i] = reads ? simt::load(p.source + offset) : T{};
       }
 #pragma unroll
       for (int i = 0; i < A::kCount; ++i) simt::store_shared(A::target(a, i), rows[i]);
 #pragma unroll
-      for (int i = 0; i < B::kCount; ++i) simt::store_shared(B::target(b, i), pixels[i]);
+      for (int i = 0; i < B::kCount; ++i) simt::store_shared(B::target(b, i), columns[i]);
+    } else {
+      constexpr bool kMapped = kCopies == Copies::mapped_vectors;
+#pragma unroll
+      for (int i = 0; i < A::kCount; ++i) {
+        const Index offset = pixels.grad_of(A::line(i)) + row_offset;
+        const bool reads = next + A::line(i) < end && row_inside;
+        simt::cp_async<kVectorBytes>(A::target(a, i), p.grad + offset, reads);
+      }
+#pragma unroll
+      for (int i = 0; i < B::kCount; ++i) {
+        Index offset;
+        const bool found = pixels.template find_source<kMapped>(p, B::line(i), column, offset);
+        const bool reads = found && next + B::line(i) < end && column_inside;
+        simt::cp_async<kVectorBytes>(B::target(b, i), p.source + offset, reads);
+      }
     }
-    slab_pixel += kSlab<T>;
+    next += kSlab<T>;
   }
 
  private:
-  static constexpr bool kVectors = kCopies != Copies::elements;
-  /// Which vectors of an operand's slab this thread copies: one of each of kCount lines.
-  template <int kExtent>
-  struct Copied {
-    using Slab = MMajor<T, kExtent>;
-    static constexpr int kLines = Tile::kThreads / Slab::kLine;  // that the block copies at once
-    static constexpr int kCount = kSlab<T> / kLines;
-    static_assert(kSlab<T> % kLines == 0);
-
-    static SIMT_DEVICE int vector() { return static_cast<int>(threadIdx.x) % Slab::kLine; }
-    static SIMT_DEVICE int line(int i) {
-      return static_cast<int>(threadIdx.x) / Slab::kLine + i * kLines;
-    }
-    static SIMT_DEVICE simt::Vector<T, kVector<T>>* target(unsigned char* slab, int i) {
-      return reinterpret_cast<simt::Vector<T, kVector<T>>*>(slab + Slab::copied(line(i), vector()) *
-                                                                       kVectorBytes);
-    }
-  };
-  using A = Copied<Tile::kM>;
-  using B = Copied<Tile::kN>;
-
-  SIMT_DEVICE Index columns() const { return p.taps() * p.depth; }
-
-  /// Offset in `grad` and place in `source` of a pixel; beyond the end, of the last one.
-  SIMT_DEVICE void take_apart(Index pixel, Index& grad, SourcePlace<Index>& source) const {
-    Index j[kAxes];
-    const Index image = p.split_pixel(pixel < end ? pixel : end - 1, j);
-    grad = image * p.grad_strides.batch;
-    source.offset = image * p.source_strides.batch + source_offset;
-#pragma unroll
-    for (int axis = 0; axis < kAxes; ++axis) {
-      grad += j[axis] * p.grad_strides.axis[axis];
-      source.position[axis] = j[axis] * p.axis[axis].step + p.axis[axis].offset;
-      source.offset += source.position[axis] * p.source_strides.axis[axis];
-    }
-  }
-
-  SIMT_DEVICE SourcePlace<Index> place_of_column(Index n) const {
-    SourcePlace<Index> at;
-    Index tap[kAxes];
-    p.split_tap(split(n, p.by_depth), tap);
-    at.offset = n * p.source_strides.channel;
-#pragma unroll
-    for (int axis = 0; axis < kAxes; ++axis) {
-      at.position[axis] = tap[axis] * p.axis[axis].offset_step;
-      at.offset += at.position[axis] * p.source_strides.axis[axis];
-    }
-    return at;
-  }
-
-  SIMT_DEVICE bool find_source(const SourcePlace<Index>& pixel, const SourcePlace<Index>& at,
-                               Index& offset) const {
-    Index read[kAxes];
-#pragma unroll
-    for (int axis = 0; axis < kAxes; ++axis) read[axis] = pixel.position[axis] + at.position[axis];
-    offset = pixel.offset + at.offset;
-    return padded_read<kCopies != Copies::vectors>(p, p.source_strides, read, offset);
-  }
+  static constexpr int kWide = kCopies == Copies::elements ? 1 : kVector<T>;
+  using A = SlabShare<T, Tile, Tile::kM, kWide>;
+  using B = SlabShare<T, Tile, Tile::kN, kWide>;
 
   const WeightProblem<T, Index>& p;
-  Index slab_pixel;  // the first pixel of the next slab
-  Index end;         // of the block's share
-  Index row;         // of A: the first of this thread's vector
+  Index next;  // the first pixel of the next slab
+  Index end;   // of the block's share
+  bool row_inside, column_inside;
   Index row_offset;
-  Index column;  // of B, likewise
-  SourcePlace<Index> column_place;
-  Index source_offset;  // of the group
+  SourcePlace<Index> column;
 };
 
 /// Where a column (tap, source channel) lies in a row of `dest`.

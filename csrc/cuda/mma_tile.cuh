@@ -3,8 +3,8 @@
 //
 // C is kM x kN. Its operands pass through shared memory in slabs of the reduction axis, kSlabBytes
 // deep: 32 elements of 2 bytes or 16 of 4, two mma steps. A slab is stored in one of two ways:
-//   k-major   kM (kN) lines of kSlabBytes: the reduction axis is contiguous   (implicit_gemm.cuh)
-//   m-major   kSlabBytes / sizeof(T) lines of kM (kN) elements (implicit_gemm_weight.cuh)
+//   k-major   kM (kN) lines of kSlabBytes, the reduction axis contiguous: implicit_gemm.cuh
+//   m-major   kSlabBytes / sizeof(T) lines of kM (kN) elements: implicit_gemm_weight.cuh
 // as the tensors have them, so that both go from global memory to shared memory in 16-byte vectors.
 // Fragments are the same afterwards: ldmatrix turns m-major 2-byte elements as it reads them.
 //
@@ -58,9 +58,8 @@ using Sums = float[Tile::kDown][Tile::kAcross][4];
 
 /// How operands get from global memory to shared memory.
 enum class Copies {
-  /// In whole vectors, by cp.async: the number of channels of a group, the strides and the
-  /// addresses
-  /// are multiples of 16 bytes, and padding is zeros.
+  /// In whole vectors, by cp.async: the channels of a group, the strides and the addresses are
+  /// multiples of 16 bytes, and padding is zeros.
   vectors,
   /// The same with padding of every mode.
   mapped_vectors,

@@ -24,7 +24,7 @@ SIMT_DEVICE bool padded_read(const Shape<Index>& shape, const Strides<Index>& st
 #pragma unroll
       for (int i = 0; i < kAxes; ++i) {
         const Index size = shape.axis[i].size;
-        const Index inner = static_cast<Index>(resolve_position(position[i], size, shape.mode));
+        const Index inner = resolve_position(position[i], size, shape.mode);
         offset += (inner - position[i]) * strides.axis[i];
       }
       outside = false;

@@ -101,6 +101,8 @@ using MmaWide = Tile<64, 128, 32, 64, 4, 2>;
 using MmaNarrow = Tile<128, 32, 32, 32, 4, 3>;
 //    64x64       32      32   Four times as many tiles, for small results.
 using MmaSmall = Tile<64, 64, 32, 32, 4, 3>;
+//                           The same with registers for indices of 64 bits.
+using MmaSmallFar = Tile<64, 64, 32, 32, 4, 2>;
 
 enum class MmaSize { large, tall, narrow, small };
 enum class MmaWeightSize { large, wide, small };
@@ -164,14 +166,15 @@ constexpr bool kHasMma =
 constexpr int64_t kMinMmaChannels = 16;
 
 /// Whether a convolution runs on tensor cores, which read channels_last tensors. Planar ones are
-/// copied to that order first, which large groups repay; small ones stay with the multiply-adds,
-/// which read either order as it lies.
+/// copied to that order first, which large groups repay. Small groups stay with the multiply-adds,
+/// whose tiles are narrower; so do small planar tensors.
 inline bool uses_tensor_cores(ScalarType dtype, const ConvGeometry& geometry, bool channels_last) {
   const bool exists = dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ||
                       (dtype == ScalarType::Float && allows_tf32());
   const int64_t in = geometry.in_channels_per_group(), out = geometry.out_channels_per_group();
   const bool depthwise = geometry.groups > 1 && in == 1;
-  return exists && !depthwise && (channels_last || std::max(in, out) >= kMinMmaChannels);
+  const bool as_it_lies = channels_last && geometry.groups == 1;
+  return exists && !depthwise && (as_it_lies || std::max(in, out) >= kMinMmaChannels);
 }
 
 }  // namespace cnnops::cuda

@@ -73,6 +73,12 @@ def build(target: str, variant: str = "plain", root: Path = ROOT) -> Path:
     return result
 
 
+def runtime_library(name: str) -> str:
+    """The path of a library that comes with the compiler, as "libasan.so"."""
+    command = [*_compiler(), f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def _plan(root: Path, folder: Path, variant: str) -> str:
     """The text of build.ninja."""
     kernel_flags, emulator_flags = VARIANTS[variant]

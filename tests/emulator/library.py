@@ -39,12 +39,13 @@ class Cost:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     """Builds and loads the library of torch.ops.cnnops_emulated, once in a process.
 
-    CNNOPS_EMULATOR_VARIANT chooses a variant for a sanitizer, whose runtime must be there already.
+    CNNOPS_EMULATED_LIBRARY names one that is built already; its sanitizer, if it has one, must have
+    been loaded before Python.
     """
-    path = str(build("library", os.environ.get("CNNOPS_EMULATOR_VARIANT", "plain")))
+    path = os.environ.get("CNNOPS_EMULATED_LIBRARY") or str(build("library"))
     torch.ops.load_library(path)
     library = ctypes.CDLL(path)
     for name in ("emulator_configure", "emulator_settings", "emulator_counters"):
@@ -54,7 +55,7 @@ def _library() -> ctypes.CDLL:
 
 def configure(settings: str) -> None:
     """Settings as in CNNOPS_EMULATOR: "schedule=ahead,seed=7,races=0,count=1"."""
-    wrong = _library().emulator_configure(settings.encode())
+    wrong = library().emulator_configure(settings.encode())
     if wrong is not None:
         raise ValueError(wrong.decode())
 
@@ -62,7 +63,7 @@ def configure(settings: str) -> None:
 @contextlib.contextmanager
 def settings(text: str) -> Iterator[None]:
     """`configure`, undone at the end."""
-    before = _library().emulator_settings().decode()
+    before = library().emulator_settings().decode()
     configure(text)
     try:
         yield
@@ -74,21 +75,21 @@ def settings(text: str) -> Iterator[None]:
 def counting() -> Iterator[Callable[[], list[Cost]]]:
     """Counts the costs of memory requests; what it yields returns them."""
     with settings("count=1"):
-        _library().emulator_clear_counters()
+        library().emulator_clear_counters()
         yield costs
-        _library().emulator_clear_counters()
+        library().emulator_clear_counters()
 
 
 def costs() -> list[Cost]:
     """What was counted, by kernel and place."""
-    lines = _library().emulator_counters().decode().splitlines()
+    lines = library().emulator_counters().decode().splitlines()
     rows = [line.split("\t") for line in lines]
     return [Cost(row[0], row[1], row[2], *map(int, row[3:])) for row in rows]
 
 
 def names() -> list[str]:
     """The operators that have kernels for CUDA."""
-    _library()
+    library()
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
     prefix = "cnnops_emulated::"
     return sorted(name[len(prefix) :] for name in registered if name.startswith(prefix))
@@ -100,7 +101,7 @@ def emulated_cuda() -> Iterator[None]:
 
     All of Python above them, derivatives included, stays what it is.
     """
-    _library()
+    library()
     overrides = torch.library.Library("cnnops", "IMPL")
     try:
         for name in names():
