@@ -14,6 +14,7 @@ namespace cnnops {
 
 enum class Algorithm {
   gemm_planar,            // vectors along pixels; any strides, any geometry
+  pointwise_planar,       // 1x1 kernels on planes as they lie; vectors along pixels
   gemm_channels_last,     // vectors along channels
   few_pixels,             // few destination pixels; vectors along the weight as it lies
   direct_planar,          // few channels in a group; vectors along the width
@@ -68,6 +69,10 @@ inline bool groups_fill_registers(const ContractionShape& shape, int64_t lanes) 
   const bool listed = size == 1 || size == 2 || size == 4 || size == 8;
   return listed && size <= lanes && shape.depth == size && shape.groups > 1;
 }
+
+/// A plane of four 512-bit registers of floats; the panels of a GEMM hold pixels of several images.
+constexpr int64_t kMinPlane = 64;
+constexpr int64_t kConflictBytes = 4096;
 
 /// More destination pixels than this would pay for packing the weight.
 constexpr int64_t kFewPixels = 8;
@@ -219,6 +224,21 @@ bool suits_few_pixels(const Contraction<T>& p) {
          (p.weight_strides.row == 1 || weight_rows_are_dense(p, p.weight_strides));
 }
 
+/// Whether a planar contraction is a product of matrices as they lie, wide enough for whole tiles
+/// and of accumulators. Planes that start a multiple of 4 KiB apart are none: they compete for the
+/// same few lines of a cache.
+template <class T>
+bool suits_planes(const Contraction<T>& p) {
+  const Walk& walk = p.walk[2];
+  const bool one_row = p.walk[0].count == 1 && p.walk[1].count == 1 && p.taps() == 1;
+  const bool same = walk.step == 1 && walk.taps[0].offset == 0 && walk.count == walk.size;
+  const bool rows = p.walk[0].taps[0].offset == 0 && p.walk[1].taps[0].offset == 0;
+  const bool dense = p.source_strides.axis[2] == 1 && p.dest_strides.axis[2] == 1;
+  return std::is_same_v<T, Accumulator<T>> && one_row && same && rows && dense &&
+         walk.count >= plan::kMinPlane &&
+         p.source_strides.channel * int64_t(sizeof(T)) % plan::kConflictBytes != 0;
+}
+
 /// Whether the planes of the source lie densely; those of a destination may lie anyhow.
 template <class T>
 bool reads_dense_planes(const Contraction<T>& p) {
@@ -239,12 +259,15 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   if (suits_few_pixels(p)) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
+  } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
+    choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
   } else if (const int64_t size = winograd_tile(p, channels_last, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
   }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
+    case Algorithm::pointwise_planar: return {choice, kernels.pointwise_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};

@@ -7,6 +7,8 @@
 //
 #include "cpu/kernels/gemm_planar.h"
 //
+#include "cpu/kernels/pointwise_planar.h"
+//
 #include "cpu/kernels/weight_columns.h"
 //
 #include "cpu/kernels/gemm_channels_last.h"
@@ -66,6 +68,7 @@ const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
       kLanes<Accumulator<T>>,
       {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
+      {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        gemm_channels_last_prepared_bytes<T>, gemm_channels_last_prepare<T>},
       {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},
