@@ -17,11 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from emulator import library
 from rich.console import Console
 from rich.table import Table
 
 from cnnops import ops
+from emulator import library
 
 #: dense, strided, grouped, depthwise: input, weight, stride and groups.
 CONVOLUTIONS = [
