@@ -65,7 +65,6 @@ def _recorder(function: type[Function]) -> Callable[..., Any]:
     The output is computed by then. It comes inside a tuple, since autograd would take a tensor
     argument that is returned for a view of an input.
     """
-
     setup_context, differentiate = function.setup_context, function.backward
 
     def forward(ctx: Any, *args: Any) -> Any:
