@@ -35,7 +35,13 @@ _GUARDS = (
     _in_forward_mode,
 )
 
-_C.set_plain((torch.Tensor, torch.nn.Parameter), _GUARDS)
+
+def allow_plain_calls() -> None:
+    """Makes calls plain by the rule above, as importing this module does."""
+    _C.set_plain((torch.Tensor, torch.nn.Parameter), _GUARDS)
+
+
+allow_plain_calls()
 
 
 def plain_call(name: str, function: type[Function]) -> Callable[..., Any]:
