@@ -9,7 +9,7 @@ imported, installed or not.
 """
 
 from . import devices
-from .cases import NAMED, Layer, by_hand, of_model
+from .cases import NAMED, Layer, by_hand, default_input, of_model
 from .measure import PASSES, Settings
 from .networks import DEFAULT as NETWORKS
 from .networks import Network
@@ -26,6 +26,7 @@ __all__ = [
     "Network",
     "Settings",
     "by_hand",
+    "default_input",
     "devices",
     "of_model",
     "run",

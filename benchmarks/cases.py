@@ -243,6 +243,29 @@ def _describe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ca
     return Case(name, tensors["input"], options, tensors.get("weight", ()), "bias" in tensors)
 
 
+#: Models of a folder of torchvision.models take this input, unless told otherwise.
+_INPUTS = {"video": (1, 3, 16, 224, 224), "optical_flow": (1, 3, 128, 128)}
+_IMAGE = (1, 3, 224, 224)
+
+
+def _folder(name: str) -> str:
+    """The folder of torchvision.models that holds the model `name`; empty for classification."""
+    import torchvision
+
+    parts = torchvision.models.get_model_builder(name).__module__.split(".")
+    return str(parts[2]) if len(parts) > 3 else ""
+
+
+def default_input(name: str) -> tuple[int, ...]:
+    """The shape of input that suits the torchvision model `name`.
+
+    Raises:
+        ValueError: there is none of that name.
+        ModuleNotFoundError: torchvision is not installed.
+    """
+    return _INPUTS.get(_folder(name), _IMAGE)
+
+
 def build(name: str) -> nn.Module:
     """The torchvision model `name` with random weights.
 
@@ -261,25 +284,38 @@ def build(name: str) -> nn.Module:
         return builder(**{"weights_backbone": None} if "weights_backbone" in known else {})
 
 
-def of_model(name: str, shape: Sequence[int]) -> tuple[Layer, ...]:
+def of_model(name: str, shape: Sequence[int] | None = None) -> tuple[Layer, ...]:
     """The convolutions and poolings that a torchvision model makes in a forward pass.
 
     Args:
         name: as torchvision.models.list_models has it, for example "resnet18".
-        shape: of the model's input, (N, 3, H, W) for images.
+        shape: of the model's input, (N, 3, H, W) for images; None: `default_input`.
 
-    The pass runs on the meta device: neither parameters nor activations take memory.
+    The pass runs on the meta device: neither parameters nor activations take memory. Only detectors
+    do compute, since what they do depends on what they see.
 
     Raises:
         ValueError: an unknown model, or one that does not take a tensor of this shape.
         ModuleNotFoundError: torchvision is not installed.
     """
-    with torch.device("meta"):
-        model = build(name)
+    shape = tuple(shape or default_input(name))
+    folder = _folder(name)
+    device = "cpu" if folder == "detection" else "meta"
+    try:
+        with torch.device(device):
+            model = build(name)
+    except NotImplementedError:  # a model that computes its sizes with tensors
+        model = build(name).to(device)
+    image = torch.zeros(shape, device=device)
+    inputs: tuple[Any, ...] = (image,)
+    if folder == "detection":
+        inputs = (list(image),)
+    elif folder == "optical_flow":
+        inputs = (image, image)
     recorder = _Recorder()
     try:
         with torch.no_grad(), recorder:
-            model.eval()(torch.empty(tuple(shape), device="meta"))
+            model.eval()(*inputs)
     except Exception as error:  # whatever the model's own code raises
         size = "x".join(map(str, shape))
         raise ValueError(

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
 from .machine import Machine
 from .measure import Row
@@ -95,15 +94,20 @@ def speedup(rows: Sequence[Row]) -> Figure:
             )
         panel.axvline(1, color="black", linewidth=0.9)
         panel.set_title(f"{layout}, {phase}", fontsize=10)
-        panel.set_xscale("log")
-        panel.margins(x=0.15, y=0.01)
+        panel.set_xscale("log", base=2)
+        panel.margins(y=0.01)
         panel.grid(axis="x", alpha=0.25)
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        panel.xaxis.set_minor_formatter(NullFormatter())
+    # Room for the figures beside the bars.
+    panels[0].set_xlim(
+        min(0.5, min(row.low for row in rows) / 1.3), max(2.0, max(row.high for row in rows) * 2)
+    )
     panels[0].set_yticks(range(len(names)), names, fontsize=7)
     panels[0].invert_yaxis()
-    figure.supxlabel("speed-up over torch in the same layout (right of 1: cnnops is faster)")
-    _legend(panels[-1], rows)
+    figure.supxlabel(
+        "speed-up over torch in the same layout; right of 1 cnnops is faster", fontsize=9
+    )
+    figure.legend(handles=_handles(rows), loc="outside lower right", ncols=6, fontsize=7)
     return figure
 
 
@@ -114,7 +118,8 @@ def roofline(rows: Sequence[Row], machine: Machine) -> Figure:
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.subplots()
     intensity = [row.intensity for row in rows]
-    x = np.geomspace(min(intensity) / 2, max(max(intensity), machine.flops / machine.bandwidth) * 2)
+    ridge = machine.flops / machine.bandwidth
+    x = np.geomspace(min(*intensity, ridge) / 2, max(*intensity, ridge) * 2)
     axes.plot(x, np.minimum(machine.flops, x * machine.bandwidth) / 1e9, color="black")
     axes.annotate(
         f"multiply-adds: {machine.flops / 1e9:.0f} GFLOP/s",
@@ -126,9 +131,10 @@ def roofline(rows: Sequence[Row], machine: Machine) -> Figure:
     )
     axes.annotate(
         f"memory: {machine.bandwidth / 1e9:.0f} GB/s",
-        (x[0], x[0] * machine.bandwidth / 1e9),
-        xytext=(0, 12),
+        (ridge / 2, machine.flops / 2e9),
+        xytext=(-8, 4),
         textcoords="offset points",
+        ha="right",
         fontsize=8,
     )
     for row in rows:
@@ -143,15 +149,14 @@ def roofline(rows: Sequence[Row], machine: Machine) -> Figure:
     axes.set_ylabel("GFLOP/s")
     axes.set_title("dots: cnnops, rings: torch in the same layout", fontsize=10)
     axes.grid(alpha=0.25)
-    _legend(axes, rows)
+    axes.legend(handles=_handles(rows), loc="lower right", fontsize=7)
     return figure
 
 
-def _legend(axes: Axes, rows: Sequence[Row]) -> None:
-    """Names the families that occur."""
-    present = [family for family in _COLORS if any(row.family == family for row in rows)]
-    handles = [
-        Line2D([], [], marker="s", linestyle="", color=_COLORS[family], label=family)
-        for family in present
+def _handles(rows: Sequence[Row]) -> list[Line2D]:
+    """A mark for each family that occurs."""
+    return [
+        Line2D([], [], marker="s", linestyle="", color=color, label=family)
+        for family, color in _COLORS.items()
+        if any(row.family == family for row in rows)
     ]
-    axes.legend(handles=handles, loc="lower right", fontsize=7, framealpha=0.9)

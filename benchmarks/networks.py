@@ -86,7 +86,9 @@ def time_network(job: NetworkJob, settings: Settings, machine: Machine, device: 
         error = f"{type(problem).__name__}: {first_line(problem)}"
     if error:
         return replace(row, error=error)
-    return timed(row, runs, (0, 0), settings, machine, device)
+    # ONNX Runtime and OpenVINO would need the model exported: another program than the one here.
+    absent = {peer: "does not run models of torch" for peer in settings.peers if peer not in runs}
+    return timed(replace(row, absent=absent), runs, (0, 0), settings, machine, device)
 
 
 def _runs(job: NetworkJob, settings: Settings, device: Device) -> dict[str, Run]:

@@ -23,6 +23,7 @@ from torch.autograd import Function, forward_ad
 
 import cnnops._C  # noqa: F401  (loads the schemas of torch.ops.cnnops)
 from cnnops.geometry import spatial
+from cnnops.plain import plain_call
 
 __all__ = [
     "AdaptiveAvgPool",
@@ -94,15 +95,20 @@ def _differentiable(op: Any, function: type[Function]) -> Callable[..., Any]:
 
     The derivative is registered on `op` as well. The function returned records it only where a
     gradient may be asked for; otherwise it calls `op` and steps over the dispatcher's autograd
-    layer, which is Python. A compiler sees `op` itself.
+    layer, which is Python. Plain calls (cnnops.plain) never get that far. A compiler sees `op`
+    itself.
     """
     torch.library.register_autograd(op, function.backward, setup_context=function.setup_context)
 
     apply = _fused(function).apply
+    call_plainly = plain_call(op._schema.name.removeprefix("cnnops::"), function)
 
     def operator(*args: Any) -> Any:
         if _dynamo_is_compiling():
             return op(*args)
+        output = call_plainly(*args)
+        if output is not None:
+            return output
         if _transforms_are_active():
             return function.apply(*args)
         if _records_gradient(*args):
@@ -169,8 +175,8 @@ class Convolution(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, *ctx.geometry = inputs
-        _save(ctx, input, weight)
+        ctx.geometry = inputs[3:]
+        _save(ctx, inputs[0], inputs[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -241,8 +247,8 @@ class ConvolutionGradInput(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, weight, _, ctx.input_size, *ctx.geometry = inputs
-        _save(ctx, grad_output, weight)
+        ctx.input_size, ctx.geometry = inputs[3], inputs[4:]
+        _save(ctx, inputs[0], inputs[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -324,8 +330,8 @@ class ConvolutionGradWeight(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, input, ctx.kernel_size, *ctx.geometry = inputs
-        _save(ctx, grad_output, input)
+        ctx.kernel_size, ctx.geometry = inputs[2], inputs[3:]
+        _save(ctx, inputs[0], inputs[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod

@@ -167,9 +167,7 @@ _SHAPE = _Listed("sizes", int)
 @click.option(
     "--model-input",
     type=_SHAPE,
-    default="1,3,224,224",
-    show_default=True,
-    help="Shape of the model's input.",
+    help="Shape of the model's input. Default: 1,3,224,224, or what suits the model.",
 )
 @click.option("--op", metavar="NAME", help="One call instead, as of conv2d; needs --shape.")
 @click.option("--shape", type=_SHAPE, help="Shape of its input.")
@@ -221,7 +219,7 @@ def bench(
     quick: bool,
     model: str | None,
     e2e: bool,
-    model_input: tuple[int, ...],
+    model_input: tuple[int, ...] | None,
     op: str | None,
     shape: tuple[int, ...] | None,
     weight: tuple[int, ...],
@@ -255,7 +253,10 @@ def bench(
         work: Sequence[Any] = benchmarks.NAMED
         if e2e:
             names = benchmarks.NETWORKS if model is None else (model,)
-            work = [benchmarks.Network(name, model_input) for name in names]
+            work = [
+                benchmarks.Network(name, model_input or benchmarks.default_input(name))
+                for name in names
+            ]
         elif model is not None:
             work = benchmarks.of_model(model, model_input)
         elif op is not None and shape is not None:

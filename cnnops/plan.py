@@ -123,7 +123,7 @@ def plan(
 
     Example:
         >>> print(cnnops.plan("conv2d", (1, 64, 56, 56), (64, 64, 3, 3), padding=1))
-        convolution: gemm_planar (enough channels for a matrix product over pixels), tile 6x64, ...
+        convolution: gemm_planar (enough channels for a matrix product over pixels), tile ...
     """
     if op not in functional.__all__:
         raise ValueError(f"cnnops.functional has no function {op!r}")

@@ -101,6 +101,7 @@ struct Contraction : ContractionShape {
   const T* bias = nullptr;  // one for each of groups * rows, or none
   T* dest = nullptr;
   Strides dest_strides;
+  const void* prepared = nullptr;  // the weight as the kernel's `prepare` left it, if it was kept
 };
 
 template <class T>

@@ -145,6 +145,7 @@ void check_mode(const ConvGeometry& geometry) {
 
 IntList sizes(const ConvGeometry& geometry, int64_t channels, int64_t ConvAxis::* size) {
   IntList list;
+  list.reserve(2 + kAxes);
   if (geometry.batched) list.push_back(geometry.batch);
   list.push_back(channels);
   for (int i = kAxes - geometry.rank; i < kAxes; ++i) list.push_back(geometry.axis[i].*size);

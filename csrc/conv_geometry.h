@@ -43,13 +43,14 @@ struct ConvGeometry {
   IntList weight_sizes() const;
 };
 
-/// The arguments that all three contractions share. `padding` has (begin, end) for each axis.
+/// The arguments that all three contractions share, where the caller has them. `padding` has
+/// (begin, end) for each axis.
 struct ConvArguments {
-  IntList stride;
-  IntList padding;
-  IntList dilation;
+  const IntList& stride;
+  const IntList& padding;
+  const IntList& dilation;
   int64_t groups;
-  std::string padding_mode;
+  const std::string& padding_mode;
 };
 
 /// Geometry of convolution(input, weight, bias), or RuntimeError in torch's words.

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cpu/dispatch.h"
+#include "cpu/plain_call.h"
 #include "cpu/plan_notes.h"
 #include "schemas.h"
 
@@ -89,6 +90,10 @@ PyMethodDef methods[] = {
     {"take_plans", take_plans, METH_NOARGS,
      "take_plans() -> list of (algorithm, reason, tile_rows, tile_columns, shared, per_thread, "
      "held): what calls of torch.ops.cnnops_plan in this thread noted since the last time."},
+    {"plain_call", cnnops::bind_plain_call, METH_VARARGS,
+     "plain_call(name, record): the short way to an operator; see csrc/cpu/plain_call.h."},
+    {"set_plain", cnnops::set_plain, METH_VARARGS,
+     "set_plain(types, guards): which tensors are plain, and what must say no."},
     {nullptr, nullptr, 0, nullptr},
 };
 

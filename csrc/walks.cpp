@@ -13,6 +13,7 @@ OwnedWalk forward_walk(const ConvAxis& axis, PaddingMode mode, bool drop) {
   int64_t first = 0, end = axis.kernel;
   while (first < end && wasted(first)) ++first;
   while (end > first && wasted(end - 1)) --end;
+  owned.taps.reserve(end - first);
   for (int64_t k = first; k < end; ++k) owned.taps.push_back({offset(k), k});
   return owned;
 }

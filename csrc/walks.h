@@ -64,25 +64,33 @@ Fill<T> fill_of(T* dest, const Strides& strides, const T* bias, const ConvGeomet
   return fill;
 }
 
-/// Makes one long row of a 1x1, stride-1, unpadded contraction whose planes are dense.
-template <class T>
-void merge_pointwise(Contraction<T>& p) {
+/// Makes one long row of a 1x1, stride-1, unpadded contraction whose planes are dense; `other` are
+/// the strides of the tensor that destination positions index.
+inline void merge_pointwise(ContractionShape& shape, Strides& source, Strides& other) {
   int64_t pixels = 1;
-  const int64_t source_step = p.source_strides.axis[2], dest_step = p.dest_strides.axis[2];
+  const int64_t source_step = source.axis[2], other_step = other.axis[2];
   for (int axis = kAxes - 1; axis >= 0; --axis) {
-    const Walk& walk = p.walk[axis];
+    const Walk& walk = shape.walk[axis];
     const bool same = walk.tap_count == 1 && walk.taps[0].offset == 0 && walk.step == 1 &&
                       walk.count == walk.size;
-    const bool dense = walk.count == 1 || (p.source_strides.axis[axis] == source_step * pixels &&
-                                           p.dest_strides.axis[axis] == dest_step * pixels);
+    const bool dense = walk.count == 1 || (source.axis[axis] == source_step * pixels &&
+                                           other.axis[axis] == other_step * pixels);
     if (!same || !dense) return;
     pixels *= walk.count;
   }
   for (int axis = 0; axis < 2; ++axis) {
-    p.walk[axis].count = p.walk[axis].size = 1;
-    p.source_strides.axis[axis] = p.dest_strides.axis[axis] = 0;
+    shape.walk[axis].count = shape.walk[axis].size = 1;
+    source.axis[axis] = other.axis[axis] = 0;
   }
-  p.walk[2].count = p.walk[2].size = pixels;
+  shape.walk[2].count = shape.walk[2].size = pixels;
+}
+template <class T>
+void merge_pointwise(Contraction<T>& p) {
+  merge_pointwise(p, p.source_strides, p.dest_strides);
+}
+template <class T>
+void merge_pointwise(WeightContraction<T>& p) {
+  merge_pointwise(p, p.source_strides, p.grad_strides);
 }
 
 }  // namespace cnnops

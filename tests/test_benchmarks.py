@@ -18,13 +18,31 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from cnnops import _C
-from cnnops.benchmarks import NAMED, PASSES, Settings, by_hand, measure, of_model, report, results
+from cnnops.benchmarks import (
+    NAMED,
+    PASSES,
+    Network,
+    Settings,
+    by_hand,
+    charts,
+    devices,
+    measure,
+    memory,
+    networks,
+    of_model,
+    page,
+    peers,
+    report,
+    results,
+    summary,
+)
 from cnnops.benchmarks.machine import Machine
 from cnnops.benchmarks.machine import measure as measure_machine
 from cnnops.benchmarks.measure import Job, Row
 from cnnops.benchmarks.peers import LAYOUTS, OWN, TORCH
 from cnnops.cli import main
 
+CPU = devices.find("cpu")
 MACHINE = Machine("a processor", "baseline", 1, "2.10", "0.1", flops=100e9, bandwidth=10e9)
 
 SMALL = (
@@ -48,7 +66,7 @@ def row(speedup: float, **changes: object) -> Row:
     seconds = {OWN: 1e-3 / speedup, TORCH: 1e-3}
     made = Row(
         *("a layer", "a call", "dense", 1, "fwd", "nchw", "float32", 1),
-        *(seconds, speedup, speedup * 0.99, speedup * 1.01, 10.0, 1.0, 0.5),
+        *(seconds, speedup, speedup * 0.99, speedup * 1.01, 10.0, 1.0, 0.5, 10.0),
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
@@ -92,7 +110,8 @@ def test_contenders_agree(layer: measure.Layer, dtype: torch.dtype) -> None:
     gradients = 5 if layer.call.weight else 4
     assert len(todo) == gradients * (1 if layer.call.rank == 1 else 2)
     for job in todo:
-        runs = measure.prepare(job, dtype)
+        runs, absent = measure.prepare(job, Settings(dtype=dtype), CPU)
+        assert not absent
         assert len(runs) == (2 if layer.call.rank == 1 else 3)
         assert measure.disagreement(runs, measure.TOLERANCES[dtype]) == ""
 
@@ -100,7 +119,7 @@ def test_contenders_agree(layer: measure.Layer, dtype: torch.dtype) -> None:
 def test_contenders_get_the_layout_they_are_named_for() -> None:
     layer = named("adaptive avg 6 256@13 b8")
     for layout, other in (("nchw", "nhwc"), ("nhwc", "nchw")):
-        runs = measure.prepare(Job(layer, "fwd", layout), torch.float32)
+        runs, _ = measure.prepare(Job(layer, "fwd", layout), Settings(), CPU)
         last = {name: run()[0].stride(-1) for name, run in runs.items()}
         stride = {"nchw": 1, "nhwc": 256}
         assert last == {
@@ -121,7 +140,7 @@ def test_contenders_get_the_layout_they_are_named_for() -> None:
     ],
 )
 def test_passes_compute_what_they_are_named_for(phase: str, shapes: list[tuple[int, ...]]) -> None:
-    runs = measure.prepare(Job(SMALL[1], phase, "nchw"), torch.float32)
+    runs, _ = measure.prepare(Job(SMALL[1], phase, "nchw"), Settings(), CPU)
     assert [tuple(tensor.shape) for tensor in runs[OWN]()] == shapes
 
 
@@ -134,7 +153,7 @@ def test_disagreement_is_found(wrong: torch.Tensor) -> None:
 def test_a_call_that_torch_cannot_make_is_an_error_of_its_row() -> None:
     layer = by_hand("avg_pool3d", (1, 3, 6, 6, 6), (), {"kernel_size": 2})
     settings = Settings(dtype=torch.bfloat16)
-    made = measure.time_job(Job(layer, "fwd", "nchw"), settings, MACHINE)
+    made = measure.time_job(Job(layer, "fwd", "nchw"), settings, MACHINE, CPU)
     assert made.error.startswith("NotImplementedError: ")
     assert not made.seconds
 
@@ -145,7 +164,7 @@ def test_rounds_take_turns() -> None:
     def logged(name: str) -> measure.Run:
         return lambda: (log.append(name), ())[1]
 
-    times = measure.in_turns({name: logged(name) for name in "abc"}, rounds=3, sample=0.0)
+    times = measure.in_turns({name: logged(name) for name in "abc"}, 3, 0.0, CPU)
     assert {name: len(samples) for name, samples in times.items()} == dict.fromkeys("abc", 3)
     assert "".join(log) == "abc" + "aabbcc" + "bbccaa" + "ccaabb"
 
@@ -248,7 +267,7 @@ def test_a_slower_row_is_marked(new: Row, regressed: bool) -> None:
 def test_summary_has_the_geometric_mean_and_the_worst_row() -> None:
     rows = [row(4.0, name="fast"), row(1.0, name="slow"), row(9.0, family="pooling")]
     console = Console(width=200, record=True)
-    console.print(report.summary(rows))
+    console.print(report.summary_table(rows))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert ["nchw", "fwd", "dense", "2", "2.00", "2.00", "1.00", "slow"] in lines
     assert ["nchw", "fwd", "all", "3", "3.30", "3.30", "1.00", "slow"] in lines
@@ -261,6 +280,7 @@ def test_command_times_stores_and_compares(tmp_path: Path) -> None:
     first = CliRunner().invoke(main, [*arguments, "--json", str(path)])
     assert first.exit_code == 0, first.output
     assert first.output.count("adaptive avg 6 256@13 b8") == 2 + 4  # in the table, in the summary
+    assert "pool_rows_by_windows" in first.output
     assert torch.get_num_threads() == threads
 
     run = json.loads(path.read_text())
@@ -291,6 +311,9 @@ def test_command_fails_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--peers", "eigen"], "'eigen'"),
+        (["--e2e", "--op", "conv2d", "--shape", "1,1,9,9"], "exclude"),
+        (["--html", "no/such/folder/run.html"], "is no directory"),
         (["--pass", "fwd,sideways"], "'sideways'"),
         (["--layout", "hwcn"], "'hwcn'"),
         (["--filter", "no such layer"], "nothing to time"),
@@ -318,3 +341,171 @@ def test_package_runs_from_the_tree() -> None:
         check=True,
     )
     assert "python -m benchmarks" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("layer", "engines"),
+    [
+        (SMALL[0], True),
+        (SMALL[1], True),
+        (SMALL[2], True),
+        (SMALL[3], True),
+        (
+            by_hand("conv_transpose1d", (1, 4, 9), (4, 3, 3), {"stride": 2, "output_padding": 1}),
+            True,
+        ),
+        (by_hand("max_pool2d", (1, 2, 9, 8), (), {"kernel_size": 3, "ceil_mode": True}), True),
+        (by_hand("avg_pool2d", (1, 2, 9, 8), (), {"kernel_size": 3, "padding": 1}), True),
+        (by_hand("adaptive_avg_pool2d", (1, 2, 9, 8), (), {"output_size": 1}), True),
+        (SMALL[6], False),  # ONNX has no adaptive pooling but the global one
+        (by_hand("avg_pool2d", (1, 2, 9, 8), (), {"kernel_size": 3, "divisor_override": 5}), False),
+    ],
+    ids=lambda value: value.name if isinstance(value, measure.Layer) else "",
+)
+def test_engines_agree_where_they_can_take_part(layer: measure.Layer, engines: bool) -> None:
+    names = ("onnxruntime", "openvino")
+    for name in names:
+        pytest.importorskip(name, reason="an optional peer")
+    runs, absent = measure.prepare(Job(layer, "fwd", "nchw"), Settings(peers=names), CPU)
+    assert set(runs) >= {OWN, TORCH}
+    assert all((name in runs) is engines and (name in absent) is not engines for name in names)
+    assert measure.disagreement(runs, 1e-4) == ""
+
+
+def test_engines_take_part_in_forward_passes_of_float32_alone() -> None:
+    for name in ("onnxruntime", "openvino"):
+        pytest.importorskip(name, reason="an optional peer")
+    settings = Settings(dtype=torch.float64, peers=("onnxruntime",))
+    _, absent = measure.prepare(Job(SMALL[1], "fwd", "nchw"), settings, CPU)
+    assert absent == {"onnxruntime": "timed in float32 only"}
+    runs, absent = measure.prepare(Job(SMALL[1], "bwd", "nchw"), Settings(peers=("openvino",)), CPU)
+    assert "openvino" not in {*runs, *absent}
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.OPTIONAL, "openvino", ("no_such_engine",))
+    with pytest.raises(ModuleNotFoundError, match=r"no_such_engine.*pip install 'cnnops\[bench\]'"):
+        Settings(peers=("openvino",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["fwd", "bwd", "train"])
+def test_compiled_functions_agree(phase: str) -> None:
+    runs, absent = measure.prepare(Job(SMALL[1], phase, "nchw"), Settings(peers=("compile",)), CPU)
+    assert (set(runs) >= {"compile"}, absent) == (True, {})
+    for _ in range(2):  # a backward pass can run again
+        assert measure.disagreement(runs, 1e-4) == ""
+
+
+@pytest.mark.parametrize("phase", networks.PHASES)
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_networks_are_timed_converted_against_as_they_are(phase: str, layout: str) -> None:
+    settings = Settings((phase,), (layout,)).quick
+    (job,) = networks.network_jobs([Network("squeezenet1_1", (1, 3, 32, 32))], settings)
+    made = networks.time_network(job, settings, MACHINE, CPU)
+    assert made.error == ""
+    assert set(made.seconds) == {OWN, TORCH, f"{TORCH} {'nhwc' if layout == 'nchw' else 'nchw'}"}
+    assert made.limit is None
+
+
+def test_networks_run_the_modules_of_cnnops(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(
+        networks, "disagreement", lambda runs, _: [seen.append(name) for name in runs] and ""
+    )
+    monkeypatch.setattr(networks, "convert", lambda model: model.apply(lambda it: seen.append("x")))
+    settings = Settings().quick
+    (job,) = networks.network_jobs([Network("squeezenet1_1", (1, 3, 32, 32))], settings)[:1]
+    networks.time_network(job, settings, MACHINE, CPU)
+    assert seen.count("x") > 50  # modules of one model, that of cnnops
+    assert seen[-3:] == [OWN, TORCH, f"{TORCH} nhwc"]
+
+
+def test_phases_that_networks_have_not_are_left_out() -> None:
+    network = Network("resnet18", (1, 3, 64, 64))
+    assert [job.phase for job in networks.network_jobs([network], Settings(PASSES))] == [
+        "fwd",
+        "train",
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from Linux")
+def test_memory_of_a_call_is_what_it_takes_beside_its_result() -> None:
+    megabytes = 1 << 20
+
+    def run() -> tuple[torch.Tensor, ...]:
+        temporary = torch.ones(64 * megabytes, dtype=torch.uint8)
+        return (temporary[: 16 * megabytes].clone(),)
+
+    found = memory.peak_of(run)
+    assert found is not None
+    # The result is there while the temporary still is; pages of 2 MB count whole.
+    assert 60 * megabytes < found < 72 * megabytes
+
+
+def test_memory_is_unknown_where_it_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "_CLEAR", tmp_path / "no" / "file")
+    assert memory.peak_of(lambda: ()) is None
+
+
+def test_rows_have_plan_and_workspace() -> None:
+    made = measure.time_job(Job(SMALL[1], "bwd", "nhwc"), Settings().quick, MACHINE, CPU)
+    assert made.error == ""
+    assert "convolution_grad_weight: " in made.plan
+    assert made.algorithm
+    assert made.workspace
+
+
+def test_charts_are_pictures(tmp_path: Path) -> None:
+    rows = [row(2.0, name="one"), row(0.5, name="two"), row(3.0, phase="bwd", name="one")]
+    rows.append(row(1.5, family="pooling", intensity=0.0))
+    paths = charts.save(tmp_path / "new", [*rows, row(1.0, seconds={}, error="no")], MACHINE)
+    assert [path.name for path in paths] == ["speedup.png", "roofline.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    assert list(charts.figures(rows, dataclasses.replace(MACHINE, flops=None))) == ["speedup"]
+    assert charts.figures([], MACHINE) == {}
+
+
+def test_chart_has_a_bar_for_every_row() -> None:
+    figure = charts.speedup([row(2.0, name="one"), row(0.5, name="two"), row(3.0, phase="bwd")])
+    panels = figure.axes
+    assert [panel.get_title() for panel in panels] == ["nchw, fwd", "nchw, bwd"]
+    ends = [[bar.get_x() + bar.get_width() for bar in panel.patches] for panel in panels]
+    assert ends == [[2.0, 0.5], [3.0]]
+
+
+def test_page_needs_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "run.html"
+    rows = [row(2.0, name="<one>"), row(1.0, name="two", seconds={}, error="differs & fails")]
+    old = {results.key(rows[0]): row(4.0)}
+    page.save(path, rows, MACHINE, old)
+    text = path.read_text()
+    assert "&lt;one&gt;" in text
+    assert "differs &amp; fails" in text
+    assert "4.00 regressed" in text
+    assert text.count("<svg") == 2
+    for outside in ("src=", "<link", "@import", "url(http"):
+        assert outside not in text
+
+
+def test_groups_sum_up_rows() -> None:
+    groups = summary.summarize([row(4.0), row(1.0, name="slow"), row(2.0, phase="bwd")])
+    assert [(it.phase, it.family, it.rows, round(it.geomean, 9)) for it in groups] == [
+        ("fwd", "dense", 2, 2.0),
+        ("fwd", "all", 2, 2.0),
+        ("bwd", "dense", 1, 2.0),
+        ("bwd", "all", 1, 2.0),
+    ]
+    assert groups[0].worst.name == "slow"
+
+
+def test_command_times_whole_models_and_writes_everything(tmp_path: Path) -> None:
+    call = "--e2e --model squeezenet1_1 --model-input 1,3,32,32 --pass fwd --threads 1"
+    outputs = ["--plot", str(tmp_path / "plots"), "--html", str(tmp_path / "run.html")]
+    done = CliRunner().invoke(main, ["bench", "--quick", *call.split(), *outputs])
+    assert done.exit_code == 0, done.output
+    assert "squeezenet1_1" in done.output
+    assert (tmp_path / "plots" / "speedup.png").exists()
+    assert "squeezenet1_1" in (tmp_path / "run.html").read_text()

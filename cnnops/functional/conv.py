@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from cnnops import autocast, ops, support
+from cnnops import autocast, autograd, ops, support
 from cnnops.geometry import (
     IntOrInts,
     expand,
@@ -18,6 +19,7 @@ from cnnops.geometry import (
     same_padding,
     spatial,
 )
+from cnnops.plain import plain_call
 
 __all__ = [
     "conv1d",
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 _any_autocast = torch._C._is_any_autocast_enabled
+_dynamo_is_compiling = torch.compiler.is_dynamo_compiling
+_plain_conv = plain_call("conv", autograd.Convolution)
 
 
 def conv1d(
@@ -205,8 +209,9 @@ def _conv(
     padding: IntOrInts | str,
     dilation: IntOrInts,
     groups: int,
+    convolve: Callable[..., Tensor] = ops.convolution,
 ) -> Tensor:
-    """The convolution `function` of `rank` spatial axes."""
+    """The convolution `function` of `rank` spatial axes, computed by `convolve`."""
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             function,
@@ -219,6 +224,10 @@ def _conv(
             dilation,
             groups,
         )
+    if not _dynamo_is_compiling():
+        output = _plain_conv(rank, input, weight, bias, stride, padding, dilation, groups)
+        if output is not None:
+            return output
     support.check(function.__name__, input, weight, *support.given(bias))
     if weight.numel() == 0:
         _check_channels(function.__name__, rank, input, weight)
@@ -233,7 +242,28 @@ def _conv(
     else:
         sides = per_side(expand("padding", padding, rank))
     groups = integer("groups", groups)
-    return ops.convolution(input, weight, bias, stride, sides, dilation, groups)
+    return convolve(input, weight, bias, stride, sides, dilation, groups)
+
+
+def conv_by(rank: int, convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """conv1d, conv2d or conv3d, by `rank`, with `convolve` in place of `ops.convolution`."""
+    function = (conv1d, conv2d, conv3d)[rank - 1]
+
+    @functools.wraps(function)
+    def call(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: IntOrInts = 1,
+        padding: IntOrInts | str = 0,
+        dilation: IntOrInts = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        return _conv(
+            function, rank, input, weight, bias, stride, padding, dilation, groups, convolve
+        )
+
+    return call
 
 
 def _check_channels(name: str, rank: int, input: Tensor, weight: Tensor) -> None:

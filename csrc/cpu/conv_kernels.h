@@ -17,8 +17,14 @@ struct Footprint {
 /// A kernel, and what it takes: both ask the same blocking.
 template <class Problem>
 struct Kernel {
+  const char* name;  // that of its file in kernels/
   void (*run)(const Problem&);
   Footprint (*footprint)(const Problem&);
+
+  // Kernels that first rearrange the weight can also be given it rearranged, as
+  // Contraction::prepared: so many bytes, which `prepare` fills. Null for the others.
+  int64_t (*prepared_bytes)(const Problem&) = nullptr;
+  void (*prepare)(const Problem&, void*) = nullptr;
 };
 
 /// "planar" kernels run their vectors along the innermost spatial axis and take any strides;
@@ -31,6 +37,9 @@ struct ConvKernels {
   Kernel<Contraction<T>> gemm_channels_last;
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> grouped_channels_last;
+  Kernel<Contraction<T>> grouped_planar;
+  Kernel<Contraction<T>> winograd_2x2;  // float alone
+  Kernel<Contraction<T>> winograd_4x4;
 
   Kernel<WeightContraction<T>> weight_gemm_planar;
   Kernel<WeightContraction<T>> weight_gemm_channels_last;

@@ -53,15 +53,14 @@ class NotingEngine {
   template <class Problem>
   void run(Problem& p) const {
     const auto plan = plan_of(p, channels_last_);
-    plan_notes().push_back(
-        {name_of(plan.choice.algorithm), plan.choice.reason, plan.kernel.footprint(p)});
+    plan_notes().push_back({plan.kernel.name, plan.choice.reason, plan.kernel.footprint(p)});
   }
   template <class T>
   void fold(const Fold<T>& p) const {
     int64_t padded = p.batch * p.channels;
     for (const int64_t extent : p.extent) padded *= extent;
-    plan_notes().push_back({"fold_padding", "padding reads inside the input",
-                            conv_kernels<T>().fold_padding.footprint(p),
+    const Kernel<Fold<T>>& kernel = conv_kernels<T>().fold_padding;
+    plan_notes().push_back({kernel.name, "padding reads inside the input", kernel.footprint(p),
                             padded * static_cast<int64_t>(sizeof(T))});
   }
   template <class T>

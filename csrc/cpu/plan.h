@@ -1,9 +1,13 @@
-// Which kernel runs which convolution: all rules in one place. They look at the shape, the layout
-// and the width of a register, so the choice, and with it every rounding, is the same on any number
-// of threads. A choice comes with its reason, which `cnnops.plan` prints.
+// Which kernel runs which convolution: all rules in one place. They look at the shape, the layout,
+// the width of a register and whether Winograd is allowed, so the choice, and with it every
+// rounding, is the same on any number of threads. A choice comes with its reason, which
+// `cnnops.plan` prints.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/dispatch.h"
+#include "cpu/winograd_switch.h"
 #include "walks.h"
 
 namespace cnnops {
@@ -13,17 +17,10 @@ enum class Algorithm {
   gemm_channels_last,     // vectors along channels
   direct_planar,          // few channels in a group; vectors along the width
   grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
+  grouped_planar,         // the same on transposed blocks of planes
+  winograd_2x2,           // dense 3x3, stride 1, float, in tiles of 2x2 outputs
+  winograd_4x4,           // and of 4x4 outputs
 };
-
-inline const char* name_of(Algorithm algorithm) {
-  switch (algorithm) {
-    case Algorithm::gemm_planar: return "gemm_planar";
-    case Algorithm::gemm_channels_last: return "gemm_channels_last";
-    case Algorithm::direct_planar: return "direct_planar";
-    case Algorithm::grouped_channels_last: return "grouped_channels_last";
-  }
-  return "";
-}
 
 /// What a contraction runs, and why.
 struct Choice {
@@ -71,15 +68,90 @@ inline bool groups_fill_registers(const ContractionShape& shape, int64_t lanes) 
   return listed && size <= lanes && shape.depth == size && shape.groups > 1;
 }
 
+/// Rows up to this width leave vectors along them mostly empty, and little work for each.
+constexpr int64_t kNarrowRow = 16;
+
+/// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
+constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
+
+/// Whether a register's worth of planes is best transposed, so that vectors run along channels.
+inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes) {
+  const Walk* walk = shape.walk;
+  const int64_t plane = walk[0].size * walk[1].size * walk[2].size + shape.pixels();
+  return walk[2].count <= kNarrowRow && shape.taps() > 1 && shape.groups * shape.depth >= lanes &&
+         plane * lanes <= kMaxBlockElements;
+}
+
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
                                       "a register of channels holds whole groups"};
+
+/// With fewer channels on either side the transforms of a Winograd tile cost more than they save.
+constexpr int64_t kMinWinogradChannels = 16;
+
+/// What transforming costs, in multiply-adds of each of a tile's products: for a channel of a tile,
+/// and for a weight, which is as much as multiplying it with so many tiles.
+constexpr double kTileTransform = 20, kWeightTransform = 16;
+
+/// A direct sum runs a little closer to the peak, and is the more accurate one: only a saving by
+/// this factor is worth it.
+constexpr double kWorthTransforming = 1.1;
+
+/// True for two axes of three taps side by side at stride 1, of one dense group.
+inline bool is_dense_3x3(const ContractionShape& shape) {
+  if (shape.groups != 1 || shape.walk[0].tap_count != 1) return false;
+  for (int i = 1; i < kAxes; ++i) {
+    const Walk& walk = shape.walk[i];
+    if (walk.step != 1 || walk.tap_count != 3 || walk.high() - walk.low() != 2) return false;
+  }
+  return true;
+}
+
+/// Multiply-adds of a Winograd convolution in tiles of size x size outputs, transforms included,
+/// for each pair of channels.
+inline double winograd_cost(const ContractionShape& shape, int64_t size, int64_t lanes) {
+  const auto tiles_of = [&](int axis) { return (shape.walk[axis].count + size - 1) / size; };
+  const double tiles = double(shape.batch) * shape.walk[0].count * tiles_of(1) * tiles_of(2);
+  const double used = double(shape.rows) / ((shape.rows + lanes - 1) / lanes * lanes);
+  const double transforms = kTileTransform / shape.rows + kTileTransform / shape.depth;
+  return (size + 2) * (size + 2) * (tiles * (1 / used + transforms) + kWeightTransform);
+}
+
+/// Outputs along an axis of the Winograd tile that pays, or 0.
+inline int64_t winograd_size(const ContractionShape& shape, int64_t lanes) {
+  if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return 0;
+  const double direct = 9.0 * shape.batch * shape.pixels() / kWorthTransforming;
+  const double two = winograd_cost(shape, 2, lanes), four = winograd_cost(shape, 4, lanes);
+  const double best = two < four ? two : four;
+  return best > direct ? 0 : best == two ? 2 : 4;
+}
+
+/// So large a transformed weight of few tiles is faster made anew, in cache, than fetched.
+constexpr int64_t kMaxKeptBytes = 2 << 20, kFewTilePixels = 96 * 16;
+
+/// Whether a prepared weight of so many bytes saves time when it is kept between calls.
+inline bool worth_keeping(Algorithm algorithm, const ContractionShape& shape, int64_t bytes) {
+  const bool transformed =
+      algorithm == Algorithm::winograd_2x2 || algorithm == Algorithm::winograd_4x4;
+  return !transformed || bytes <= kMaxKeptBytes || shape.batch * shape.pixels() > kFewTilePixels;
+}
+
+/// True where the kernel can read and store whole registers: along channels or along the width.
+inline bool winograd_strides(const Strides& strides) {
+  return strides.channel == 1 || strides.axis[2] == 1;
+}
 
 }  // namespace plan
 
 /// The kernel for a forward or input-gradient contraction.
-inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last, bool dense_planes,
+                               int64_t lanes) {
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
-  if (channels_last && plan::groups_fill_registers(shape, lanes)) return plan::kGroupedChannelsLast;
+  if (plan::groups_fill_registers(shape, lanes)) {
+    if (channels_last) return plan::kGroupedChannelsLast;
+    if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) {
+      return {Algorithm::grouped_planar, "rows too narrow for registers, channels fill them"};
+    }
+  }
   if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
     return {Algorithm::gemm_channels_last, "output channels fill registers"};
   }
@@ -112,6 +184,17 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   return {channels_last ? Algorithm::gemm_channels_last : Algorithm::gemm_planar, reason};
 }
 
+/// Outputs along an axis of the Winograd tile that computes `p`, or 0 where another kernel does.
+template <class T>
+int64_t winograd_tile(const Contraction<T>& p, int64_t lanes) {
+  if constexpr (!std::is_same_v<T, float>) return 0;
+  if (!plan::is_dense_3x3(p)) return 0;
+  if (!plan::winograd_strides(p.source_strides) || !plan::winograd_strides(p.dest_strides))
+    return 0;
+  const int64_t size = plan::winograd_size(p, lanes);
+  return size > 0 && allows_winograd() ? size : 0;
+}
+
 /// How a contraction is computed.
 template <class Problem>
 struct Plan {
@@ -119,22 +202,44 @@ struct Plan {
   Kernel<Problem> kernel;
 };
 
+/// Whether the planes of source and destination lie densely in memory, each in order.
+template <class T>
+bool planes_are_dense(const Contraction<T>& p) {
+  int64_t source = 1, dest = 1;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    const Walk& walk = p.walk[axis];
+    if (walk.size > 1 && p.source_strides.axis[axis] != source) return false;
+    if (walk.count > 1 && p.dest_strides.axis[axis] != dest) return false;
+    source *= walk.size;
+    dest *= walk.count;
+  }
+  return true;
+}
+
 /// The plan of `p`, which is simplified first.
 template <class T>
 Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
-  const Choice choice = choose_algorithm(p, channels_last, kernels.lanes);
+  Choice choice = choose_algorithm(p, channels_last, planes_are_dense(p), kernels.lanes);
+  if (const int64_t size = winograd_tile(p, kernels.lanes)) {
+    choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
+              "dense 3x3 at stride 1: fewer products"};
+  }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
+    case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};
+    case Algorithm::winograd_2x2: return {choice, kernels.winograd_2x2};
+    case Algorithm::winograd_4x4: return {choice, kernels.winograd_4x4};
   }
   return {choice, kernels.gemm_planar};
 }
 template <class T>
 Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) {
+  merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
   const Choice choice = choose_weight_algorithm(p, channels_last, kernels.lanes);
   switch (choice.algorithm) {
@@ -142,6 +247,7 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
+    default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};
 }

@@ -1,48 +1,47 @@
 // Pooling on the CPU: geometry -> windows -> kernels.
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/plain_call.h"
+#include "cpu/pool_plan.h"
 #include "pool_op.h"
 
 namespace cnnops {
-namespace {
 
-// ---- geometry -> problem -------------------------------------------------------------------------
+PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount count,
+                         int64_t divisor, bool inverse)
+    : problem_{g.batch, g.channels, channels_last, divisor, {}, {}} {
+  const PoolGeometry flat = with_global_windows_flat(g, &count);
+  for (int i = 0; i < 3; ++i) {
+    const PoolAxis& axis = flat.axis[i];
+    windows_[i] = axis_windows(axis, count, inverse);
+    problem_.axis[i] = {axis.input,
+                        axis.output,
+                        axis.kernel,
+                        axis.stride,
+                        axis.padding,
+                        axis.dilation,
+                        windows_[i].begin.data(),
+                        windows_[i].end.data(),
+                        windows_[i].count.data(),
+                        windows_[i].first.data(),
+                        windows_[i].last.data()};
+  }
+  const PoolChoice choice = choose_pool(problem_);
+  problem_.algorithm = choice.algorithm;
+  reason_ = choice.reason;
+}
 
-/// A problem for the kernels, with the lists of windows it points to.
-class Plan {
- public:
-  Plan(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor, bool inverse)
-      : problem_{g.batch, g.channels, channels_last, divisor, {}} {
-    const PoolGeometry flat = with_global_windows_flat(g, &count);
-    for (int i = 0; i < 3; ++i) {
-      const PoolAxis& axis = flat.axis[i];
-      windows_[i] = axis_windows(axis, count, inverse);
-      problem_.axis[i] = {axis.input,
-                          axis.output,
-                          axis.kernel,
-                          axis.stride,
-                          axis.padding,
-                          axis.dilation,
-                          windows_[i].begin.data(),
-                          windows_[i].end.data(),
-                          windows_[i].count.data(),
-                          windows_[i].first.data(),
-                          windows_[i].last.data()};
+int64_t PlannedPool::bytes() const {
+  int64_t count = 0;
+  for (const AxisWindows& axis : windows_) {
+    for (const auto* list : {&axis.begin, &axis.end, &axis.count, &axis.first, &axis.last}) {
+      count += static_cast<int64_t>(list->size());
     }
   }
-  Plan(const Plan&) = delete;
-  Plan& operator=(const Plan&) = delete;
-
-  const PoolProblem& problem() const { return problem_; }
-
- private:
-  AxisWindows windows_[3];
-  PoolProblem problem_;
-};
-
-IndexedProblem indexed_problem(const PoolGeometry& g, bool channels_last) {
-  return {g.batch, g.channels, g.output_plane(), g.input_plane(), channels_last};
+  return count * static_cast<int64_t>(sizeof(int64_t));
 }
+
+namespace {
 
 /// Raises unless every index lies in the plane of `g`, before anything is read or written there.
 void check_index_values(const int64_t* indices, int64_t count, const PoolGeometry& g) {
@@ -90,7 +89,7 @@ class CpuEngine {
   template <class T>
   void max_pool(const PoolGeometry& g, bool channels_last, const Tensor& input,
                 const Tensor& output, const Tensor* indices) {
-    const Plan plan(g, channels_last, WindowCount::kNone, 0, false);
+    const PlannedPool plan(g, channels_last, WindowCount::kNone, 0, false);
     pool_kernels<T>().max_pool(plan.problem(), data_of<T>(input), mutable_data_of<T>(output),
                                indices ? mutable_data_of<int64_t>(*indices) : nullptr);
   }
@@ -98,7 +97,7 @@ class CpuEngine {
   template <class T>
   void avg_pool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
                 bool backward, const Tensor& from, const Tensor& to) {
-    const Plan plan(g, channels_last, count, divisor, backward);
+    const PlannedPool plan(g, channels_last, count, divisor, backward);
     const PoolKernels<T>& kernels = pool_kernels<T>();
     const auto kernel = backward ? kernels.avg_pool_backward : kernels.avg_pool;
     kernel(plan.problem(), data_of<T>(from), mutable_data_of<T>(to));
@@ -125,18 +124,8 @@ class CpuEngine {
   template <class T>
   void scatter_add(const PoolGeometry& g, bool channels_last, const Tensor& from,
                    const Tensor& indices, const Tensor& to) {
-    if constexpr (sizeof(T) == 2) {
-      // Windows overlap: 16-bit gradients add up in float32 and are rounded once.
-      Tensor wide = cnnops::allocate(sizes_of(from), from, channels_last, ScalarType::Float);
-      Tensor sums = cnnops::allocate(sizes_of(to), to, channels_last, ScalarType::Float);
-      Tensor rounded = to;
-      torch::stable::copy_(wide, from);
-      scatter_add<float>(g, channels_last, wide, indices, sums);
-      torch::stable::copy_(rounded, sums);
-    } else {
-      pool_kernels<T>().scatter_add(indexed_problem(g, channels_last), data_of<T>(from),
-                                    data_of<int64_t>(indices), mutable_data_of<T>(to));
-    }
+    pool_kernels<T>().scatter_add(indexed_problem(g, channels_last), data_of<T>(from),
+                                  data_of<int64_t>(indices), mutable_data_of<T>(to));
   }
 
   template <class T>
@@ -155,6 +144,21 @@ class CpuEngine {
 };
 
 }  // namespace
+
+PyMethodDef pool_plain_calls[] = {
+    plain_method<max_pool<CpuEngine>>("max_pool"),
+    plain_method<max_pool_with_indices<CpuEngine>>("max_pool_with_indices"),
+    plain_method<adaptive_max_pool<CpuEngine>>("adaptive_max_pool"),
+    plain_method<fractional_max_pool<CpuEngine>>("fractional_max_pool"),
+    plain_method<max_pool_backward<CpuEngine>>("max_pool_backward"),
+    plain_method<max_pool_gather<CpuEngine>>("max_pool_gather"),
+    plain_method<max_unpool<CpuEngine>>("max_unpool"),
+    plain_method<avg_pool<CpuEngine>>("avg_pool"),
+    plain_method<avg_pool_backward<CpuEngine>>("avg_pool_backward"),
+    plain_method<adaptive_avg_pool<CpuEngine>>("adaptive_avg_pool"),
+    plain_method<adaptive_avg_pool_backward<CpuEngine>>("adaptive_avg_pool_backward"),
+    {nullptr, nullptr, 0, nullptr},
+};
 
 STABLE_TORCH_LIBRARY_IMPL(cnnops, CPU, m) { register_pooling<CpuEngine>(m); }
 

@@ -26,6 +26,17 @@ struct PoolWindows {
   const int64_t* last;
 };
 
+/// The loop that reduces windows, or spreads their gradient; pool_plan.h chooses.
+enum class PoolAlgorithm {
+  whole_rows,       // one window holds a whole plane, which is one row
+  rows_by_phases,   // vectors of neighbouring outputs along the width
+  rows_by_windows,  // window by window along the width
+  pixels,           // vectors along the channels of channels_last tensors
+};
+
+/// How far beyond its output a window may reach, in outputs, to be taken by phases.
+constexpr int64_t kPoolRowReach = 128;
+
 /// A pooling by windows: max_pool, avg_pool and the adaptive pools.
 struct PoolProblem {
   int64_t batch;
@@ -33,6 +44,7 @@ struct PoolProblem {
   bool channels_last;
   int64_t divisor;      // 0: the mean divides by the product of the windows' counts
   PoolWindows axis[3];  // depth, height, width
+  PoolAlgorithm algorithm;
 };
 
 /// Elements of `small` planes that go to or come from positions of `large` planes.
@@ -58,6 +70,7 @@ struct FractionalProblem {
 /// Entries are null where torch has no such operator for T.
 template <class T>
 struct PoolKernels {
+  int64_t lanes;  // elements in a register
   /// `indices` may be null.
   void (*max_pool)(const PoolProblem&, const T* input, T* output, int64_t* indices);
   void (*avg_pool)(const PoolProblem&, const T* input, T* output);
@@ -67,6 +80,8 @@ struct PoolKernels {
                               int64_t* indices);
   /// large = 0; large[indices[i]] += small[i].
   void (*scatter_add)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
+  /// Bytes of scratch that each of its threads takes.
+  int64_t (*scatter_add_scratch)(const IndexedProblem&);
   /// large = 0; large[indices[i]] = small[i], the last one staying.
   void (*scatter)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
   /// small[i] = large[indices[i]].

@@ -4,6 +4,9 @@
 //
 // Included once per instruction set, inside that set's namespace, with CNNOPS_VECTOR_BYTES
 // set to the register width (isa/begin.h). It therefore has no include guard and no includes.
+// Which intrinsics there are say CNNOPS_TARGET_AVX2 and CNNOPS_TARGET_AVX512, not the compiler's
+// own macros: GCC reads a whole C++ file before it acts on the target pragma, and defines none of
+// them.
 
 template <class T, int kCount>
 struct VectorOf {
@@ -64,7 +67,7 @@ inline T widen(T value) {
 }
 inline float widen(bfloat16 value) { return bit_cast<float>(uint32_t(value.bits) << 16); }
 inline float widen(float16 value) {
-#ifdef __F16C__
+#if defined(CNNOPS_TARGET_AVX512) || defined(CNNOPS_TARGET_AVX2)
   return _cvtsh_ss(value.bits);
 #else
   // Multiplying by 2^112 re-biases the exponent and normalises subnormals in one step; infinities
@@ -89,7 +92,7 @@ inline bfloat16 narrow<bfloat16>(float value) {
 }
 template <>
 inline float16 narrow<float16>(float value) {
-#ifdef __F16C__
+#if defined(CNNOPS_TARGET_AVX512) || defined(CNNOPS_TARGET_AVX2)
   return {uint16_t(_cvtss_sh(value, 0))};
 #else
   const uint32_t bits = bit_cast<uint32_t>(value);
@@ -121,9 +124,9 @@ inline Vec<Accumulator<T>> load_wide(const T* from) {
     if constexpr (__is_same(T, bfloat16)) {
       return (Vec<float>)(__builtin_convertvector(half, Vec<uint32_t>) << 16);
     } else {
-#if defined(__AVX512F__)
-      return (Vec<float>)_mm512_cvtph_ps((__m256i)half);
-#elif defined(__F16C__)
+#if defined(CNNOPS_TARGET_AVX512)
+      return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)half);
+#elif defined(CNNOPS_TARGET_AVX2)
       return (Vec<float>)_mm256_cvtph_ps((__m128i)half);
 #else
       Vec<float> wide;
@@ -148,9 +151,9 @@ inline void store_narrow(T* to, Vec<Accumulator<T>> v) {
       bits = v == v ? bits : Vec<uint32_t>{} + 0x7fc0u;
       half = __builtin_convertvector(bits, decltype(half));
     } else {
-#if defined(__AVX512F__)
-      half = (decltype(half))_mm512_cvtps_ph((__m512)v, 0);
-#elif defined(__F16C__)
+#if defined(CNNOPS_TARGET_AVX512)
+      half = (decltype(half))_mm512_maskz_cvtps_ph(0xffff, (__m512)v, 0);
+#elif defined(CNNOPS_TARGET_AVX2)
       half = (decltype(half))_mm256_cvtps_ph((__m256)v, 0);
 #else
       for (int i = 0; i < kCount; ++i) half[i] = narrow<float16>(v[i]).bits;
@@ -166,7 +169,7 @@ inline void store_narrow(T* to, Vec<Accumulator<T>> v) {
 template <class T>
 inline Vec<Accumulator<T>> load_partial(const T* from, int64_t count) {
   using A = Accumulator<T>;
-#if defined(__AVX512F__)
+#if defined(CNNOPS_TARGET_AVX512)
   const uint32_t mask = (1u << count) - 1;
   if constexpr (sizeof(T) == 8) return (Vec<A>)_mm512_maskz_loadu_epi64(__mmask8(mask), from);
   if constexpr (sizeof(T) == 4) return (Vec<A>)_mm512_maskz_loadu_epi32(__mmask16(mask), from);
@@ -175,7 +178,7 @@ inline Vec<Accumulator<T>> load_partial(const T* from, int64_t count) {
     _mm256_store_si256((__m256i*)padded, _mm256_maskz_loadu_epi16(__mmask16(mask), from));
     return load_wide(padded);
   }
-#elif defined(__AVX2__)
+#elif defined(CNNOPS_TARGET_AVX2)
   if constexpr (sizeof(T) == 8 || sizeof(T) == 4) {
     using Index = typename IndexOf<sizeof(T)>::type;
     Vec<Index> lane;
@@ -194,7 +197,7 @@ inline Vec<Accumulator<T>> load_partial(const T* from, int64_t count) {
 /// Like store_narrow for the first `count` lanes.
 template <class T>
 inline void store_partial(T* to, Vec<Accumulator<T>> v, int64_t count) {
-#if defined(__AVX512F__)
+#if defined(CNNOPS_TARGET_AVX512)
   const uint32_t mask = (1u << count) - 1;
   if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_epi64(to, __mmask8(mask), (__m512i)v);
   if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_epi32(to, __mmask16(mask), (__m512i)v);
@@ -203,7 +206,7 @@ inline void store_partial(T* to, Vec<Accumulator<T>> v, int64_t count) {
     store_narrow(padded, v);
     return _mm256_mask_storeu_epi16(to, __mmask16(mask), _mm256_load_si256((const __m256i*)padded));
   }
-#elif defined(__AVX2__)
+#elif defined(CNNOPS_TARGET_AVX2)
   if constexpr (sizeof(T) == 8 || sizeof(T) == 4) {
     using Index = typename IndexOf<sizeof(T)>::type;
     Vec<Index> lane;
@@ -222,14 +225,15 @@ inline void store_partial(T* to, Vec<Accumulator<T>> v, int64_t count) {
 template <class T>
 inline Vec<Accumulator<T>> load_strided(const T* from, int64_t stride) {
   using A = Accumulator<T>;
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(CNNOPS_TARGET_AVX512) || defined(CNNOPS_TARGET_AVX2)
   if constexpr (sizeof(T) == 4 && sizeof(A) == 4) {
     if (stride <= INT32_MAX / kLanes<T>) {
       Vec<int32_t> lane;
       for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
       lane *= broadcast(int32_t(stride));
-#if defined(__AVX512F__)
-      return (Vec<A>)_mm512_i32gather_epi32((__m512i)lane, (const int*)from, 4);
+#if defined(CNNOPS_TARGET_AVX512)
+      return (Vec<A>)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), 0xffff, (__m512i)lane,
+                                                 from, 4);
 #else
       return (Vec<A>)_mm256_i32gather_epi32((const int*)from, (__m256i)lane, 4);
 #endif
@@ -244,7 +248,7 @@ inline Vec<Accumulator<T>> load_strided(const T* from, int64_t stride) {
 /// Like store_narrow for elements `stride` apart.
 template <class T>
 inline void store_strided(T* to, Vec<Accumulator<T>> v, int64_t stride) {
-#if defined(__AVX512F__)
+#if defined(CNNOPS_TARGET_AVX512)
   if constexpr (sizeof(T) == 4 && sizeof(Accumulator<T>) == 4) {
     if (stride <= INT32_MAX / kLanes<T>) {
       Vec<int32_t> lane;
@@ -261,13 +265,25 @@ inline void store_strided(T* to, Vec<Accumulator<T>> v, int64_t stride) {
 template <class T>
 inline Vec<Accumulator<T>> load_indexed(const T* from, const int32_t* index) {
   using A = Accumulator<T>;
-#if defined(__AVX512F__)
+#if defined(CNNOPS_TARGET_AVX512)
   if constexpr (sizeof(T) == 4 && sizeof(A) == 4) {
     const __m512i at = _mm512_loadu_si512(index);
     const __mmask16 valid = _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512());
     return (Vec<A>)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), valid, at, from, 4);
   }
-#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 2 && sizeof(A) == 4) {
+    // There is no gather of 16 bits: take the aligned 32 that an element is half of, which lie on
+    // its page, and then that half.
+    const int32_t odd = int32_t(reinterpret_cast<uintptr_t>(from) / 2 & 1);
+    const Vec<int32_t> at = load(index) + odd;
+    const __mmask16 valid = _mm512_cmpge_epi32_mask((__m512i)at, _mm512_set1_epi32(odd));
+    const auto words = (Vec<uint32_t>)_mm512_mask_i32gather_epi32(
+        _mm512_setzero_si512(), valid, (__m512i)(at >> 1), from - odd, 4);
+    const Vec<uint32_t> wanted = words >> (Vec<uint32_t>)((at & 1) << 4);
+    const auto half = __builtin_convertvector(wanted, VectorOf<uint16_t, 16>::type);
+    return load_wide(reinterpret_cast<const T*>(&half));
+  }
+#elif defined(CNNOPS_TARGET_AVX2)
   if constexpr (sizeof(T) == 4 && sizeof(A) == 4) {
     const __m256i at = _mm256_loadu_si256((const __m256i*)index);
     const __m256i valid = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1));
@@ -283,7 +299,7 @@ inline Vec<Accumulator<T>> load_indexed(const T* from, const int32_t* index) {
 /// Like store_narrow to every second element; what lies between is left alone.
 template <class T>
 inline void store_every_second(T* to, Vec<Accumulator<T>> v) {
-#if defined(__AVX512F__)
+#if defined(CNNOPS_TARGET_AVX512)
   if constexpr (sizeof(T) == 4 && sizeof(Accumulator<T>) == 4) {
     Vec<int32_t> low, high;
     for (int i = 0; i < 16; ++i) {

@@ -90,6 +90,15 @@ void gather_band_row(const BandLayout& band, const T* row, int64_t stride, Accum
   if (row == nullptr) return fill(to, band.row, Accumulator<T>(0));
   for (int64_t phase = 0; phase < band.phases[0].step; ++phase, to += band.phase) {
     const Walk& walk = band.phases[phase];
+    const Inside inside = band.inside[phase];
+    if (walk.mode == PaddingMode::zeros && inside.begin < inside.end) {
+      // Zeros as whole registers, and the run over them.
+      fill(to, band.phase, Accumulator<T>(0));
+      const int64_t first = inside.begin * walk.step + band.low[1] + phase;
+      const int64_t next = inside.end - inside.begin > 1 ? walk.step * stride : 1;
+      copy_strided(row + first * stride, next, inside.end - inside.begin, to + inside.begin);
+      continue;
+    }
     gather_run(walk, band.inside[phase], band.low[1] + phase, 0, walk.count, row, stride, to);
     fill(to + walk.count, band.phase - walk.count, Accumulator<T>(0));
   }

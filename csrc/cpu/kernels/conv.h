@@ -7,13 +7,25 @@
 //
 #include "cpu/kernels/gemm_planar.h"
 //
+#include "cpu/kernels/weight_columns.h"
+//
 #include "cpu/kernels/gemm_channels_last.h"
 //
 #include "cpu/kernels/band.h"
 //
+#include "cpu/kernels/paired_rows.h"
+//
 #include "cpu/kernels/direct_planar.h"
 //
+#include "cpu/kernels/grouped_window.h"
+//
 #include "cpu/kernels/grouped_channels_last.h"
+//
+#include "cpu/kernels/grouped_planar.h"
+//
+#include "cpu/kernels/winograd_transform.h"
+//
+#include "cpu/kernels/winograd.h"
 //
 #include "cpu/kernels/weight_gemm_planar.h"
 //
@@ -34,19 +46,37 @@ Footprint weight_footprint(const WeightContraction<T>& p) {
   return Blocking<T>(p).footprint();
 }
 
+/// The Winograd kernel for kOut x kOut outputs of a tile; none but for float.
+template <class T, int kOut>
+constexpr Kernel<Contraction<T>> winograd_kernel() {
+  if constexpr (__is_same(T, float)) {
+    return {kOut == 2 ? "winograd_2x2" : "winograd_4x4", winograd<kOut>, winograd_footprint<kOut>,
+            winograd_prepared_bytes<kOut>, winograd_prepare<kOut>};
+  } else {
+    return {"", nullptr, nullptr};
+  }
+}
+
 template <class T>
 const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
       kLanes<Accumulator<T>>,
-      {gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
-      {gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>},
-      {direct_planar<T>, footprint<T, DirectPlanarBlocking>},
-      {grouped_channels_last<T>, footprint<T, GroupedChannelsLastBlocking>},
-      {weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
-      {weight_gemm_channels_last<T>, weight_footprint<T, WeightGemmChannelsLastBlocking>},
-      {weight_direct_planar<T>, weight_footprint<T, WeightDirectPlanarBlocking>},
-      {weight_grouped_channels_last<T>, weight_footprint<T, WeightGroupedChannelsLastBlocking>},
-      {fold_padding<T>, fold_footprint<T>},
+      {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
+      {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
+       gemm_channels_last_prepared_bytes<T>, gemm_channels_last_prepare<T>},
+      {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
+      {"grouped_channels_last", grouped_channels_last<T>, footprint<T, GroupedTables>},
+      {"grouped_planar", grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},
+      winograd_kernel<T, 2>(),
+      winograd_kernel<T, 4>(),
+      {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
+      {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
+       weight_footprint<T, WeightGemmChannelsLastBlocking>},
+      {"weight_direct_planar", weight_direct_planar<T>,
+       weight_footprint<T, WeightDirectPlanarBlocking>},
+      {"weight_grouped_channels_last", weight_grouped_channels_last<T>,
+       weight_footprint<T, WeightGroupedChannelsLastBlocking>},
+      {"fold_padding", fold_padding<T>, fold_footprint<T>},
   };
   return table;
 }

@@ -6,7 +6,8 @@
 // x kVectors accumulators stay in registers over all taps, which are one flat list of offsets: one
 // channel for depthwise, up to four where the group has them, so that a loaded vector serves four
 // FMAs, and up to eight for rows of a single register, which would not hide the FMA latency
-// otherwise. Where the source channels of a group do not fit a band they come in turns, and the
+// otherwise. With a single destination channel rows go in pairs (paired_rows.h). Where the source
+// channels of a group do not fit a band they come in turns, and the
 // sums of a block of destination channels wait in scratch.
 
 constexpr int64_t kDirectChannels = 4;
@@ -134,6 +135,7 @@ struct DirectPlanarBlocking {
   int64_t most;   // destination channels of a block, if there are so many
   int64_t pitch;  // elements of sums of one destination channel
   int64_t tile_rows, tile_columns;
+  bool pairs;                         // rows are computed in pairs
   int64_t table_bytes, weight_bytes;  // of the call
   int64_t buffer_bytes;               // of each thread: sums and a band
 
@@ -143,8 +145,11 @@ struct DirectPlanarBlocking {
     width = round_up(p.walk[2].count, kLanes<A>);
     most = width == kLanes<A> ? kDirectChannelsOfNarrowRows : kDirectChannels;
     pitch = layout.max_rows * width;
-    table_bytes = sizeof(int64_t) * (p.taps() + layout.depth * p.taps());
-    weight_bytes = sizeof(A) * p.groups * p.rows * p.depth * p.taps();
+    pairs = p.rows == 1 && layout.depth == p.depth && layout.max_rows > 1;
+    const int64_t inner = p.depth * p.taps();
+    const int64_t pair_tables = pairs ? 4 * inner + p.walk[1].tap_count : 0;
+    table_bytes = sizeof(int64_t) * (p.taps() + layout.depth * p.taps() + pair_tables);
+    weight_bytes = sizeof(A) * p.groups * (p.rows + (pairs ? 2 : 0)) * inner;
     buffer_bytes = sizeof(A) * (layout.size(p) + most * pitch);
     tile_rows = p.rows < most ? p.rows : most;
     tile_columns = (width < kBandVectors * kLanes<A> ? width : kBandVectors * kLanes<A>);
@@ -174,6 +179,18 @@ void direct_planar(const Contraction<T>& p) {
   tap_offsets(p, p.weight_strides, tables.as<int64_t>());
   Scratch weights(blocking.weight_bytes);
   pack_weight_blocks(p, tables.as<int64_t>(), most, weights.as<A>());
+  PairedTaps paired{};
+  A* pair_weights = weights.as<A>() + p.groups * p.rows * inner;
+  if (blocking.pairs) {
+    int64_t* merged = offsets + layout.depth * taps;
+    int64_t *order = merged + 2 * inner, *next = order + 2 * inner;
+    pair_taps(walk[1], next);
+    paired = merge_taps(p, offsets, inner, walk[1].step * layout.row, next, merged, order);
+    for (int64_t i = 0; i < p.groups * paired.weights(); ++i) {
+      const int64_t group = i / paired.weights();
+      pair_weights[i] = weights.as<A>()[group * inner + order[i % paired.weights()]];
+    }
+  }
 
   const int64_t items = p.batch * p.groups * walk[0].count * bands;
   const int64_t item_work = layout.max_rows * walk[2].count * p.rows * inner;
@@ -215,6 +232,14 @@ void direct_planar(const Contraction<T>& p) {
                                  pitch,
                                  p.dest_strides.channel,
                                  p.dest_strides.axis[2]};
+          if (blocking.pairs && count > 1) {
+            const PairedRows<T> pair{paired,        pair_weights + group * paired.weights(),
+                                     bias[0],       walk[1].step * layout.row,
+                                     walk[2].count, p.dest_strides.axis[2] == 1,
+                                     width,         p.dest_strides.axis[1]};
+            paired_rows(pair, count, rows, sums, to);
+            continue;
+          }
           const A* weight = weights.as<A>() + channel * inner + c * taps * channels;
           for (int64_t h = 0; h < count; ++h) {
             direct_channels(in, channels, rows + h * walk[1].step * layout.row, weight,

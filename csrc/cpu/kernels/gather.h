@@ -104,6 +104,14 @@ inline void gather_run(const Walk& walk, const Inside& inside, int64_t offset, i
 /// From so many segments per register of columns on indexed loads are faster than moving segments.
 constexpr int64_t kSegmentsPerIndexedLoad = 1;
 
+/// Rows of a matrix, `pitch` elements apart.
+template <class A>
+struct Rows {
+  A* data = nullptr;
+  int64_t pitch = 0;
+  A* at(int64_t row) const { return data + row * pitch; }
+};
+
 /// The rows of the virtual im2col matrix of one group, for one block of columns.
 template <class T>
 struct ColumnGatherer {
@@ -124,7 +132,7 @@ struct ColumnGatherer {
     int64_t last = (shape.batch - 1) * strides.batch;
     for (int i = 0; i < kAxes; ++i) last += (shape.walk[i].size - 1) * strides.axis[i];
     const int64_t bytes = shape.taps() * columns * int64_t(sizeof(int32_t));
-    return shape.depth < 8 || last > INT32_MAX || bytes > (int64_t(1) << 19) ? 0 : bytes;
+    return shape.depth < 8 || last >= INT32_MAX || bytes > (int64_t(1) << 19) ? 0 : bytes;
   }
 
   /// Turns to columns [first, first + count).
@@ -135,13 +143,25 @@ struct ColumnGatherer {
     if (indexed) fill_index();
   }
 
+  /// The rows from `first` on where they lie in the tensor already, as those of a 1x1 kernel do, or
+  /// null. `source` is channel 0 of the group in image 0.
+  Rows<const A> in_place(const T* source, int64_t first) const {
+    const Walk& walk = shape.walk[2];
+    const bool dense = shape.taps() == 1 && segment_count == 1 && walk.step * strides.axis[2] == 1;
+    if (!__is_same(T, A) || !dense) return {};
+    const Segment& segment = segments[0];
+    const int64_t line = line_offset(segment, 0, 0), x = segment.width + walk.taps[0].offset;
+    if (line < 0 || x < 0 || x + segment.length > walk.size) return {};
+    return {reinterpret_cast<const A*>(source) + first * strides.channel + line + x,
+            strides.channel};
+  }
+
   /// Writes matrix rows [first, first + count), where row = ((channel * taps_d + td) * taps_h + th)
   /// * taps_w + tw, to `to`, `pitch` elements a row. `source` is channel 0 of the group in image 0.
   void gather(const T* source, int64_t first, int64_t count, A* to, int64_t pitch) const {
     if (indexed) return gather_indexed(source, first, count, to, pitch);
     const Walk* walk = shape.walk;
     const int64_t taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
-    const bool pointwise = shape.taps() == 1 && walk[2].step * strides.axis[2] == 1;
     int64_t tw = first % taps_w, rest = first / taps_w;
     for (int64_t row = 0; row < count; ++rest, tw = 0) {
       const int64_t run = taps_w - tw < count - row ? taps_w - tw : count - row;
@@ -159,13 +179,6 @@ struct ColumnGatherer {
         for (int64_t t = 0; t < run; ++t) {
           gather_run(walk[2], inside[tw + t], walk[2].taps[tw + t].offset, segment.width,
                      segment.length, channel + line, strides.axis[2], block + t * pitch);
-        }
-        if (pointwise) {
-          // Every row of a 1x1 panel is on a page of its own: ask for what the next panel reads.
-          const T* next = channel + line + (segment.width + segment.length) * strides.axis[2];
-          for (int64_t i = 0; i < segment.length; i += 64 / int64_t(sizeof(T))) {
-            __builtin_prefetch(next + i, 0, 2);
-          }
         }
       }
       row += run;

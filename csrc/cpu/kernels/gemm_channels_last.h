@@ -2,12 +2,12 @@
 // im2col[pixels x K] * weight[K x rows] for each group, K = taps * source channels.
 //
 // The pixels are never copied where the tensor already holds accumulators: a tile takes one pointer
-// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Weights
-// are packed once per call as [group][column block][tap][channel][kTileColumns] and shared by all
-// threads. Items are (group, block of kPixelBlock pixels, column block); K is cut so that the slice
-// of packed weights stays in L2 while all pixel tiles of the item use it. With few source channels
-// (images) the taps of a kernel row, which lie side by side in the source, count as one tap of more
-// channels.
+// per pixel and tap, straight into the source, or to a row of zeros where padding is read. Pixels
+// of 16-bit elements are widened once for all column blocks. Weights are packed once per call as
+// [group][column block][tap][channel][kTileColumns] and shared by all threads. Items are (group,
+// block of kPixelBlock pixels, column block); K is cut so that the slice of packed weights stays in
+// L2 while all pixel tiles of the item use it. With few source channels (images) the taps of a
+// kernel row, which lie side by side in the source, count as one tap of more channels.
 
 /// Pixels of an item, which share each slice of packed weights: 48 x 64 sums stay in L1.
 constexpr int64_t kPixelBlock = 8 * kTileRows;
@@ -20,6 +20,10 @@ constexpr int64_t kMaxMergedInner = 4096;
 
 /// From so many taps on a block is one tile of pixels, to bound the table of pointers.
 constexpr int64_t kManyTaps = 1024;
+
+/// Pixels of 16-bit elements are widened a block at a time: as many as so many bytes of L2 hold,
+/// though no fewer than a tile.
+constexpr int64_t kWidenedBytes = int64_t(1) << 20;
 
 /// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
 template <class T>
@@ -36,52 +40,10 @@ void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulat
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces, first = i % pieces * lanes, block = first / columns;
       const int64_t width = block + 1 < blocks ? columns : padded_rows - (blocks - 1) * columns;
-      const T* from = p.weight + group * p.weight_strides.group + first * p.weight_strides.row;
       A* out = to + (group * padded_rows + block * columns) * inner + first % columns;
-      const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
-      const int64_t row = p.weight_strides.row, depth = p.weight_strides.depth;
-      const auto element = [&](int64_t tap, int64_t c) {
-        alignas(64) A values[lanes] = {};
-        const T* at = from + taps[tap] + c * depth;
-        for (int64_t r = 0; r < rows; ++r) values[r] = widen(at[r * row]);
-        store(out + (tap * p.depth + c) * width, load(values));
-      };
-      // Squares of lanes x lanes go through registers when K or the channels are contiguous.
-      const int64_t squares = rows < lanes ? 0 : p.depth / lanes * lanes;
-      for (int64_t c = 0; c < squares; c += lanes) {
-        if (depth == 1) {
-          for (int64_t tap = 0; tap < tap_count; ++tap) {
-            Vec<A> square[lanes];
-            for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + taps[tap] + c + r * row);
-            transpose<A>(square);
-            for (int r = 0; r < lanes; ++r) store(out + (tap * p.depth + c + r) * width, square[r]);
-          }
-        } else if (row == 1) {
-          for (int64_t tap = 0; tap < tap_count; ++tap) {
-            for (int64_t r = c; r < c + lanes; ++r) {
-              store(out + (tap * p.depth + r) * width, load_wide(from + taps[tap] + r * depth));
-            }
-          }
-        } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
-          // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
-          for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
-            Vec<A> square[lanes];
-            for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + c * depth + k + r * row);
-            transpose<A>(square);
-            for (int64_t r = 0; r < lanes; ++r) {
-              const int64_t tap = (k + r) % tap_count, channel = c + (k + r) / tap_count;
-              store(out + (tap * p.depth + channel) * width, square[r]);
-            }
-          }
-        } else {
-          for (int64_t tap = 0; tap < tap_count; ++tap) {
-            for (int64_t r = c; r < c + lanes; ++r) element(tap, r);
-          }
-        }
-      }
-      for (int64_t tap = 0; tap < tap_count; ++tap) {
-        for (int64_t c = squares; c < p.depth; ++c) element(tap, c);
-      }
+      read_weight_columns(p, taps, group, first, 0, p.depth, [&](int64_t tap, int64_t c, Vec<A> v) {
+        store(out + (tap * p.depth + c) * width, v);
+      });
     }
   });
 }
@@ -158,6 +120,33 @@ struct PixelPointers {
   }
 };
 
+/// Copies the taps that `from` points to, [tile][tap][kTileRows], into `wide`, as accumulators, and
+/// points `to` there. What neighbours share is copied once: padding, and the source pixel that one
+/// pixel reads for a tap and the next pixel for the tap before.
+template <class T>
+void widen_pixels(const T* const* from, int64_t count, int64_t taps, int64_t depth, const T* zeros,
+                  const Accumulator<T>* wide_zeros, Accumulator<T>* wide,
+                  const Accumulator<T>** to) {
+  const int64_t tile = taps * kTileRows;
+  int64_t before = 0;  // where the pixel before has its first tap
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t here = i / kTileRows * tile + i % kTileRows;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t at = here + tap * kTileRows, neighbour = before + (tap + 1) * kTileRows;
+      if (from[at] == zeros) {
+        to[at] = wide_zeros;
+      } else if (i > 0 && tap + 1 < taps && from[neighbour] == from[at]) {
+        to[at] = to[neighbour];
+      } else {
+        copy_strided(from[at], 1, depth, wide);
+        to[at] = wide;
+        wide += depth;
+      }
+    }
+    before = here;
+  }
+}
+
 /// Adds the bias to the sums of pixels [first, first + count), `pitch` apart, and stores `channels`
 /// destination channels of each from `channel` on.
 template <class T>
@@ -203,6 +192,10 @@ struct GemmChannelsLastBlocking {
     inner = taps * depth;
     pixels = p.batch * p.pixels();
     pixel_block = p.taps() < kManyTaps ? kPixelBlock : kTileRows;
+    if (!in_place) {
+      const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
+      pixel_block = fits > pixel_block ? pixel_block : fits < kTileRows ? kTileRows : fits;
+    }
     pixel_blocks = ceil_div(pixels, pixel_block);
     padded_rows = round_up(p.rows, kLanes<A>);
     column_blocks = ceil_div(p.rows, columns);
@@ -211,11 +204,11 @@ struct GemmChannelsLastBlocking {
 
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     table_bytes = sizeof(int64_t) * p.taps();
-    zero_bytes = sizeof(T) * depth;
-    pointer_bytes = sizeof(T*) * (pixel_block * taps + kTileRows * tap_block);
+    zero_bytes = sizeof(A) * depth;
+    pointer_bytes = sizeof(T*) * pixel_block * taps * (in_place ? 1 : 2);
     sum_bytes = sizeof(A) * pixel_block * columns;
     border_bytes = merged ? sizeof(T) * pixel_block * inner : 0;
-    widened_bytes = in_place ? 0 : sizeof(A) * kTileRows * tap_block * run;
+    widened_bytes = in_place ? 0 : sizeof(A) * pixel_block * inner;
   }
 
   Footprint footprint() const {
@@ -223,6 +216,18 @@ struct GemmChannelsLastBlocking {
             pointer_bytes + sum_bytes + border_bytes + widened_bytes};
   }
 };
+
+/// Bytes of the packed weights, and packing them.
+template <class T>
+int64_t gemm_channels_last_prepared_bytes(const Contraction<T>& p) {
+  return GemmChannelsLastBlocking<T>(p).weight_bytes;
+}
+template <class T>
+void gemm_channels_last_prepare(const Contraction<T>& p, void* to) {
+  Scratch offsets(sizeof(int64_t) * p.taps());
+  tap_offsets(p, p.weight_strides, offsets.as<int64_t>());
+  pack_weight_columns(p, offsets.as<int64_t>(), static_cast<Accumulator<T>*>(to));
+}
 
 template <class T>
 void gemm_channels_last(const Contraction<T>& p) {
@@ -236,10 +241,10 @@ void gemm_channels_last(const Contraction<T>& p) {
   const int64_t padded_rows = blocking.padded_rows;
   const int64_t run = blocking.run, tap_block = blocking.tap_block;
 
-  Scratch weights(blocking.weight_bytes);
-  Scratch tables(blocking.table_bytes);
-  tap_offsets(p, p.weight_strides, tables.as<int64_t>());
-  pack_weight_columns(p, tables.as<int64_t>(), weights.as<A>());
+  Scratch packed_here(p.prepared != nullptr ? 0 : blocking.weight_bytes);
+  if (p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
+  const A* weights =
+      p.prepared != nullptr ? static_cast<const A*>(p.prepared) : packed_here.as<A>();
   Scratch zero_tap(blocking.zero_bytes);
   memset(zero_tap.as<void>(), 0, blocking.zero_bytes);
 
@@ -250,6 +255,8 @@ void gemm_channels_last(const Contraction<T>& p) {
     Scratch widened(blocking.widened_bytes);
     const PixelPointers<T> pointers{p, blocking.merged, zero_tap.as<T>(), border.as<T>()};
     const T** pixel_rows = pointer_table.as<const T*>();
+    const A** tile_rows = reinterpret_cast<const A**>(pixel_rows);
+    if (!in_place) tile_rows += pixel_block * taps;
     A* sums = sum_buffer.as<A>();
     int64_t pointed = -1;
     for (int64_t item = begin; item < end; ++item) {
@@ -262,8 +269,12 @@ void gemm_channels_last(const Contraction<T>& p) {
       if (pointed != item / column_blocks) {
         pointed = item / column_blocks;
         pointers.point(p.source + group * p.depth, first, count, pixel_rows);
+        if constexpr (!in_place) {
+          widen_pixels<T>(pixel_rows, count, taps, depth, pointers.zeros, zero_tap.as<A>(),
+                          widened.as<A>(), tile_rows);
+        }
       }
-      const A* packed = weights.as<A>() + (group * padded_rows + column) * inner;
+      const A* packed = weights + (group * padded_rows + column) * inner;
       for (int64_t tap = 0; tap < taps; tap += tap_block) {
         const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
         for (int64_t c = 0; c < depth; c += run) {
@@ -271,24 +282,10 @@ void gemm_channels_last(const Contraction<T>& p) {
           const bool accumulate = tap > 0 || c > 0;
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
-            const T** from = pixel_rows + (i * taps + tap * kTileRows);
-            const A* slice = packed + (tap * depth + c) * width;
-            A* to = sums + i * width;
-            if constexpr (in_place) {
-              multiply<A>({from, c, tap_count, channels, 1, slice, pointers.zeros}, to, width,
-                          accumulate, rows, vectors);
-            } else {
-              auto wide_rows = reinterpret_cast<const A**>(pixel_rows + pixel_block * taps);
-              for (int64_t t = 0; t < tap_count; ++t) {
-                for (int r = 0; r < rows; ++r) {
-                  A* wide = widened.as<A>() + (t * kTileRows + r) * channels;
-                  copy_strided(from[t * kTileRows + r] + c, 1, channels, wide);
-                  wide_rows[t * kTileRows + r] = wide;
-                }
-              }
-              multiply<A>({wide_rows, 0, tap_count, channels, 1, slice}, to, width, accumulate,
-                          rows, vectors);
-            }
+            const A** from = tile_rows + (i * taps + tap * kTileRows);
+            multiply<A>({from, c, tap_count, channels, 1, packed + (tap * depth + c) * width, width,
+                         zero_tap.as<A>()},
+                        sums + i * width, width, accumulate, rows, vectors);
           }
         }
       }

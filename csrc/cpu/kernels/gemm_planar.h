@@ -5,8 +5,10 @@
 // across image rows and images so that small maps fill it. Its part of im2col is gathered from the
 // source as it lies, into a buffer that stays in L2: all of K where that fits kPanelBytes, and then
 // the next row block of the same panel finds it there, else kPanelDepth rows at a time. The rows of
-// the block are multiplied with kPanelDepth rows of it at a time. Sums of a panel live in scratch
-// of the accumulator type until K is done, then get the bias and go to the destination. Row blocks
+// the block are multiplied with kPanelDepth rows of it at a time. The planes of a 1x1 kernel are a
+// panel already and are read where they lie. Sums of a panel that are one run of destinations stay
+// there until K is done; others live in scratch of the accumulator type, then get the bias and go
+// to the destination. Row blocks
 // exist so that layers with many channels and few pixels have enough items; they depend on the
 // shape only.
 
@@ -95,12 +97,19 @@ void pack_weight_rows(const Contraction<T>& p, const int64_t* taps, Accumulator<
   const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
   const int64_t pieces = ceil_div(p.rows, kRowsOfPiece);
   const bool contiguous = taps_are_contiguous(p, p.weight_strides);
+  const bool whole_rows = contiguous && (p.depth == 1 || p.weight_strides.depth == tap_count);
   parallel_for(p.groups * pieces, ceil_div(1024, inner), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces, first = i % pieces * kRowsOfPiece;
       const int64_t left = p.rows - first, rows = left < kRowsOfPiece ? left : kRowsOfPiece;
       const T* from = p.weight + group * p.weight_strides.group + first * p.weight_strides.row;
       A* out = to + (group * p.rows + first) * inner;
+      if (whole_rows) {
+        for (int64_t r = 0; r < rows; ++r) {
+          copy_strided(from + r * p.weight_strides.row, 1, inner, out + r * inner);
+        }
+        continue;
+      }
       int64_t squares = 0;
       if (tap_count == 1 && p.weight_strides.row == 1) {
         squares = p.depth / lanes * lanes;
@@ -178,6 +187,22 @@ inline int64_t join_runs(const Strides& dest, const Segment* segments, int64_t c
     }
   }
   return found;
+}
+
+/// Whether tiles may write this run of destinations, `width` elements of whole registers,
+/// themselves.
+template <class T>
+inline bool stores_whole_registers(const Contraction<T>& p, const DestRun& run, int64_t width) {
+  return __is_same(T, Accumulator<T>) && run.length == width && p.dest_strides.axis[2] == 1;
+}
+
+/// Planes that start a multiple of this apart compete for the same few lines of a cache.
+constexpr int64_t kConflictBytes = 4096;
+
+/// Whether tiles may read the planes of a 1x1 kernel where they lie, each row block anew.
+template <class T>
+inline bool planes_suit_tiles(const Strides& strides) {
+  return strides.channel * int64_t(sizeof(T)) % kConflictBytes != 0;
 }
 
 /// How a call is cut, and the scratch that it takes.
@@ -283,29 +308,42 @@ void gemm_planar(const Contraction<T>& p) {
         run_count = join_runs(p.dest_strides, segments, gatherer.segment_count, runs);
       }
       const T* source = p.source + group * p.depth * p.source_strides.channel;
-      if (whole && gathered != item / row_blocks) {
+      const bool reads_planes = count == pitch && planes_suit_tiles<T>(p.source_strides);
+      const Rows<const A> planes = reads_planes ? gatherer.in_place(source, 0) : Rows<const A>{};
+      const bool gathers = planes.data == nullptr;
+      if (gathers && whole && gathered != item / row_blocks) {
         gathered = item / row_blocks;
         gatherer.gather(source, 0, inner, panel, pitch);
       }
+      const int64_t first_channel = group * p.rows + row_begin;
+      const bool stores = run_count == 1 && stores_whole_registers(p, runs[0], pitch);
+      const Rows<A> c = stores ? Rows<A>{reinterpret_cast<A*>(p.dest) + runs[0].offset +
+                                             first_channel * p.dest_strides.channel,
+                                         p.dest_strides.channel}
+                               : Rows<A>{sums, pitch};
       for (int64_t k = 0; k < inner; k += depth_block) {
         const int64_t left = inner - k < depth_block ? inner - k : depth_block;
-        if (!whole) gatherer.gather(source, k, left, panel, pitch);
-        const A* slice = whole ? panel + k * pitch : panel;
+        if (gathers && !whole) gatherer.gather(source, k, left, panel, pitch);
+        const Rows<const A> b = !gathers ? Rows<const A>{planes.at(k), planes.pitch}
+                                         : Rows<const A>{whole ? panel + k * pitch : panel, pitch};
+        const bool adds_bias = stores && p.bias != nullptr && k + left == inner;
         for (int64_t row = row_begin; row < row_end; row += kTileRows) {
           const int rows = int(row_end - row < kTileRows ? row_end - row : kTileRows);
           const A** from = pointers.as<const A*>();
           const int64_t run = weight.run < left ? weight.run : left;
           weight.point(group, row, rows, k / weight.run, left / run, from);
-          multiply<A>({from, 0, left / run, run, 1, slice}, sums + (row - row_begin) * pitch, pitch,
-                      k > 0, rows, vectors);
+          TileOperands<A> tile{from, 0, left / run, run, 1, b.data, b.pitch};
+          if (adds_bias) tile.bias = reinterpret_cast<const A*>(p.bias) + group * p.rows + row;
+          multiply<A>(tile, c.at(row - row_begin), c.pitch, k > 0, rows, vectors);
         }
       }
+      if (stores) continue;
       for (int64_t row = row_begin; row < row_end; ++row) {
         const int64_t channel = group * p.rows + row;
         const A bias = p.bias != nullptr ? widen(p.bias[channel]) : A(0);
         T* to = p.dest + channel * p.dest_strides.channel;
         for (int64_t r = 0; r < run_count; ++r) {
-          store_run(sums + (row - row_begin) * pitch + runs[r].column, bias, runs[r].length,
+          store_run(c.at(row - row_begin) + runs[r].column, bias, runs[r].length,
                     to + runs[r].offset, p.dest_strides.axis[2]);
         }
       }

@@ -6,25 +6,14 @@
 // its group, and the weights are repacked so that those of all lanes lie side by side:
 // [tap][c][channel].
 //
-// An item is a row of destination pixels. Pixels go four at a time, so that a loaded weight vector
-// serves four of them; for taps that read zeros at some of the four, only the others are added.
-// Padding that reads inside the source has no such order: those pixels go alone. Channels that do
-// not fill a register are covered by a last register that overlaps the one before; fewer than one
-// register of them by partial loads.
+// An item is a row of destination pixels. Where neighbouring pixels read neighbours a window slides
+// over the source (grouped_window.h). With strides and dilations pixels go four at a time, so that
+// a loaded weight vector serves four of them; for taps that read zeros at some of the four, only
+// the others are added. Padding that reads inside the source has no such order: those pixels go
+// alone. Channels that do not fill a register are covered by a last register that overlaps the one
+// before; fewer than one register of them by partial loads.
 
 constexpr int kGroupedPixels = 4;
-
-/// Source channel `kChannel` of every group, in all lanes of its group.
-template <class A, int kGroup, int kChannel>
-inline Vec<A> spread(Vec<A> x) {
-  if constexpr (kGroup == 1) {
-    return x;
-  } else {
-    Vec<typename IndexOf<sizeof(A)>::type> index;
-    for (int lane = 0; lane < kLanes<A>; ++lane) index[lane] = lane / kGroup * kGroup + kChannel;
-    return __builtin_shuffle(x, index);
-  }
-}
 
 /// The source of one destination row: a pointer for each (depth, height) tap, null where padding.
 template <class T>
@@ -153,42 +142,72 @@ inline bool point_taps(const Walk& walk, int64_t w, int pixels, int64_t stride, 
   return true;
 }
 
-/// How a call is cut, and the scratch that it takes.
+inline void reverse(int64_t* values, int64_t count) {
+  for (int64_t i = 0, j = count - 1; i < j; ++i, --j) {
+    const int64_t value = values[i];
+    values[i] = values[j];
+    values[j] = value;
+  }
+}
+
+/// The tables of a call, and the scratch that they take.
 template <class T>
-struct GroupedChannelsLastBlocking {
+struct GroupedTables {
   using A = Accumulator<T>;
-  int64_t pitch;  // channels and what fills the last register: partial blocks load whole ones
-  int64_t packed_bytes;  // of the call: weights, bias, tables
+  int64_t pitch;      // channels and what fills the last register: partial blocks load whole ones
+  bool slides;        // a window slides over the source
+  int64_t positions;  // of the width that the window looks up
+  int64_t packed_bytes;  // of the call: weights, bias, a pixel of zeros, tables
   int64_t buffer_bytes;  // of each thread: where a row reads
 
-  explicit GroupedChannelsLastBlocking(const Contraction<T>& p) {
+  explicit GroupedTables(const Contraction<T>& p) {
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
     pitch = round_up(p.groups * p.depth, kLanes<A>);
-    packed_bytes = sizeof(A) * (p.taps() * p.depth + 1) * pitch + sizeof(int64_t) * p.taps();
+    slides = neighbours_read_neighbours(p.walk[2]);
+    positions = slides ? p.walk[2].count + p.walk[2].tap_count - 1 : 0;
+    packed_bytes =
+        sizeof(A) * (p.taps() * p.depth + 2) * pitch + sizeof(int64_t) * (p.taps() + positions);
     buffer_bytes = sizeof(T*) * lines + (sizeof(int64_t) + 1) * p.walk[2].tap_count;
   }
 
   Footprint footprint() const { return {kGroupedPixels, kLanes<A>, packed_bytes, buffer_bytes}; }
 };
 
-template <class T, int kGroup>
-void convolve_groups(const Contraction<T>& p) {
+/// Packed weights and bias, and what else all rows read.
+template <class T>
+struct GroupedWeights {
   using A = Accumulator<T>;
-  const Walk* walk = p.walk;
-  const int64_t taps = p.taps(), channels = p.groups * kGroup, taps_w = walk[2].tap_count;
-  const int64_t lines = walk[0].tap_count * walk[1].tap_count;
-  const Strides &from = p.source_strides, &dest = p.dest_strides;
-  const GroupedChannelsLastBlocking<T> blocking(p);
-  const int64_t pitch = blocking.pitch;
+  const A* weight;  // [tap][source channel of a group][channel]
+  const A* bias;
+  const T* zeros;            // a pixel
+  const int64_t* positions;  // of the width, for the window
 
-  Scratch packed(blocking.packed_bytes);
-  A* weight = packed.as<A>();
-  A* bias = weight + taps * kGroup * pitch;
-  int64_t* offsets = reinterpret_cast<int64_t*>(bias + pitch);
+  /// Those of the channels from `channel` on.
+  GroupedWeights from(int64_t channel) const {
+    return {weight + channel, bias + channel, zeros, positions};
+  }
+};
+
+/// Packs for a source whose pixels are `pixel` elements apart. `to` has tables.packed_bytes.
+template <class T, int kGroup>
+GroupedWeights<T> pack_grouped(const Contraction<T>& p, const GroupedTables<T>& tables,
+                               int64_t pixel, Accumulator<T>* to) {
+  const int64_t taps = p.taps(), taps_w = p.walk[2].tap_count, pitch = tables.pitch;
+  Accumulator<T>* weight = to;
+  Accumulator<T>* bias = weight + taps * kGroup * pitch;
+  T* zeros = reinterpret_cast<T*>(bias + pitch);
+  int64_t* offsets = reinterpret_cast<int64_t*>(bias + 2 * pitch);
+  int64_t* positions = offsets + taps;
   tap_offsets(p, p.weight_strides, offsets);
-  fill(weight, taps * kGroup * pitch, A(0));
-  fill(bias, pitch, A(0));
-  for (int64_t channel = 0; channel < channels; ++channel) {
+  if (tables.slides) {
+    fill_positions(p.walk[2], pixel, positions);
+    // The window takes the taps of the width in ascending order.
+    const bool descends = taps_w > 1 && p.walk[2].taps[1].offset < p.walk[2].taps[0].offset;
+    for (int64_t t = 0; descends && t < taps; t += taps_w) reverse(offsets + t, taps_w);
+  }
+  fill(weight, taps * kGroup * pitch, Accumulator<T>(0));
+  fill(bias, 2 * pitch, Accumulator<T>(0));
+  for (int64_t channel = 0; channel < p.groups * kGroup; ++channel) {
     if (p.bias != nullptr) bias[channel] = widen(p.bias[channel]);
     const T* of_channel = p.weight + channel / kGroup * p.weight_strides.group +
                           channel % kGroup * p.weight_strides.row;
@@ -197,42 +216,69 @@ void convolve_groups(const Contraction<T>& p) {
           widen(of_channel[offsets[i / kGroup] + i % kGroup * p.weight_strides.depth]);
     }
   }
+  return {weight, bias, zeros, positions};
+}
 
-  const int64_t rows = p.batch * walk[0].count * walk[1].count;
-  const int64_t row_work = walk[2].count * taps * channels * kGroup;
-  parallel_for(rows, ceil_div(kSmallestWork, row_work), [&](int64_t begin, int64_t end) {
-    Scratch buffer(blocking.buffer_bytes);
-    const T** line_table = buffer.as<const T*>();
-    int64_t* columns = reinterpret_cast<int64_t*>(line_table + lines);
-    uint8_t* reads = reinterpret_cast<uint8_t*>(columns + taps_w);
-    const GroupedRow<T> row{line_table, lines, columns, reads, taps_w, walk[2].step * from.axis[2]};
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t h = item % walk[1].count, d = item / walk[1].count % walk[0].count;
-      const int64_t image = item / walk[1].count / walk[0].count;
-      for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-        const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-        for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-          const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-          line_table[td * walk[1].tap_count + th] =
-              z < 0 || y < 0 ? nullptr
-                             : p.source + image * from.batch + z * from.axis[0] + y * from.axis[1];
-        }
-      }
-      T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
-      for (int64_t w = 0; w < walk[2].count;) {
-        const bool four = w + kGroupedPixels <= walk[2].count &&
-                          point_taps(walk[2], w, kGroupedPixels, from.axis[2], columns, reads);
-        if (!four) point_taps(walk[2], w, 1, from.axis[2], columns, reads);
-        T* pixel = to + w * dest.axis[2];
-        if (four) {
-          grouped_pixels<T, kGroup, kGroupedPixels>(row, weight, bias, pitch, channels, pixel,
-                                                    dest.axis[2]);
-        } else {
-          grouped_pixels<T, kGroup, 1>(row, weight, bias, pitch, channels, pixel, dest.axis[2]);
-        }
-        w += four ? kGroupedPixels : 1;
+/// Destination rows [begin, end), counted over images, depths and heights, of a problem whose
+/// channels have stride 1. `buffer` has tables.buffer_bytes.
+template <class T, int kGroup>
+void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
+                  const GroupedWeights<T>& weights, int64_t begin, int64_t end, char* buffer) {
+  const Walk* walk = p.walk;
+  const int64_t channels = p.groups * kGroup, taps_w = walk[2].tap_count, pitch = tables.pitch;
+  const int64_t lines = walk[0].tap_count * walk[1].tap_count;
+  const Strides &from = p.source_strides, &dest = p.dest_strides;
+  const T** line_table = reinterpret_cast<const T**>(buffer);
+  int64_t* columns = reinterpret_cast<int64_t*>(line_table + lines);
+  uint8_t* reads = reinterpret_cast<uint8_t*>(columns + taps_w);
+  const GroupedRow<T> row{line_table, lines, columns, reads, taps_w, walk[2].step * from.axis[2]};
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t h = item % walk[1].count, d = item / walk[1].count % walk[0].count;
+    const int64_t image = item / walk[1].count / walk[0].count;
+    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+      for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+        const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+        line_table[td * walk[1].tap_count + th] =
+            z < 0 || y < 0 ? nullptr
+                           : p.source + image * from.batch + z * from.axis[0] + y * from.axis[1];
       }
     }
+    T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
+    if (tables.slides) {
+      const Window<T> window{line_table, lines, weights.positions, taps_w, weights.zeros};
+      window_row<T, kGroup>(window, weights.weight, weights.bias, pitch, channels, walk[2].count,
+                            to, dest.axis[2]);
+      continue;
+    }
+    for (int64_t w = 0; w < walk[2].count;) {
+      const bool four = w + kGroupedPixels <= walk[2].count &&
+                        point_taps(walk[2], w, kGroupedPixels, from.axis[2], columns, reads);
+      if (!four) point_taps(walk[2], w, 1, from.axis[2], columns, reads);
+      T* pixel = to + w * dest.axis[2];
+      if (four) {
+        grouped_pixels<T, kGroup, kGroupedPixels>(row, weights.weight, weights.bias, pitch,
+                                                  channels, pixel, dest.axis[2]);
+      } else {
+        grouped_pixels<T, kGroup, 1>(row, weights.weight, weights.bias, pitch, channels, pixel,
+                                     dest.axis[2]);
+      }
+      w += four ? kGroupedPixels : 1;
+    }
+  }
+}
+
+template <class T, int kGroup>
+void convolve_groups(const Contraction<T>& p) {
+  const GroupedTables<T> tables(p);
+  Scratch packed(tables.packed_bytes);
+  const GroupedWeights<T> weights =
+      pack_grouped<T, kGroup>(p, tables, p.source_strides.axis[2], packed.as<Accumulator<T>>());
+  const int64_t rows = p.batch * p.walk[0].count * p.walk[1].count;
+  const int64_t row_work = p.walk[2].count * p.taps() * p.groups * kGroup * kGroup;
+  parallel_for(rows, ceil_div(kSmallestWork, row_work), [&](int64_t begin, int64_t end) {
+    Scratch buffer(tables.buffer_bytes);
+    grouped_rows<T, kGroup>(p, tables, weights, begin, end, buffer.as<char>());
   });
 }
 

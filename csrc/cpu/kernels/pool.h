@@ -18,6 +18,7 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 template <class T>
 constexpr PoolKernels<T> pool_table() {
   PoolKernels<T> table{};
+  table.lanes = kLanes<Compute<T>>;
   table.max_pool = max_pool<T>;
   constexpr bool kFloat = __is_same(Compute<T>, float) || __is_same(T, double);
   if constexpr (kFloat || __is_same(T, int64_t)) {
@@ -27,6 +28,7 @@ constexpr PoolKernels<T> pool_table() {
   if constexpr (kFloat) {
     table.fractional_max_pool = fractional_max_pool<T>;
     table.scatter_add = scatter_add<T>;
+    table.scatter_add_scratch = scatter_add_scratch<T>;
     table.scatter = scatter<T>;
     table.gather = gather<T>;
   }

@@ -70,7 +70,7 @@ class Divisors {
 template <class T>
 void avg_pool(const PoolProblem& p, const T* input, T* output) {
   const Divisors<T> divisors(p);
-  if (p.channels_last) {
+  if (p.algorithm == PoolAlgorithm::pixels) {
     reduce_pixels(p, input, output, Sum(), [&](int64_t d, int64_t h, int64_t w) {
       const Compute<T> divisor = divisors.one(divisors.row(d, h), w);
       return [=, exact = Divisors<T>::inverse_is_exact(divisor)](auto sum) {
@@ -142,7 +142,7 @@ void spread_row_by_phases(const PoolProblem& p, const Divisors<T>& divisors, Rea
   const int64_t stride = axis.stride;
   const int64_t reach = (axis.kernel - 1) / stride;
   // sums[kCount * n + ...] with zeros on both sides where there is no output.
-  alignas(CNNOPS_VECTOR_BYTES) Compute<T> sums[2 * kCount + kRowReach + kRowOutputs];
+  alignas(CNNOPS_VECTOR_BYTES) Compute<T> sums[2 * kCount + kPoolRowReach + kRowOutputs];
   alignas(CNNOPS_VECTOR_BYTES) Compute<T> row[2 * kRowOutputs];
   const int64_t j_end = (axis.input - 1 + axis.padding) / stride + 1;
   for (int64_t j = axis.padding / stride; j < j_end; j += kRowOutputs) {
@@ -267,13 +267,13 @@ template <class T>
 void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
   const Divisors<T> divisors(p);
   const int64_t depth = p.axis[0].input, height = p.axis[1].input, width = p.axis[2].input;
-  const bool by_phases = Phases<T>::fit(p.axis[2]);
+  const bool by_phases = p.algorithm == PoolAlgorithm::rows_by_phases;
   const Readable<T> readable{grad_output, grad_output + p.batch * p.channels * output_plane(p)};
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * windows_of(p)),
                [&](int64_t begin, int64_t end) {
                  Row row(depth, height, begin);
                  for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
-                   if (is_global(p)) {
+                   if (p.algorithm == PoolAlgorithm::whole_rows) {
                      const Compute<T> divisor = divisors.one(divisors.row(0, 0), 0);
                      fill_row(grad_input + r * width, load_one(grad_output + r) / divisor, width);
                      continue;
@@ -326,6 +326,6 @@ void spread_pixels(const PoolProblem& p, const T* grad_output, T* grad_input) {
 
 template <class T>
 void avg_pool_backward(const PoolProblem& p, const T* grad_output, T* grad_input) {
-  return p.channels_last ? spread_pixels(p, grad_output, grad_input)
-                         : spread_rows(p, grad_output, grad_input);
+  return p.algorithm == PoolAlgorithm::pixels ? spread_pixels(p, grad_output, grad_input)
+                                              : spread_rows(p, grad_output, grad_input);
 }

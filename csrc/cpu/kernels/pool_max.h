@@ -169,14 +169,14 @@ void max_row_by_windows(const PoolProblem& p, Readable<T> readable, const T* pla
 template <class T>
 void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
   const int64_t width = p.axis[2].output;
-  const bool by_phases = Phases<T>::fit(p.axis[2]);
+  const bool by_phases = p.algorithm == PoolAlgorithm::rows_by_phases;
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
   const int64_t depth = p.axis[0].output, height = p.axis[1].output;
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
                [&](int64_t begin, int64_t end) {
                  Row row(depth, height, begin);
                  for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
-                   if (is_global(p)) {
+                   if (p.algorithm == PoolAlgorithm::whole_rows) {
                      Compute<T> best = lowest<T>();
                      indices[r] = 0;
                      max_run(input + r * p.axis[2].input, p.axis[2].input, 0, &best, indices + r);
@@ -256,10 +256,10 @@ void max_pixels(const PoolProblem& p, const T* input, T* output, int64_t* indice
 template <class T>
 void max_pool(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
   if (indices != nullptr) {
-    return p.channels_last ? max_pixels(p, input, output, indices)
-                           : max_rows(p, input, output, indices);
+    return p.algorithm == PoolAlgorithm::pixels ? max_pixels(p, input, output, indices)
+                                                : max_rows(p, input, output, indices);
   }
-  if (p.channels_last) {
+  if (p.algorithm == PoolAlgorithm::pixels) {
     reduce_pixels(p, input, output, Maximum(),
                   [](int64_t, int64_t, int64_t) { return [](auto value) { return value; }; });
   } else {

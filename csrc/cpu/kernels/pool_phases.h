@@ -7,10 +7,9 @@
 // Strides 1 and 2 are split with shuffles; windows of larger strides overlap little and are taken
 // one by one instead (pool_row.h).
 
-/// Outputs worked on at a time, and how far beyond them (in outputs) a window may reach. Both
-/// phases stay in the first-level cache.
+/// Outputs worked on at a time. With what a window may reach beyond them, both phases stay in the
+/// first-level cache.
 constexpr int64_t kRowOutputs = 256;
-constexpr int64_t kRowReach = 128;
 
 /// The tensor that a row is part of.
 template <class T>
@@ -43,13 +42,8 @@ inline Vec<Compute<T>> load_columns(const T* row, Readable<T> readable, int64_t 
 /// The phases of one row, `stride` of them.
 template <class T>
 struct Phases {
-  static constexpr int64_t kLength = kRowOutputs + kRowReach + 2 * kLanes<Compute<T>>;
+  static constexpr int64_t kLength = kRowOutputs + kPoolRowReach + 2 * kLanes<Compute<T>>;
   alignas(CNNOPS_VECTOR_BYTES) Compute<T> data[2][kLength];
-
-  static bool fit(const PoolWindows& axis) {
-    return (axis.stride == 1 || axis.stride == 2) &&
-           (axis.kernel - 1) * axis.dilation / axis.stride < kRowReach;
-  }
 
   /// Combines a row into the phases for outputs [first, first + count): data = combine(data, row);
   /// padding counts as `padding`.

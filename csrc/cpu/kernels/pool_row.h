@@ -146,11 +146,11 @@ void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reductio
                  const FinishFor& finish_for) {
   const int64_t width = p.axis[2].output;
   const int64_t depth = p.axis[0].output, height = p.axis[1].output;
-  const bool by_phases = Phases<T>::fit(p.axis[2]);
+  const bool by_phases = p.algorithm == PoolAlgorithm::rows_by_phases;
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
                [&](int64_t begin, int64_t end) {
-                 if (is_global(p)) {
+                 if (p.algorithm == PoolAlgorithm::whole_rows) {
                    const auto finish = finish_for(0, 0);
                    for (int64_t r = begin; r < end; ++r) {
                      const Compute<T> value =

@@ -226,9 +226,3 @@ inline void for_each_row(const PoolProblem& p, int64_t d, int64_t h, const F& f)
     }
   }
 }
-
-/// Is the plane one row under one window? (Global pooling of any rank is handed over like that.)
-inline bool is_global(const PoolProblem& p) {
-  return input_plane(p) == p.axis[2].input && output_plane(p) == 1 && p.axis[2].begin[0] == 0 &&
-         p.axis[2].end[0] == p.axis[2].input && p.axis[2].dilation == 1;
-}

@@ -2,7 +2,8 @@
 // inner loop of every GEMM-shaped convolution kernel.
 //
 // A comes as one pointer for each row and tap, so it may lie anywhere: packed weights, pixels of a
-// channels_last tensor in place, a row of zeros for padding. B is packed, a vector row per k. Per k
+// channels_last tensor in place, a row of zeros for padding. B is a row of registers for each k,
+// packed side by side or planes of a tensor in place. Per k
 // a full tile loads kTileVectors registers of B, broadcasts kTileRows elements of A and does
 // kTileRows * kTileVectors FMAs. AVX-512: 6 x 4 = 24 accumulators, 4 of B and one broadcast fill 29
 // of 32 registers, with 10 loads for 24 FMAs, so the two FMA ports are the limit and not the two
@@ -24,8 +25,10 @@ struct TileOperands {
   int64_t taps;
   int64_t run;               // positions k of a tap
   int64_t step;              // elements from one k to the next in A
-  const A* b;                // [taps * run][vectors * lanes]
+  const A* b;                // [taps * run] rows of vectors * lanes elements
+  int64_t b_step;            // elements from one row of B to the next
   const A* zeros = nullptr;  // a tap whose rows all point here is skipped
+  const A* bias = nullptr;   // one for each row of C, added at the end
 };
 
 template <class A, int kRows, int kVectors>
@@ -49,11 +52,10 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) reads |= a[i] != in.zeros;
     if (!reads) {
-      b += in.run * kVectors * lanes;
+      b += in.run * in.b_step;
       continue;
     }
-    for (int64_t k = 0, offset = in.start; k < in.run;
-         ++k, offset += in.step, b += kVectors * lanes) {
+    for (int64_t k = 0, offset = in.start; k < in.run; ++k, offset += in.step, b += in.b_step) {
       Vec<A> column[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
@@ -63,6 +65,14 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) sum[i][j] += value * column[j];
       }
+    }
+  }
+  if (in.bias != nullptr) {
+#pragma GCC unroll 6
+    for (int i = 0; i < kRows; ++i) {
+      const Vec<A> value = broadcast(in.bias[i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[i][j] += value;
     }
   }
 #pragma GCC unroll 6

@@ -204,8 +204,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
             const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
             const A* pointers[kTileRows];
             for (int r = 0; r < rows; ++r) pointers[r] = rows_of_grad + row + r;
-            multiply<A>({pointers, 0, 1, count, step, panel}, to + row * padded_inner, padded_inner,
-                        chunk > chunk_begin, rows, vectors_for<A>(width));
+            multiply<A>({pointers, 0, 1, count, step, panel, width}, to + row * padded_inner,
+                        padded_inner, chunk > chunk_begin, rows, vectors_for<A>(width));
           }
         }
       }

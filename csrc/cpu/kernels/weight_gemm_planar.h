@@ -186,8 +186,12 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
         const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
         gatherer.set_columns(first, count);
         const int64_t run_count = join_runs(p.grad_strides, segments, gatherer.segment_count, runs);
-        gatherer.gather(p.source + group * p.depth * p.source_strides.channel, k, run, matrix,
-                        kPixelChunk);
+        const T* source = p.source + group * p.depth * p.source_strides.channel;
+        Rows<const A> rows_of_source = gatherer.in_place(source, k);
+        if (rows_of_source.data == nullptr) {
+          gatherer.gather(source, k, run, matrix, kPixelChunk);
+          rows_of_source = {matrix, kPixelChunk};
+        }
         transpose_grad(p.grad + (group * p.rows + first_row) * p.grad_strides.channel,
                        p.grad_strides, rows_here, runs, run_count, count, grad);
         for (int64_t column = 0; column < padded_here; column += columns) {
@@ -195,8 +199,8 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
           for (int64_t i = 0; i < run; i += kTileRows) {
             const int rows = int(run - i < kTileRows ? run - i : kTileRows);
             const A* pointers[kTileRows];
-            for (int r = 0; r < rows; ++r) pointers[r] = matrix + (i + r) * kPixelChunk;
-            multiply<A>({pointers, 0, 1, count, 1, grad + column * count},
+            for (int r = 0; r < rows; ++r) pointers[r] = rows_of_source.at(i + r);
+            multiply<A>({pointers, 0, 1, count, 1, grad + column * count, width},
                         sums + i * padded_rows + column, padded_rows, chunk > chunk_begin, rows,
                         vectors_for<A>(width));
           }

@@ -1,0 +1,74 @@
+"""The short way to the operators, past torch's dispatcher, for calls that need nothing of it.
+
+Most of the time of a small convolution goes into the dispatcher: its arguments are boxed and copied
+on the way to a C++ operator. A call is plain, and can do without, when its tensors are dense CPU
+tensors of class Tensor or Parameter, its integers ints, and none of `_GUARDS` says that something
+watches or changes what operators do. The rule for tensors is in csrc/cpu/plain_call.cpp. Whatever
+is not plain, and whatever raises, takes the way through the dispatcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd import Function, forward_ad
+
+from cnnops import _C
+
+__all__ = ["plain_call"]
+
+
+def _in_forward_mode() -> bool:
+    """Whether tensors may carry tangents."""
+    return forward_ad._current_level >= 0
+
+
+# Each is called with no argument; a true answer makes no call plain.
+_GUARDS = (
+    torch._C._is_any_autocast_enabled,
+    torch._C._are_functorch_transforms_active,
+    torch._C._len_torch_dispatch_stack,
+    torch._C._get_tracing_state,
+    torch._C._autograd._profiler_enabled,
+    _in_forward_mode,
+)
+
+_C.set_plain((torch.Tensor, torch.nn.Parameter), _GUARDS)
+
+
+def plain_call(name: str, function: type[Function]) -> Callable[..., Any]:
+    """The short way to the operator `name` with the derivative of `function`.
+
+    Args:
+        name: an operator of torch.ops.cnnops; or "conv", which takes the number of spatial axes
+            and then the arguments of torch.nn.functional.conv1d, 2d and 3d.
+        function: takes the operator's arguments in `setup_context`.
+
+    Returns:
+        A function of the same arguments, all by position, that returns None where the call is not
+        plain. It must not be called while Dynamo compiles.
+    """
+    return _C.plain_call(name, _recorder(function))
+
+
+def _recorder(function: type[Function]) -> Callable[..., Any]:
+    """What gives an output its derivative: recorder(*tensors, (output, arguments)) -> output.
+
+    The output is computed by then. It comes inside a tuple, since autograd would take a tensor
+    argument that is returned for a view of an input.
+    """
+
+    setup_context, differentiate = function.setup_context, function.backward
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output, arguments = args[-1]
+        setup_context(ctx, arguments, output)
+        return output
+
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        return (*differentiate(ctx, *grads), None)  # as many as forward has arguments, or more
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(function.__name__, (Function,), members).apply

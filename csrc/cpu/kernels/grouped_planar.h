@@ -1,0 +1,136 @@
+// Grouped convolution of planar tensors with narrow rows: the channels_last kernel on blocks that
+// are transposed into scratch.
+//
+// A row of 7 or 14 pixels leaves most of a register, and of the work per row, unused. So an item is
+// one register's worth of channels of an image: their planes are transposed, [pixel][channel], the
+// kernel of grouped_channels_last.h computes all rows of the block, and its result is transposed
+// back. The blocks stay in cache; the plan sees to that.
+
+/// Writes `count` elements of each of a register's worth of planes, `channel` apart, as [element]
+/// [channel].
+template <class T>
+void transpose_planes(const T* from, int64_t channel, int64_t count, T* to) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int64_t some = count - i < lanes ? count - i : lanes;
+    Vec<A> square[lanes];
+    for (int c = 0; c < lanes; ++c) {
+      const T* at = from + c * channel + i;
+      square[c] = some == lanes ? load_wide(at) : load_partial(at, some);
+    }
+    transpose<A>(square);
+    for (int64_t j = 0; j < some; ++j) store_narrow(to + (i + j) * lanes, square[j]);
+  }
+}
+
+/// The way back.
+template <class T>
+void transpose_pixels(const T* from, int64_t count, T* to, int64_t channel) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int64_t some = count - i < lanes ? count - i : lanes;
+    Vec<A> square[lanes] = {};
+    for (int64_t j = 0; j < some; ++j) square[j] = load_wide(from + (i + j) * lanes);
+    transpose<A>(square);
+    for (int c = 0; c < lanes; ++c) {
+      if (some == lanes) {
+        store_narrow(to + c * channel + i, square[c]);
+      } else {
+        store_partial(to + c * channel + i, square[c], some);
+      }
+    }
+  }
+}
+
+/// Elements of a plane of the source, of the destination.
+inline int64_t source_plane(const ContractionShape& shape) {
+  return shape.walk[0].size * shape.walk[1].size * shape.walk[2].size;
+}
+
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct GroupedPlanarBlocking {
+  using A = Accumulator<T>;
+  GroupedTables<T> tables;
+  int64_t source_elements, dest_elements;  // of a block
+  int64_t block_bytes;
+
+  explicit GroupedPlanarBlocking(const Contraction<T>& p) : tables(p) {
+    source_elements = round_up(source_plane(p) * kLanes<A>, 64);
+    dest_elements = p.pixels() * kLanes<A>;
+    block_bytes = sizeof(T) * (source_elements + dest_elements);
+  }
+
+  Footprint footprint() const {
+    return {kGroupedPixels, kLanes<A>, tables.packed_bytes, tables.buffer_bytes + block_bytes};
+  }
+};
+
+/// The block of channels from `first` on of image `image`, as a channels_last problem on scratch.
+template <class T>
+Contraction<T> transposed_block(const Contraction<T>& p, const T* source, T* dest) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  Contraction<T> block = p;
+  block.batch = 1;
+  block.groups = lanes / p.depth;
+  block.source = source;
+  block.dest = dest;
+  int64_t from = lanes, to = lanes;
+  block.source_strides.channel = block.dest_strides.channel = 1;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    block.source_strides.axis[axis] = from;
+    block.dest_strides.axis[axis] = to;
+    from *= p.walk[axis].size;
+    to *= p.walk[axis].count;
+  }
+  return block;
+}
+
+template <class T, int kGroup>
+void convolve_transposed_groups(const Contraction<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const GroupedPlanarBlocking<T> blocking(p);
+  const GroupedTables<T>& tables = blocking.tables;
+  const int64_t channels = p.groups * kGroup, blocks = ceil_div(channels, lanes);
+  Scratch packed(tables.packed_bytes);
+  const GroupedWeights<T> weights = pack_grouped<T, kGroup>(p, tables, lanes, packed.as<A>());
+
+  const int64_t rows = p.walk[0].count * p.walk[1].count;
+  const int64_t work = p.pixels() * p.taps() * lanes * kGroup;
+  parallel_for(p.batch * blocks, ceil_div(kSmallestWork, work), [&](int64_t begin, int64_t end) {
+    Scratch buffer(tables.buffer_bytes);
+    Scratch planes(blocking.block_bytes);
+    T* source = planes.as<T>();
+    T* dest = source + blocking.source_elements;
+    const Contraction<T> block = transposed_block(p, source, dest);
+    for (int64_t item = begin; item < end; ++item) {
+      // The last register of channels overlaps the one before.
+      const int64_t wanted = item % blocks * lanes, image = item / blocks;
+      const int64_t first = wanted + lanes <= channels ? wanted : channels - lanes;
+      transpose_planes(p.source + image * p.source_strides.batch + first * p.source_strides.channel,
+                       p.source_strides.channel, source_plane(p), source);
+      grouped_rows<T, kGroup>(block, tables, weights.from(first), 0, rows, buffer.as<char>());
+      transpose_pixels(dest, p.pixels(),
+                       p.dest + image * p.dest_strides.batch + first * p.dest_strides.channel,
+                       p.dest_strides.channel);
+    }
+  });
+}
+
+template <class T>
+void grouped_planar(const Contraction<T>& p) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  switch (p.depth) {
+    case 1: return convolve_transposed_groups<T, 1>(p);
+    case 2: return convolve_transposed_groups<T, 2>(p);
+    case 4:
+      if constexpr (lanes >= 4) return convolve_transposed_groups<T, 4>(p);
+      break;
+    case 8:
+      if constexpr (lanes >= 8) return convolve_transposed_groups<T, 8>(p);
+      break;
+  }
+}

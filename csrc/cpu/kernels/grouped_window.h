@@ -1,0 +1,148 @@
+// Grouped convolution in channels_last with dense taps along the width: a window that slides.
+//
+// Where the stride of the width is 1 and its taps are neighbours, pixel i reads for tap t what
+// pixel i + 1 reads for tap t - 1. So kWindowPixels pixels keep a window of as many source
+// registers: a tap loads one of them and one of weights for kWindowPixels FMAs, and shuffles it
+// once where groups have several channels. The window does not move through registers: the loop
+// over taps is unrolled so that its oldest register is known. What a position of the width reads,
+// also in padding, is looked up in a table, so that borders are no special case.
+
+/// With 32 registers 8 accumulators, 8 of the window and one of weights; with 16 half of that.
+constexpr int kWindowPixels = CNNOPS_VECTOR_BYTES == 64 ? 8 : 4;
+
+/// Source channel `kChannel` of every group, in all lanes of its group.
+template <class A, int kGroup, int kChannel>
+inline Vec<A> spread(Vec<A> x) {
+  if constexpr (kGroup == 1) {
+    return x;
+  } else {
+    Vec<typename IndexOf<sizeof(A)>::type> index;
+    for (int lane = 0; lane < kLanes<A>; ++lane) index[lane] = lane / kGroup * kGroup + kChannel;
+    return __builtin_shuffle(x, index);
+  }
+}
+
+/// Whether the taps of a width read neighbours, in ascending or descending order, at stride 1.
+inline bool neighbours_read_neighbours(const Walk& width) {
+  const int64_t step = width.tap_count > 1 ? width.taps[1].offset - width.taps[0].offset : 1;
+  if (width.step != 1 || (step != 1 && step != -1)) return false;
+  for (int64_t t = 0; t < width.tap_count; ++t) {
+    if (width.taps[t].offset != width.taps[0].offset + t * step) return false;
+  }
+  return true;
+}
+
+/// What the positions of a width read, from the lowest one on: element offsets in a line, or -1
+/// for zeros. There are count + tap_count - 1.
+inline void fill_positions(const Walk& width, int64_t stride, int64_t* to) {
+  const int64_t low = width.low();
+  for (int64_t i = 0; i < width.count + width.tap_count - 1; ++i) {
+    const int64_t position = width.resolve(low + i);
+    to[i] = position < 0 ? -1 : position * stride;
+  }
+}
+
+/// The source of some pixels of a destination row.
+template <class T>
+struct Window {
+  const T* const* lines;  // for each (depth, height) tap, null where padding
+  int64_t line_count;
+  const int64_t* positions;  // from what the first pixel reads for the lowest tap on
+  int64_t taps;              // of the width
+  const T* zeros;            // a pixel of zeros
+};
+
+/// sums += the taps of one line, for source channels kChannel and on of every group. `c` is the
+/// first channel; the weights of (tap, source channel) are `pitch` elements apart, taps ascending.
+template <class T, int kGroup, int kChannel, int kPixels, bool kPartial>
+inline void slide(const Window<T>& in, const T* line, const Accumulator<T>* weight, int64_t pitch,
+                  int64_t c, int64_t count, Vec<Accumulator<T>> (&sums)[kPixels]) {
+  using A = Accumulator<T>;
+  const auto source = [&](int64_t i) {
+    const int64_t position = in.positions[i];
+    const T* from = (position < 0 ? in.zeros : line + position) + c;
+    return spread<A, kGroup, kChannel>(kPartial ? load_partial(from, count) : load_wide(from));
+  };
+  Vec<A> window[kPixels];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPixels - 1; ++i) window[i] = source(i);
+  const A* at = weight + kChannel * pitch;
+  for (int64_t t = 0; t < in.taps; t += kPixels) {
+#pragma GCC unroll 8
+    for (int u = 0; u < kPixels; ++u) {
+      if (t + u == in.taps) break;
+      window[(u + kPixels - 1) % kPixels] = source(t + u + kPixels - 1);
+      const Vec<A> value = load(at);
+      at += kGroup * pitch;
+#pragma GCC unroll 8
+      for (int i = 0; i < kPixels; ++i) sums[i] += value * window[(u + i) % kPixels];
+    }
+  }
+  if constexpr (kChannel + 1 < kGroup) {
+    slide<T, kGroup, kChannel + 1, kPixels, kPartial>(in, line, weight, pitch, c, count, sums);
+  }
+}
+
+/// A register of channels from `c` on, of kPixels pixels; with kPartial its first `count`.
+template <class T, int kGroup, int kPixels, bool kPartial>
+inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
+                         const Accumulator<T>* bias, int64_t pitch, int64_t c, int64_t count, T* to,
+                         int64_t to_pixel) {
+  using A = Accumulator<T>;
+  Vec<A> sums[kPixels];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPixels; ++i) sums[i] = load(bias + c);
+  for (int64_t line = 0; line < in.line_count; ++line) {
+    if (in.lines[line] == nullptr) continue;
+    slide<T, kGroup, 0, kPixels, kPartial>(
+        in, in.lines[line], weight + line * in.taps * kGroup * pitch + c, pitch, c, count, sums);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kPixels; ++i) {
+    T* out = to + i * to_pixel + c;
+    if (kPartial) {
+      store_partial(out, sums[i], count);
+    } else {
+      store_narrow(out, sums[i]);
+    }
+  }
+}
+
+/// All channels of kPixels pixels. The last register overlaps the one before.
+template <class T, int kGroup, int kPixels>
+inline void window_pixels(const Window<T>& in, const Accumulator<T>* weight,
+                          const Accumulator<T>* bias, int64_t pitch, int64_t channels, T* to,
+                          int64_t to_pixel) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  if (channels < lanes) {
+    return window_block<T, kGroup, kPixels, true>(in, weight, bias, pitch, 0, channels, to,
+                                                  to_pixel);
+  }
+  for (int64_t c = 0; c < channels; c += lanes) {
+    const int64_t at = c + lanes <= channels ? c : channels - lanes;
+    window_block<T, kGroup, kPixels, false>(in, weight, bias, pitch, at, 0, to, to_pixel);
+  }
+}
+
+/// A destination row of `count` pixels; `in` is the window of its first pixel. The last block of
+/// pixels overlaps the one before it where some are left over: it computes the same again.
+template <class T, int kGroup>
+inline void window_row(Window<T> in, const Accumulator<T>* weight, const Accumulator<T>* bias,
+                       int64_t pitch, int64_t channels, int64_t count, T* to, int64_t to_pixel) {
+  const int64_t* positions = in.positions;
+  int64_t pixels = kWindowPixels;
+  while (pixels > count) pixels /= 2;
+  for (int64_t w = 0; w < count; w += pixels) {
+    const int64_t at = w + pixels <= count ? w : count - pixels;
+    in.positions = positions + at;
+    T* out = to + at * to_pixel;
+    switch (pixels) {
+      case 1: window_pixels<T, kGroup, 1>(in, weight, bias, pitch, channels, out, to_pixel); break;
+      case 2: window_pixels<T, kGroup, 2>(in, weight, bias, pitch, channels, out, to_pixel); break;
+      case 4: window_pixels<T, kGroup, 4>(in, weight, bias, pitch, channels, out, to_pixel); break;
+#if CNNOPS_VECTOR_BYTES == 64
+      default: window_pixels<T, kGroup, 8>(in, weight, bias, pitch, channels, out, to_pixel); break;
+#endif
+    }
+  }
+}

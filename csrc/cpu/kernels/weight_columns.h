@@ -1,0 +1,65 @@
+// Reading weights as registers of destination channels, whatever their layout in memory: for the
+// kernels whose vectors run along those channels.
+
+/// Calls put(tap, channel, register) for `lanes` destination channels from `first` on, every tap
+/// and the source channels [channel_begin, channel_end) of a group; channels past the last are
+/// zero. `taps` are the offsets of the taps in the weight. Squares of lanes x lanes go through
+/// registers where K or one of the channels is contiguous.
+template <class T, class Put>
+inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, int64_t group,
+                                int64_t first, int64_t channel_begin, int64_t channel_end,
+                                const Put& put) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t tap_count = p.taps(), row = p.weight_strides.row, depth = p.weight_strides.depth;
+  const T* from = p.weight + group * p.weight_strides.group + first * row;
+  const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
+  const auto element = [&](int64_t tap, int64_t c) {
+    alignas(64) A values[lanes] = {};
+    const T* at = from + taps[tap] + c * depth;
+    for (int64_t r = 0; r < rows; ++r) values[r] = widen(at[r * row]);
+    put(tap, c, load(values));
+  };
+  const int64_t squares = rows < lanes ? 0 : (channel_end - channel_begin) / lanes * lanes;
+  int64_t c = channel_begin;
+  for (; c < channel_begin + squares; c += lanes) {
+    if (depth == 1) {
+      for (int64_t tap = 0; tap < tap_count; ++tap) {
+        Vec<A> square[lanes];
+        for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + taps[tap] + c + r * row);
+        transpose<A>(square);
+        for (int r = 0; r < lanes; ++r) put(tap, c + r, square[r]);
+      }
+    } else if (row == 1) {
+      for (int64_t tap = 0; tap < tap_count; ++tap) {
+        for (int64_t r = c; r < c + lanes; ++r) {
+          put(tap, r, load_wide(from + taps[tap] + r * depth));
+        }
+      }
+    } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
+      // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
+      int64_t tap = 0, channel = c;
+      for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
+        Vec<A> square[lanes];
+#pragma GCC unroll 16
+        for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + c * depth + k + r * row);
+        transpose<A>(square);
+#pragma GCC unroll 16
+        for (int r = 0; r < lanes; ++r) {
+          put(tap, channel, square[r]);
+          if (++tap == tap_count) tap = 0, ++channel;
+        }
+      }
+    } else {
+      // Destination channels `row` apart: one contiguous run of all taps where row == tap_count.
+      for (int64_t r = c; r < c + lanes; ++r) {
+        for (int64_t tap = 0; tap < tap_count; ++tap) {
+          put(tap, r, load_strided(from + taps[tap] + r * depth, row));
+        }
+      }
+    }
+  }
+  for (int64_t tap = 0; tap < tap_count; ++tap) {
+    for (int64_t rest = c; rest < channel_end; ++rest) element(tap, rest);
+  }
+}

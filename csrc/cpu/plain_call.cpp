@@ -1,0 +1,276 @@
+#include "cpu/plain_call.h"
+
+#include <torch/csrc/stable/c/shim.h>
+
+#include <cstring>
+
+// Since torch 2.14; null with an older one, where every call goes the long way.
+extern "C" {
+[[gnu::weak]] AOTITorchError torch_tensor_from_pyobject(void* object, AtenTensorHandle* tensor);
+[[gnu::weak]] AOTITorchError torch_tensor_to_pyobject(AtenTensorHandle tensor, void* type,
+                                                      void** object);
+[[gnu::weak]] AOTITorchError torch_has_storage(AtenTensorHandle tensor, bool* has_storage);
+}
+
+namespace cnnops {
+namespace {
+
+/// What `set_plain` said is plain; both are tuples.
+PyObject* tensor_types = nullptr;
+PyObject* guards = nullptr;
+
+PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
+
+/// Whether the attribute or the result is the object True or False that is `expected`.
+bool is_bool(PyObject* owned, bool expected) {
+  if (owned == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  Py_DECREF(owned);
+  return owned == (expected ? Py_True : Py_False);
+}
+
+bool has_plain_type(PyObject* object) {
+  PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+  for (Py_ssize_t i = 0; i < PyTuple_Size(tensor_types); ++i) {
+    if (type == PyTuple_GetItem(tensor_types, i)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+bool plain_calls_are_possible() {
+  if (torch_tensor_from_pyobject == nullptr || torch_tensor_to_pyobject == nullptr ||
+      torch_has_storage == nullptr || guards == nullptr) {
+    return false;
+  }
+  const Py_ssize_t count = PyTuple_Size(guards);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* answer = PyObject_CallNoArgs(PyTuple_GetItem(guards, i));
+    const int unusual = answer == nullptr ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    if (unusual == 0) continue;
+    PyErr_Clear();
+    return false;
+  }
+  return true;
+}
+
+bool read(PyObject* from, std::optional<Tensor>& to) {
+  static PyObject* const is_nested = interned("is_nested");
+  static PyObject* const is_neg = interned("is_neg");
+  if (from == Py_None) return true;
+  if (!has_plain_type(from)) return false;
+  if (!is_bool(PyObject_GetAttr(from, is_nested), false)) return false;
+  if (!is_bool(PyObject_CallMethodObjArgs(from, is_neg, nullptr), false)) return false;
+  AtenTensorHandle handle = nullptr;
+  if (torch_tensor_from_pyobject(from, &handle) != TORCH_SUCCESS) return false;
+  to = Tensor(handle);
+  int32_t device = -1, layout = -1;
+  bool has_storage = false;
+  const void* data = nullptr;
+  // Wrappers of other tensors and tensors of zeros without memory have no address.
+  return aoti_torch_get_device_type(handle, &device) == TORCH_SUCCESS &&
+         device == aoti_torch_device_type_cpu() &&
+         aoti_torch_get_layout(handle, &layout) == TORCH_SUCCESS &&
+         layout == aoti_torch_layout_strided() &&
+         torch_has_storage(handle, &has_storage) == TORCH_SUCCESS && has_storage &&
+         torch_get_const_data_ptr(handle, &data) == TORCH_SUCCESS && data != nullptr;
+}
+
+bool read(PyObject* from, RequiredTensor& to) { return from != Py_None && read(from, to.tensor); }
+
+bool read(PyObject* from, int64_t& to) {
+  if (!PyLong_CheckExact(from)) return false;
+  int overflow = 0;
+  to = PyLong_AsLongLongAndOverflow(from, &overflow);
+  return overflow == 0;
+}
+
+bool read(PyObject* from, std::optional<int64_t>& to) {
+  return from == Py_None || read(from, to.emplace());
+}
+
+bool read(PyObject* from, IntList& to) {
+  const bool is_tuple = PyTuple_CheckExact(from);
+  if (!is_tuple && !PyList_CheckExact(from)) return false;
+  const Py_ssize_t size = is_tuple ? PyTuple_Size(from) : PyList_Size(from);
+  to.resize(size);
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    if (!read(is_tuple ? PyTuple_GetItem(from, i) : PyList_GetItem(from, i), to[i])) return false;
+  }
+  return true;
+}
+
+bool read(PyObject* from, bool& to) {
+  to = from == Py_True;
+  return PyBool_Check(from);
+}
+
+bool read(PyObject* from, std::string& to) {
+  if (!PyUnicode_CheckExact(from)) return false;
+  Py_ssize_t size = 0;
+  const char* text = PyUnicode_AsUTF8AndSize(from, &size);
+  if (text == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  to.assign(text, size);
+  return true;
+}
+
+PyObject* to_python(const Tensor& tensor) {
+  void* object = nullptr;
+  if (torch_tensor_to_pyobject(tensor.get(), nullptr, &object) != TORCH_SUCCESS) {
+    PyErr_SetString(PyExc_RuntimeError, "cnnops: torch could not make a Python tensor");
+    return nullptr;
+  }
+  return static_cast<PyObject*>(object);
+}
+
+PyObject* to_python(const std::tuple<Tensor, Tensor>& tensors) {
+  PyObject* first = to_python(std::get<0>(tensors));
+  PyObject* second = first == nullptr ? nullptr : to_python(std::get<1>(tensors));
+  PyObject* both = second == nullptr ? nullptr : PyTuple_Pack(2, first, second);
+  Py_XDECREF(first);
+  Py_XDECREF(second);
+  return both;
+}
+
+bool wants_gradient(PyObject* const* arguments, int tensors) {
+  static PyObject* const requires_grad = interned("requires_grad");
+  if (!aoti_torch_grad_mode_is_enabled()) return false;
+  for (int i = 0; i < tensors; ++i) {
+    if (arguments[i] == Py_None) continue;
+    if (is_bool(PyObject_GetAttr(arguments[i], requires_grad), true)) return true;
+  }
+  return false;
+}
+
+PyObject* recorded(PyObject* record, PyObject* output, PyObject* const* arguments, Py_ssize_t count,
+                   int tensors) {
+  PyObject* inputs = PyTuple_New(count);
+  for (Py_ssize_t i = 0; inputs != nullptr && i < count; ++i) {
+    Py_INCREF(arguments[i]);
+    PyTuple_SetItem(inputs, i, arguments[i]);
+  }
+  PyObject* done = inputs == nullptr ? nullptr : PyTuple_Pack(2, output, inputs);
+  PyObject* all = done == nullptr ? nullptr : PyTuple_New(tensors + 1);
+  Py_DECREF(output);
+  Py_XDECREF(inputs);
+  if (all == nullptr) {
+    Py_XDECREF(done);
+    return nullptr;
+  }
+  for (int i = 0; i < tensors; ++i) {
+    Py_INCREF(arguments[i]);
+    PyTuple_SetItem(all, i, arguments[i]);
+  }
+  PyTuple_SetItem(all, tensors, done);
+  PyObject* result = PyObject_Call(record, all, nullptr);
+  Py_DECREF(all);
+  return result;
+}
+
+Detached::Detached()
+    : thread_(PyEval_SaveThread()), grad_enabled_(aoti_torch_grad_mode_is_enabled()) {
+  if (grad_enabled_) aoti_torch_grad_mode_set_enabled(false);
+}
+
+Detached::~Detached() {
+  if (grad_enabled_) aoti_torch_grad_mode_set_enabled(true);
+  PyEval_RestoreThread(thread_);
+}
+
+namespace {
+
+/// The tuple of `rank` entries, each `times` over, that an int or a tuple of `rank` stands for; a
+/// new reference, or null where the general rule (cnnops.geometry) must be asked.
+PyObject* repeat_entries(PyObject* value, Py_ssize_t rank, Py_ssize_t times) {
+  const bool is_int = PyLong_CheckExact(value);
+  if (!is_int && (!PyTuple_CheckExact(value) || PyTuple_Size(value) != rank)) return nullptr;
+  PyObject* tuple = PyTuple_New(rank * times);
+  if (tuple == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  for (Py_ssize_t i = 0; i < rank * times; ++i) {
+    PyObject* entry = is_int ? value : PyTuple_GetItem(value, i / times);
+    Py_INCREF(entry);
+    PyTuple_SetItem(tuple, i, entry);
+  }
+  return tuple;
+}
+
+using FastFunction = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
+
+FastFunction function_of(const PyMethodDef& method) {
+  return reinterpret_cast<FastFunction>(reinterpret_cast<void (*)()>(method.ml_meth));
+}
+
+/// conv(rank, input, weight, bias, stride, padding, dilation, groups) as in torch.nn.functional:
+/// the operator `convolution` with its lists completed.
+PyObject* plain_conv(PyObject* record, PyObject* const* arguments, Py_ssize_t count) {
+  static PyObject* const zeros = interned("zeros");
+  int64_t rank = 0;
+  if (count != 8 || !read(arguments[0], rank) || rank < 1 || rank > 3) Py_RETURN_NONE;
+  PyObject* stride = repeat_entries(arguments[4], rank, 1);
+  PyObject* padding = repeat_entries(arguments[5], rank, 2);
+  PyObject* dilation = repeat_entries(arguments[6], rank, 1);
+  PyObject* result = nullptr;
+  if (stride != nullptr && padding != nullptr && dilation != nullptr) {
+    PyObject* const complete[] = {arguments[1], arguments[2], arguments[3], stride,
+                                  padding,      dilation,     arguments[7], zeros};
+    result = function_of(conv_plain_calls[0])(record, complete, 8);
+  } else {
+    Py_INCREF(Py_None);
+    result = Py_None;
+  }
+  Py_XDECREF(stride);
+  Py_XDECREF(padding);
+  Py_XDECREF(dilation);
+  return result;
+}
+
+PyMethodDef conv_method{"conv",
+                        reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_conv)),
+                        METH_FASTCALL, nullptr};
+
+PyMethodDef* find(const char* name) {
+  if (std::strcmp(name, conv_method.ml_name) == 0) return &conv_method;
+  for (PyMethodDef* table : {conv_plain_calls, pool_plain_calls}) {
+    for (PyMethodDef* method = table; method->ml_name != nullptr; ++method) {
+      if (std::strcmp(name, method->ml_name) == 0) return method;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+PyObject* bind_plain_call(PyObject*, PyObject* arguments) {
+  const char* name = nullptr;
+  PyObject* record = nullptr;
+  if (!PyArg_ParseTuple(arguments, "sO", &name, &record)) return nullptr;
+  PyMethodDef* method = find(name);
+  if (method == nullptr) return PyErr_Format(PyExc_ValueError, "no operator is named '%s'", name);
+  return PyCFunction_NewEx(method, record, nullptr);
+}
+
+PyObject* set_plain(PyObject*, PyObject* arguments) {
+  PyObject *types = nullptr, *functions = nullptr;
+  if (!PyArg_ParseTuple(arguments, "O!O!", &PyTuple_Type, &types, &PyTuple_Type, &functions)) {
+    return nullptr;
+  }
+  Py_INCREF(types);
+  Py_INCREF(functions);
+  Py_XDECREF(tensor_types);
+  Py_XDECREF(guards);
+  tensor_types = types;
+  guards = functions;
+  Py_RETURN_NONE;
+}
+
+}  // namespace cnnops

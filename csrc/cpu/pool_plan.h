@@ -1,0 +1,73 @@
+// Which loop runs which pooling by windows: all rules in one place. They look at the shape and the
+// layout only. A choice comes with its reason, which `cnnops.plan` prints.
+#pragma once
+
+#include "cpu/pool_kernels.h"
+#include "pool_geometry.h"
+
+namespace cnnops {
+
+inline const char* name_of(PoolAlgorithm algorithm) {
+  switch (algorithm) {
+    case PoolAlgorithm::whole_rows: return "pool_whole_rows";
+    case PoolAlgorithm::rows_by_phases: return "pool_rows_by_phases";
+    case PoolAlgorithm::rows_by_windows: return "pool_rows_by_windows";
+    case PoolAlgorithm::pixels: return "pool_pixels";
+  }
+  return "";
+}
+
+/// What a pooling runs, and why.
+struct PoolChoice {
+  PoolAlgorithm algorithm;
+  const char* reason;
+};
+
+/// Is the plane one row under one window? Global pooling of any rank is handed over like that.
+inline bool is_one_window(const PoolProblem& p) {
+  const PoolWindows& width = p.axis[2];
+  for (const PoolWindows& axis : {p.axis[0], p.axis[1]}) {
+    if (axis.input != 1 || axis.output != 1) return false;
+  }
+  return width.output == 1 && width.dilation == 1 && width.begin[0] == 0 &&
+         width.end[0] == width.input;
+}
+
+inline PoolChoice choose_pool(const PoolProblem& p) {
+  const PoolWindows& width = p.axis[2];
+  if (p.channels_last) return {PoolAlgorithm::pixels, "channels lie side by side"};
+  if (is_one_window(p)) return {PoolAlgorithm::whole_rows, "one window holds the plane"};
+  if (width.stride != 1 && width.stride != 2) {
+    const char* reason = width.stride == 0 ? "windows lie on no grid" : "windows hardly overlap";
+    return {PoolAlgorithm::rows_by_windows, reason};
+  }
+  if ((width.kernel - 1) * width.dilation / width.stride >= kPoolRowReach) {
+    return {PoolAlgorithm::rows_by_windows, "windows too wide for shifted vectors"};
+  }
+  return {PoolAlgorithm::rows_by_phases, "stride 1 or 2: taps of neighbours are shifted vectors"};
+}
+
+inline IndexedProblem indexed_problem(const PoolGeometry& g, bool channels_last) {
+  return {g.batch, g.channels, g.output_plane(), g.input_plane(), channels_last};
+}
+
+/// A problem for the kernels, with its plan and the lists of windows it points to.
+class PlannedPool {
+ public:
+  PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
+              bool inverse);
+  PlannedPool(const PlannedPool&) = delete;
+  PlannedPool& operator=(const PlannedPool&) = delete;
+
+  const PoolProblem& problem() const { return problem_; }
+  const char* reason() const { return reason_; }
+  /// Bytes of the lists.
+  int64_t bytes() const;
+
+ private:
+  AxisWindows windows_[3];
+  PoolProblem problem_;
+  const char* reason_;
+};
+
+}  // namespace cnnops

@@ -1,0 +1,231 @@
+"""`cnnops.plan`: that it tells what runs, in one line, and how much memory that takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import cnnops
+from cnnops import _C
+from cnnops.benchmarks import NAMED, Layer
+from cnnops.plan import plan_call
+
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+
+
+def algorithms(*args: Any, **kwargs: Any) -> list[str]:
+    return [step.algorithm for step in cnnops.plan(*args, **kwargs).steps]
+
+
+@pytest.mark.parametrize(
+    ("expected", "arguments"),
+    [
+        ("gemm_planar", {}),
+        ("gemm_channels_last", {"memory_format": torch.channels_last}),
+        ("gemm_planar", {"phase": "bwd_input"}),
+        ("weight_gemm_planar", {"phase": "bwd_weight"}),
+        (
+            "weight_gemm_channels_last",
+            {"phase": "bwd_weight", "memory_format": torch.channels_last},
+        ),
+    ],
+)
+def test_dense_convolutions(expected: str, arguments: dict[str, Any]) -> None:
+    assert algorithms("conv2d", (2, 64, 30, 30), (96, 64, 5, 5), **arguments) == [expected]
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("phase", ["fwd", "bwd_input", "bwd_weight"])
+def test_depthwise_convolutions(phase: str, layout: str) -> None:
+    (found,) = algorithms(
+        *("conv2d", (2, 64, 30, 30), (64, 1, 3, 3)),
+        phase=phase,
+        memory_format=LAYOUTS[layout],
+        groups=64,
+    )
+    kernel = "direct_planar" if layout == "nchw" else "grouped_channels_last"
+    assert found == ("weight_" if phase == "bwd_weight" else "") + kernel
+
+
+def test_phases_of_a_stride_are_steps() -> None:
+    plan = cnnops.plan("conv_transpose2d", (1, 32, 9, 9), (32, 16, 4, 4), stride=2, padding=1)
+    assert len(plan.steps) == 4
+    assert str(plan).startswith("convolution_grad_input: 4 x gemm_planar (")
+
+
+@pytest.mark.parametrize(
+    ("expected", "op", "options"),
+    [
+        ("pool_rows_by_phases", "max_pool2d", {"kernel_size": 3, "stride": 2}),
+        ("pool_rows_by_windows", "max_pool2d", {"kernel_size": 3}),
+        ("pool_rows_by_windows", "adaptive_avg_pool2d", {"output_size": 6}),
+        ("pool_whole_rows", "adaptive_avg_pool2d", {"output_size": 1}),
+        ("pool_fractional", "fractional_max_pool2d", {"kernel_size": 2, "output_size": 5}),
+    ],
+)
+def test_poolings(expected: str, op: str, options: dict[str, int]) -> None:
+    shape = (2, 32, 13, 13)
+    assert algorithms(op, shape, **options) == [expected]
+    if not op.startswith("fractional"):
+        assert algorithms(op, shape, memory_format=torch.channels_last, **options) == [
+            "pool_pixels"
+        ]
+
+
+def test_gradients_of_poolings() -> None:
+    shape = (2, 32, 13, 13)
+    train = cnnops.plan("max_pool2d", shape, kernel_size=2, phase="train")
+    assert [step.operator for step in train.steps] == ["max_pool_with_indices", "max_pool_backward"]
+    assert algorithms("avg_pool2d", shape, kernel_size=2, phase="bwd_input") == [
+        "pool_rows_by_phases"
+    ]
+
+
+@pytest.mark.parametrize("layer", NAMED, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("phase", ["fwd", "bwd"])
+def test_every_named_layer_has_a_plan_of_one_line(layer: Layer, phase: str) -> None:
+    call = layer.call
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        plan = cnnops.plan(
+            call.function, call.input, call.weight or None, phase=phase, dtype=dtype, **call.options
+        )
+        assert plan.steps
+        assert "\n" not in str(plan)
+        assert all(step.reason in str(plan) for step in plan.steps)
+
+
+def test_the_tile_is_that_of_the_instruction_set(set_isa: Callable[[str], None]) -> None:
+    lanes = {"baseline": 4, "avx2": 8, "avx512": 16}
+    for isa in _C.available_isas():
+        set_isa(isa)
+        (step,) = cnnops.plan("conv2d", (1, 64, 30, 30), (64, 64, 3, 3)).steps
+        rows, columns = step.tile
+        assert rows > 1
+        assert columns % lanes[isa] == 0
+        # A group of 8 channels is in no register of 4.
+        grouped = ("conv2d", (1, 32, 30, 30), (32, 8, 3, 3))
+        found = algorithms(*grouped, groups=4, memory_format=torch.channels_last)
+        assert found == ["gemm_channels_last" if isa == "baseline" else "grouped_channels_last"]
+
+
+def test_mixed_layouts_copy() -> None:
+    image = torch.empty(2, 8, 9, 9, device="meta")
+    weight = torch.empty(16, 8, 3, 3, device="meta").contiguous(memory_format=torch.channels_last)
+    plan = plan_call(cnnops.functional.conv2d, (image, weight), {}, "fwd")
+    assert [step.algorithm for step in plan.steps] == ["copy", "gemm_channels_last"]
+    assert plan.steps[0].held == image.nbytes
+    assert plan.workspace(1) >= image.nbytes
+
+
+def test_padding_that_reads_inside_folds() -> None:
+    weight = torch.empty(16, 16, 3, 3, device="meta")
+    image = torch.empty(1, 16, 9, 9, device="meta")
+
+    def convolution(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ones = (1, 1)
+        return cnnops.ops.convolution(image, weight, None, ones, (1, 1, 1, 1), ones, 1, "reflect")
+
+    plan = plan_call(convolution, (image, weight), {}, "bwd_input")
+    assert [step.algorithm for step in plan.steps] == ["gemm_planar", "fold_padding"]
+    assert plan.steps[1].held == 4 * 16 * 11 * 11  # the gradient of the padded image
+
+
+def test_workspace_does_not_grow_with_the_image() -> None:
+    def workspace(size: int, **arguments: Any) -> int:
+        return cnnops.plan("conv2d", (8, 64, size, size), (64, 64, 3, 3), **arguments).workspace(2)
+
+    for phase in ("fwd", "bwd_input", "bwd_weight"):
+        for memory_format in LAYOUTS.values():
+            for dtype in (torch.float32, torch.bfloat16):
+                same = {"phase": phase, "memory_format": memory_format, "dtype": dtype}
+                assert workspace(512, **same) <= workspace(128, **same)
+
+
+#: Prints how far a call makes memory grow beyond its result, for two sizes of image.
+GROWTH = """
+import sys
+import torch
+import cnnops.functional as F
+from cnnops.benchmarks.memory import peak_of
+
+torch.set_num_threads(1)
+phase, layout, dtype, function = sys.argv[1:]
+for size in (256, 768):
+    x = torch.rand(1, 16, size, size).to(getattr(torch, dtype))
+    if layout == "nhwc":
+        x = x.contiguous(memory_format=torch.channels_last)
+    if function == "conv2d":
+        w = torch.rand(16, 16, 3, 3).to(x.dtype).requires_grad_(phase == "bwd_weight")
+        call = lambda x: F.conv2d(x, w, padding=1)
+    else:
+        call = lambda x: getattr(F, function)(x, 3, 2, 1)
+    if phase == "fwd":
+        def run():
+            return (call(x),)
+    else:
+        output = call(x.requires_grad_(phase == "bwd_input"))
+        g = torch.rand_like(output)
+        wanted = [x] if phase == "bwd_input" else [w]
+        def run():
+            return torch.autograd.grad(output, wanted, g, retain_graph=True)
+    run()
+    print(peak_of(run))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux")
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize(
+    ("function", "phase", "dtype"),
+    [
+        ("conv2d", "fwd", "float32"),
+        ("conv2d", "bwd_input", "float32"),
+        ("conv2d", "bwd_weight", "float32"),
+        ("conv2d", "bwd_weight", "bfloat16"),
+        ("max_pool2d", "fwd", "float32"),
+        ("max_pool2d", "bwd_input", "float32"),
+        ("max_pool2d", "bwd_input", "bfloat16"),
+        ("avg_pool2d", "bwd_input", "float32"),
+    ],
+)
+def test_memory_does_not_grow_with_the_image(
+    function: str, phase: str, dtype: str, layout: str
+) -> None:
+    """Measured, not planned: an image of nine times as many pixels takes no more beside itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, phase, layout, dtype, function],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    small, large = map(int, done.stdout.split())
+    image = 16 * 768 * 768 * 2  # bytes of the large one in the narrowest type
+    assert large < small + image / 2, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("softmax", (1, 2)), "'softmax'"),
+        (("max_pool2d", (1, 2, 8, 8)), "kernel_size"),
+        (("conv2d", (1, 3, 8, 8), (4, 2, 3, 3)), "channels"),
+    ],
+)
+def test_calls_that_cannot_be_made(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises((RuntimeError, TypeError, ValueError), match=message):
+        cnnops.plan(*arguments)
+
+
+def test_unknown_phase_and_misplaced_bias() -> None:
+    with pytest.raises(ValueError, match="'sideways'"):
+        cnnops.plan("conv2d", (1, 3, 8, 8), (4, 3, 3, 3), phase="sideways")
+    with pytest.raises(ValueError, match="bias"):
+        cnnops.plan("max_pool2d", (1, 3, 8, 8), bias=True, kernel_size=2)
+    plan = cnnops.plan("conv_transpose2d", (1, 4, 8, 8), (4, 2, 3, 3), bias=True, groups=2)
+    assert plan.steps

@@ -1,0 +1,242 @@
+"""Winograd convolution: when it is chosen, against float64, on every instruction set, and its switch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from process import environment
+from torch import Tensor
+
+import cnnops.functional
+from cnnops import _C
+from cnnops.check.reference import lay_out
+from cnnops.plan import plan
+
+#: The error that is promised, as a fraction of the largest output (docs/architecture.md).
+PROMISED = 2e-5
+
+LAYOUTS = ["contiguous", "channels_last"]
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+# Input, output channels, and the tile that the plan chooses.
+SMALL = (1, 32, 8, 9), 48, "winograd_2x2"
+LARGE = (2, 32, 25, 30), 48, "winograd_4x4"
+
+
+def algorithm(shape: tuple[int, ...], rows: int, phase: str = "fwd", **options: Any) -> str:
+    weight = (rows, shape[1], 3, 3)
+    options = {"padding": 1, **options}
+    return plan("conv2d", shape, weight, phase=phase, **options).algorithm
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a fraction of the largest element."""
+    assert actual.shape == expected.shape
+    return float((actual.double() - expected).abs().max() / expected.abs().max())
+
+
+@pytest.fixture
+def precision() -> Iterator[Callable[[Any, str], None]]:
+    """Sets fp32_precision of torch.backends or one below it, and undoes it after the test."""
+    before = []
+
+    def set_precision(backend: Any, value: str) -> None:
+        before.append((backend, backend.fp32_precision))
+        backend.fp32_precision = value
+
+    yield set_precision
+    for backend, value in reversed(before):
+        backend.fp32_precision = value
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("phase", ["fwd", "bwd_input"])
+@pytest.mark.parametrize(("shape", "rows", "tile"), [SMALL, LARGE])
+def test_chosen(shape: tuple[int, ...], rows: int, tile: str, phase: str, layout: str) -> None:
+    assert algorithm(shape, rows, phase, memory_format=FORMATS[layout]) == tile
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        (48, {"stride": 2}),
+        (48, {"dilation": 2, "padding": 2}),
+        (48, {"dtype": torch.float64}),
+        (48, {"dtype": torch.bfloat16}),
+        (8, {}),
+    ],
+)
+def test_not_chosen(rows: int, options: dict[str, Any]) -> None:
+    assert not algorithm((2, 32, 25, 30), rows, **options).startswith("winograd")
+
+
+def test_not_chosen_for_large_weights_and_one_small_map() -> None:
+    assert not algorithm((1, 512, 7, 7), 512).startswith("winograd")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("batch", "channels", "size"),
+    [
+        (1, 64, 56),
+        (1, 128, 28),
+        (4, 256, 14),
+        (8, 512, 7),
+        pytest.param(1, 64, 224, marks=pytest.mark.slow),
+    ],
+)
+def test_promised_accuracy(batch: int, channels: int, size: int, layout: str) -> None:
+    x = lay_out(torch.randn(batch, channels, size, size), layout)
+    weight = lay_out(torch.randn(channels, channels, 3, 3), layout)
+    shape = (batch, channels, size, size)
+    assert algorithm(shape, channels, memory_format=FORMATS[layout]).startswith("winograd")
+    x64, weight64 = x.double().requires_grad_(), weight.double()
+    expected = F.conv2d(x64, weight64, padding=1)
+    (expected_grad,) = torch.autograd.grad(expected, x64, x64.detach())
+    assert error(cnnops.functional.conv2d(x, weight, padding=1), expected.detach()) < PROMISED
+    grad = cnnops.functional.conv_transpose2d(x, weight, padding=1)
+    assert error(grad, expected_grad) < PROMISED
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("layout", [*LAYOUTS, "sliced", "transposed"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 1, 4), (5, 5, 5, 5)])
+@pytest.mark.parametrize(
+    ("batch", "depth", "rows", "height", "width"),
+    [(1, 16, 16, 12, 10), (3, 21, 37, 9, 9), (2, 70, 67, 17, 30), (5, 40, 80, 6, 41)],
+)
+def test_against_float64(
+    batch: int,
+    depth: int,
+    rows: int,
+    height: int,
+    width: int,
+    padding: tuple[int, ...],
+    mode: str,
+    layout: str,
+    isa: str,
+    set_isa: Callable[[str], None],
+) -> None:
+    set_isa(isa)
+    x = lay_out(torch.randn(batch, depth, height, width), layout)
+    weight = lay_out(torch.randn(rows, depth, 3, 3), layout)
+    bias = torch.randn(rows)
+    arguments = ((1, 1), padding, (1, 1), 1, mode)
+    x64 = x.double().requires_grad_()
+    top, bottom, left, right = padding
+    named = {"mode": "constant" if mode == "zeros" else mode}
+    padded = F.pad(x64, (left, right, top, bottom), **named)
+    expected = F.conv2d(padded, weight.double(), bias.double())
+    grad = lay_out(torch.randn(expected.shape), layout)
+    (expected_grad,) = torch.autograd.grad(expected, x64, grad.double())
+    output = torch.ops.cnnops.convolution(x, weight, bias, *arguments)
+    assert error(output, expected.detach()) < PROMISED
+    grad_input = torch.ops.cnnops.convolution_grad_input(
+        grad, weight, None, (height, width), *arguments
+    )
+    assert error(grad_input, expected_grad) < PROMISED
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("shape", "weight", "options"),
+    [
+        # Kernels that are 3x3 in a plane, and the 3x3 phases of a strided gradient.
+        ((2, 24, 5, 20, 20), (32, 24, 1, 3, 3), {"padding": (0, 1, 1)}),
+        ((2, 24, 5, 20, 20), (32, 24, 1, 3, 3), {"padding": (1, 1, 1), "stride": (2, 1, 1)}),
+        ((2, 24, 20, 20), (24, 32, 6, 6), {"stride": 2, "padding": 2, "transposed": True}),
+    ],
+)
+def test_planes_and_phases(
+    shape: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], layout: str
+) -> None:
+    options = dict(options)
+    name = ("conv_transpose" if options.pop("transposed", False) else "conv") + f"{len(shape) - 2}d"
+    x, w = lay_out(torch.randn(shape), layout), lay_out(torch.randn(weight), layout)
+    if layout == "channels_last" or name == "conv3d":
+        last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+        chosen = last if layout == "channels_last" else torch.contiguous_format
+        found = plan(name, shape, weight, memory_format=chosen, **options)
+        assert found.algorithm.startswith("winograd")
+    expected = getattr(F, name)(x.double(), w.double(), **options)
+    assert error(getattr(cnnops.functional, name)(x, w, **options), expected) < PROMISED
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("shape", "rows", "tile"), [SMALL, LARGE, ((4, 96, 60, 60), 80, "4x4")])
+def test_the_same_for_any_number_of_threads(
+    shape: tuple[int, ...], rows: int, tile: str, layout: str, set_threads: Callable[[int], None]
+) -> None:
+    x, weight = lay_out(torch.randn(shape), layout), torch.randn(rows, shape[1], 3, 3)
+    results = []
+    for threads in (1, 1, 2, 3):
+        set_threads(threads)
+        results.append(cnnops.functional.conv2d(x, weight, padding=1))
+    assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+def test_padding_never_reads_what_lies_around_the_tensor() -> None:
+    for layout in LAYOUTS:
+        around = lay_out(torch.full((4, 40, 23, 24), float("nan")), layout)
+        inner = around[1:3, 2:36, 3:20, 2:21]
+        inner.copy_(torch.randn(inner.shape))
+        weight = torch.randn(20, 34, 3, 3)
+        assert cnnops.functional.conv2d(inner, weight, padding=2).isfinite().all()
+
+
+def test_a_nan_reaches_its_windows_and_stays_in_their_tiles() -> None:
+    shape, rows, tile = LARGE
+    assert tile == "winograd_4x4"
+    x = torch.randn(shape)
+    x[1, 7, 9, 14] = float("nan")
+    nan = cnnops.functional.conv2d(x, torch.randn(rows, shape[1], 3, 3), padding=1).isnan()
+    assert nan[1, :, 8:11, 13:16].all()
+    nan[1, :, 8:12, 12:16] = False  # tiles of 4x4, from the first output on
+    assert not nan.any()
+
+
+def test_workspace_does_not_grow_with_the_image() -> None:
+    # More threads than items could not use more.
+    small, large = (
+        plan("conv2d", (1, 64, size, size), (64, 64, 3, 3), padding=1) for size in (112, 448)
+    )
+    assert small.algorithm == large.algorithm == "winograd_4x4"
+    assert small.workspace(2) == large.workspace(2)
+
+
+def test_ieee_precision_turns_it_off(precision: Callable[[Any, str], None]) -> None:
+    shape, rows, tile = LARGE
+    x, weight = torch.randn(shape), torch.randn(rows, shape[1], 3, 3)
+    transformed = cnnops.functional.conv2d(x, weight, padding=1)
+    for backend in (torch.backends.mkldnn.conv, torch.backends):
+        precision(backend, "ieee")
+        assert not algorithm(shape, rows).startswith("winograd")
+        direct = cnnops.functional.conv2d(x, weight, padding=1)
+        assert not torch.equal(direct, transformed)
+        torch.testing.assert_close(direct, transformed, rtol=1e-4, atol=1e-3)
+        precision(backend, "none")
+        assert algorithm(shape, rows) == tile
+
+
+@pytest.mark.parametrize(("value", "allowed"), [("0", False), ("1", True), ("", True)])
+def test_environment_variable_turns_it_off(value: str, allowed: bool) -> None:
+    code = (
+        "from cnnops.plan import plan;"
+        "print(plan('conv2d', (2, 32, 25, 30), (48, 32, 3, 3), padding=1).algorithm)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(CNNOPS_WINOGRAD=value),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert result.stdout.strip().startswith("winograd") == allowed
