@@ -132,7 +132,13 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
     pixel = pixel_at(thread % Tile::kColumns);
   }
 
-  const Acc* const weight = args.weight + group * args.depth * args.packed_rows + first_row;
+  // A thread copies the same rows of every stage of the weight, from a pointer that moves along.
+  constexpr int kRowVectors = Tile::kRows / kVector, kVectors = Tile::kDepth * kRowVectors;
+  static_assert(Tile::kThreads % kRowVectors == 0);
+  const int weight_row = thread % kRowVectors * kVector, weight_step = thread / kRowVectors;
+  const bool weight_inside = first_row + weight_row < args.packed_rows;
+  const Acc* weight = args.weight + (group * args.depth + weight_step) * args.packed_rows +
+                      (weight_inside ? first_row + weight_row : 0);
   const T* const source = p.source + group * p.depth * p.source_strides.channel;
   const Index stages = args.depth / Tile::kDepth;
 
@@ -140,19 +146,23 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
     if (stage < stages) {
       const Index k = stage * Tile::kDepth;
       const int slot = static_cast<int>(stage % Tile::kStages);
-      constexpr int kRowVectors = Tile::kRows / kVector;
-      for (int i = thread; i < Tile::kDepth * kRowVectors; i += Tile::kThreads) {
-        const int step = i / kRowVectors, row = i % kRowVectors * kVector;
-        const bool inside = first_row + row < args.packed_rows;
-        simt::cp_async<16>(&a[slot * kStageA + step * kPitchA + row],
-                           inside ? weight + (k + step) * args.packed_rows + row : args.weight,
-                           inside);
+      Acc* const to = &a[slot * kStageA + weight_step * kPitchA + weight_row];
+#pragma unroll
+      for (int i = 0; i < kVectors; i += Tile::kThreads) {
+        if (kVectors % Tile::kThreads == 0 || thread + i < kVectors) {
+          simt::cp_async<16>(to + i / kRowVectors * kPitchA,
+                             weight + i / kRowVectors * args.packed_rows, weight_inside);
+        }
       }
+      weight += Tile::kDepth * args.packed_rows;
       // A channels_last thread copies one step of the sum.
       IndexSite tap = nowhere<Index>();
       if constexpr (channels_last) tap = load_site(&args.taps[k + thread % Tile::kDepth]);
-#pragma unroll
-      for (int i = 0; i < Tile::kDepth * Tile::kColumns / Tile::kThreads; ++i) {
+      // Beside 64 sums there are registers for two taps, not for four.
+      constexpr int kElements = Tile::kDepth * Tile::kColumns / Tile::kThreads;
+      constexpr int kTogether = Tile::kRowShare * Tile::kColumnShare < 64 ? kElements : 2;
+#pragma unroll kTogether
+      for (int i = 0; i < kElements; ++i) {
         const int element = thread + i * Tile::kThreads;
         const int step = channels_last ? element % Tile::kDepth : element / Tile::kColumns;
         const int column = channels_last ? element / Tile::kDepth : element % Tile::kColumns;
@@ -163,8 +173,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
         }
         Index offset = 0;
         const bool inside = locate<mapped>(p, p.source_strides, pixel, tap, offset);
-        copy_element<T>(&b[slot * kStageB + step * kPitchB + column],
-                        inside ? source + offset : p.source, inside);
+        copy_element<T>(&b[slot * kStageB + step * kPitchB + column], source + offset, inside);
       }
     }
     simt::cp_commit();  // an empty group too, so that their number says which stage has arrived

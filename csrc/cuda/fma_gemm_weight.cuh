@@ -100,7 +100,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
         const Index offset = simt::load_shared(&grad_offset[slot * kDepth + step]);
         const bool inside = offset >= 0 && first_row + row < p.rows;
         copy_element<T>(&a[slot * kStageA + step * kPitchA + row],
-                        inside ? grad + offset + row * p.grad_strides.channel : p.grad, inside);
+                        grad + offset + row * p.grad_strides.channel, inside);
       }
 #pragma unroll
       for (int i = 0; i < kDepth * Tile::kColumns / Tile::kThreads; ++i) {
@@ -111,8 +111,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
         const IndexSite pixel = load_shared_site(&source_site[slot * kDepth + step]);
         Index offset = 0;
         const bool inside = locate<mapped>(p, p.source_strides, pixel, tap, offset);
-        copy_element<T>(&b[slot * kStageB + step * kPitchB + column],
-                        inside ? source + offset : p.source, inside);
+        copy_element<T>(&b[slot * kStageB + step * kPitchB + column], source + offset, inside);
       }
     }
     simt::cp_commit();  // an empty group too, so that their number says which stage has arrived

@@ -99,8 +99,9 @@ struct FmaShare {
   }
 };
 
-/// Copies one element to shared memory in the type of its sums, zero where not `inside`: in the
-/// background where the type stays, so that the pipeline hides the latency.
+/// Copies one element to shared memory in the type of its sums, or zero, without a look at `from`,
+/// where not `inside`: in the background where the type stays, so that the pipeline hides the
+/// latency.
 template <class T>
 SIMT_DEVICE void copy_element(Accumulator<T>* to, const T* from, bool inside) {
   if constexpr (std::is_same_v<T, Accumulator<T>>) {
