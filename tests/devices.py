@@ -6,9 +6,10 @@ A test that uses the fixture `device` runs once for each of
     cuda-emulated   the CUDA kernels, emulated on the CPU (see emulator/README.md)
     cuda            the CUDA kernels on a GPU
 
-`--device` chooses one of them, and then only these tests run. On the emulator a run without
-`--device` takes a part of the large grids (the marker `emulated_share`), and nothing that takes
-long.
+or for those that the marker `devices` names: tests with tensors of the CPU cannot run on a GPU.
+`--device` chooses one of them, and then only these tests run. A run without it leaves out what
+takes long on the emulator: large cases of the grid, `slow` tests, and all but one in n of those
+that are marked `emulated_share(n)`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ DEVICES = ("cpu", "cuda-emulated", "cuda")
 #: Multiplications of a case above which it is not emulated, in a run of all devices.
 MOST_WORK = 600_000
 #: Examples of property tests on the emulator, where each takes long.
-EMULATED_EXAMPLES = 12
+EMULATED_EXAMPLES = 40
 
 
 @functools.cache
@@ -55,10 +56,10 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Parametrizes tests that use the fixture `device`."""
     if "device" not in metafunc.fixturenames:
         return
-    chosen = metafunc.config.getoption("--device")
+    marker = metafunc.definition.get_closest_marker("devices")
     values = [
         pytest.param(device, marks=[pytest.mark.skipif(reason is not None, reason=f"{reason}")])
-        for device in ((chosen,) if chosen else DEVICES)
+        for device in (marker.args if marker else DEVICES)
         for reason in (missing(device),)
     ]
     metafunc.parametrize("device", values, indirect=True, scope="module")
@@ -67,7 +68,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drops the tests that `--device`, or the lack of it, leaves out."""
     chosen = config.getoption("--device")
-    keep = [item for item in items if (_device(item) if chosen else _is_quick(item))]
+    keep = [item for item in items if (_device(item) == chosen if chosen else _is_quick(item))]
     share = config.getoption("--share")
     if share > 1:
         keep = [item for item in keep if _number(item) % share == 0 and _is_small(item)]
@@ -80,10 +81,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 @contextlib.contextmanager
 def on(device: str) -> Iterator[str]:
     """Runs everything on `device`, and yields torch's name of it."""
-    exact = torch.backends.cudnn.allow_tf32
-    # The bounds of the tests are those of float32.
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    with tf32(False):  # the bounds of the tests are those of float32
         if device == "cuda-emulated":
             with library.emulated_cuda():
                 yield "cpu"
@@ -95,8 +93,20 @@ def on(device: str) -> Iterator[str]:
                 torch.set_default_device(None)
         else:
             yield "cpu"
-    finally:
-        torch.backends.cudnn.allow_tf32 = exact
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether convolutions of float32 may run in tf32, undone at the end."""
+    cudnn = torch.backends.cudnn
+    # Not an assignment: torch.testing's own helpers, where they are imported, forbid those.
+    with cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=allowed,
+    ):
+        yield
 
 
 @contextlib.contextmanager
@@ -130,6 +140,8 @@ def _device(item: pytest.Item) -> str | None:
 def _is_quick(item: pytest.Item) -> bool:
     if _device(item) != "cuda-emulated":
         return True
+    if item.get_closest_marker("slow") is not None:
+        return False
     share = item.get_closest_marker("emulated_share")
     if share is not None and _number(item) % share.args[0]:
         return False

@@ -18,7 +18,7 @@ import cnnops.functional as C
 from cnnops import autograd, ops
 
 # Derivatives are Python over the operators: a few of them show that the emulated ones fit.
-pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.emulated_share(8)]
+pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.emulated_share(4)]
 
 
 def randn(*size: int) -> Tensor:

@@ -15,7 +15,6 @@ from cnnops.check.reference import lay_out, memory_format
 pytestmark = pytest.mark.usefixtures("device")
 
 
-@pytest.mark.emulated_share(3)
 @over_grid(*ranks("conv"))
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_grid(case: Case, dtype: torch.dtype, device: str) -> None:

@@ -18,6 +18,12 @@ from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 import cnnops.functional as C
 from cnnops import UnsupportedError
 
+pytestmark = [
+    pytest.mark.usefixtures("device"),
+    pytest.mark.devices("cpu", "cuda-emulated"),
+    pytest.mark.emulated_share(4),
+]
+
 PREFIX = "nn.functional."
 OPS = [op for op in op_db if op.name.removeprefix(PREFIX) in C.__all__]
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import devices
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,11 +108,8 @@ LAYERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _emulated() -> Iterator[None]:
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
-    with library.emulated_cuda():
+    with devices.tf32(True), library.emulated_cuda():
         yield
-    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def integers(*shape: int, dtype: torch.dtype) -> torch.Tensor:
