@@ -38,7 +38,8 @@ class Layer:
 
 
 LAYERS = {
-    "large": Layer((1, 100, 16, 32), 128, (1, 1)),
+    "large": Layer((1, 34, 16, 32), 128, (1, 1)),
+    "large for the weight": Layer((1, 96, 7, 6), 100, (1, 1)),
     "medium": Layer((2, 9, 9, 8), 70, (3, 2), stride=2, padding=2),
     "narrow": Layer((2, 12, 7, 9), 20, (3, 3), padding=1, groups=4),
     "circular": Layer((1, 3, 6, 5), 7, (3, 3), padding=2, mode="circular"),
