@@ -35,7 +35,13 @@ _GUARDS = (
     _in_forward_mode,
 )
 
-_C.set_plain((torch.Tensor, torch.nn.Parameter), _GUARDS)
+
+def allow_plain_calls() -> None:
+    """Makes calls plain by the rule above, as importing this module does."""
+    _C.set_plain((torch.Tensor, torch.nn.Parameter), _GUARDS)
+
+
+allow_plain_calls()
 
 
 def plain_call(name: str, function: type[Function]) -> Callable[..., Any]:
@@ -59,7 +65,6 @@ def _recorder(function: type[Function]) -> Callable[..., Any]:
     The output is computed by then. It comes inside a tuple, since autograd would take a tensor
     argument that is returned for a view of an input.
     """
-
     setup_context, differentiate = function.setup_context, function.backward
 
     def forward(ctx: Any, *args: Any) -> Any:

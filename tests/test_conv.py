@@ -15,6 +15,7 @@ from cnnops.check.reference import lay_out, memory_format
 pytestmark = pytest.mark.usefixtures("device")
 
 
+@pytest.mark.emulated_share(2)
 @over_grid(*ranks("conv"))
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_grid(case: Case, dtype: torch.dtype, device: str) -> None:

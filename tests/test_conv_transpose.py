@@ -13,6 +13,7 @@ from cnnops.check.cases import Case
 pytestmark = pytest.mark.usefixtures("device")
 
 
+@pytest.mark.emulated_share(2)
 @over_grid(*ranks("conv_transpose"))
 def test_grid(case: Case, dtype: torch.dtype, device: str) -> None:
     check(case, dtype, device)

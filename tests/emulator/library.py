@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-import cnnops  # noqa: F401  (loads torch.ops.cnnops)
+from cnnops import _C, plain
 from emulator.build import build
 
 
@@ -103,11 +103,13 @@ def emulated_cuda() -> Iterator[None]:
     """
     library()
     overrides = torch.library.Library("cnnops", "IMPL")
+    _C.set_plain((), ())  # calls past the dispatcher would reach the kernels of the CPU
     try:
         for name in names():
             overrides.impl(name, _operator(name), "CPU", allow_override=True)
         yield
     finally:
+        plain.allow_plain_calls()
         overrides._destroy()
 
 
