@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "contraction.h"
@@ -91,6 +92,21 @@ void merge_pointwise(Contraction<T>& p) {
 template <class T>
 void merge_pointwise(WeightContraction<T>& p) {
   merge_pointwise(p, p.source_strides, p.grad_strides);
+}
+
+/// Source and grad of a 1x1, stride-1, unpadded weight gradient play the same part. Exchanges them
+/// where that makes neighbours in the weight out of what a kernel computes side by side: its rows.
+template <class T>
+void exchange_parts(WeightContraction<T>& p) {
+  const Walk& walk = p.walk[2];
+  const bool pointwise = p.taps() == 1 && p.walk[0].count == 1 && p.walk[1].count == 1 &&
+                         walk.step == 1 && walk.taps[0].offset == 0 && walk.count == walk.size &&
+                         p.walk[0].size == 1 && p.walk[1].size == 1;
+  if (!pointwise || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
+  std::swap(p.source, p.grad);
+  std::swap(p.source_strides, p.grad_strides);
+  std::swap(p.rows, p.depth);
+  std::swap(p.dest_strides.row, p.dest_strides.depth);
 }
 
 }  // namespace cnnops

@@ -285,7 +285,7 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
   const Choice choice =
       choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   switch (choice.algorithm) {
-    case Algorithm::gemm_planar: return {choice, kernels.weight_gemm_planar};
+    case Algorithm::gemm_planar: exchange_parts(p); return {choice, kernels.weight_gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};

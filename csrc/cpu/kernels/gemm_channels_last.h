@@ -202,6 +202,17 @@ void store_pixels(const Contraction<T>& p, int64_t channel, int64_t channels, in
   }
 }
 
+/// So few pixels do not pay for packing the weights where they can be read as they lie.
+constexpr int64_t kPixelsWorthPacking = 4 * kPixelBlock;
+
+/// Whether tiles can read the weight of a 1x1 kernel where it lies: whole registers of neighbouring
+/// destination channels.
+template <class T>
+bool weight_columns_in_place(const Contraction<T>& p) {
+  return __is_same(T, Accumulator<T>) && p.taps() == 1 && p.weight_strides.row == 1 &&
+         p.rows % kLanes<Accumulator<T>> == 0;
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct GemmChannelsLastBlocking {
@@ -213,6 +224,7 @@ struct GemmChannelsLastBlocking {
   int64_t pixels, pixel_block, pixel_blocks;
   int64_t padded_rows, column_blocks;
   int64_t run, tap_block;  // a slice of K: some channels of one tap, or all channels of some taps
+  bool packs;              // the weights
   int64_t weight_bytes, table_bytes, zero_bytes;                  // of the call
   int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes;  // of each thread
 
@@ -234,7 +246,8 @@ struct GemmChannelsLastBlocking {
     run = depth < kChannelBlock ? depth : kChannelBlock;
     tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
 
-    weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
+    packs = pixels > kPixelsWorthPacking || !weight_columns_in_place(p);
+    weight_bytes = packs ? sizeof(A) * p.groups * padded_rows * inner : 0;
     table_bytes = sizeof(int64_t) * p.taps();
     zero_bytes = sizeof(A) * depth;
     pointer_bytes = sizeof(T*) * (pixel_block * taps * (in_place ? 1 : 2) + counts.lines());
@@ -273,12 +286,16 @@ void gemm_channels_last(const Contraction<T>& p) {
   const int64_t padded_rows = blocking.padded_rows;
   const int64_t run = blocking.run, tap_block = blocking.tap_block;
 
+  const bool packs = blocking.packs;
   Scratch packed_here(p.prepared != nullptr ? 0 : blocking.weight_bytes);
-  if (p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
+  if (packs && p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
   const A* weights =
       p.prepared != nullptr ? static_cast<const A*>(p.prepared) : packed_here.as<A>();
   Scratch zero_tap(blocking.zero_bytes);
   memset(zero_tap.as<void>(), 0, blocking.zero_bytes);
+
+  int64_t first_tap = 0;
+  if (!packs) tap_offsets(p, p.weight_strides, &first_tap);
 
   parallel_for(p.groups * pixel_blocks * column_blocks, 1, [&](int64_t begin, int64_t end) {
     Scratch pointer_table(blocking.pointer_bytes);
@@ -307,7 +324,11 @@ void gemm_channels_last(const Contraction<T>& p) {
                           widened.as<A>(), tile_rows);
         }
       }
-      const A* packed = weights + (group * padded_rows + column) * inner;
+      // The columns of K position 0, and the distance to those of the next.
+      const A* columns_of = packs ? weights + (group * padded_rows + column) * inner
+                                  : reinterpret_cast<const A*>(p.weight) + first_tap +
+                                        group * p.weight_strides.group + column;
+      const int64_t b_step = packs ? width : p.weight_strides.depth;
       for (int64_t tap = 0; tap < taps; tap += tap_block) {
         const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
         for (int64_t c = 0; c < depth; c += run) {
@@ -316,8 +337,8 @@ void gemm_channels_last(const Contraction<T>& p) {
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
             const A** from = tile_rows + (i * taps + tap * kTileRows);
-            multiply<A>({from, c, tap_count, channels, 1, packed + (tap * depth + c) * width, width,
-                         zero_tap.as<A>()},
+            multiply<A>({from, c, tap_count, channels, 1, columns_of + (tap * depth + c) * b_step,
+                         b_step, zero_tap.as<A>()},
                         sums + i * width, width, accumulate, rows, vectors);
           }
         }

@@ -60,6 +60,37 @@ void transpose_grad(const T* grad, const Strides& strides, int64_t rows, const D
   }
 }
 
+/// Adds the splits of `sums`, [splits][groups][K][padded rows], and stores them as weights whose
+/// destination channels are neighbours.
+template <class T>
+void store_weight_rows(const WeightContraction<T>& p, const Accumulator<T>* sums, int64_t splits) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t taps = p.taps(), inner = p.depth * taps, padded_rows = round_up(p.rows, lanes);
+  const int64_t split = p.groups * inner * padded_rows;
+  Scratch table(sizeof(int64_t) * taps);
+  int64_t* offsets = table.as<int64_t>();
+  tap_offsets(p, p.dest_strides, offsets);
+  parallel_for(p.groups * inner, ceil_div(16384, padded_rows), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / inner, k = i % inner;
+      T* to = p.dest + group * p.dest_strides.group + k / taps * p.dest_strides.depth +
+              offsets[k % taps];
+      for (int64_t row = 0; row < p.rows; row += lanes) {
+        Vec<A> sum{};
+        for (int64_t s = 0; s < splits; ++s) {
+          sum += load(sums + s * split + i * padded_rows + row);
+        }
+        if (row + lanes <= p.rows) {
+          store_narrow(to + row, sum);
+        } else {
+          store_partial(to + row, sum, p.rows - row);
+        }
+      }
+    }
+  });
+}
+
 /// Adds the splits of `sums`, [splits][groups][K][padded rows], and stores them as weights.
 template <class T>
 void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* sums,
@@ -103,6 +134,14 @@ void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* su
   });
 }
 
+/// Whether sums can be the weight itself: one set of whole registers of neighbouring destination
+/// channels.
+template <class T>
+bool sums_are_weights(const WeightContraction<T>& p, int64_t splits) {
+  return __is_same(T, Accumulator<T>) && splits == 1 && p.taps() == 1 && p.dest_strides.row == 1 &&
+         p.rows % kLanes<Accumulator<T>> == 0;
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct WeightGemmPlanarBlocking {
@@ -128,7 +167,7 @@ struct WeightGemmPlanarBlocking {
     splits = choose_splits(p.groups * blocks * row_blocks, chunks, set * sizeof(A));
     chunks_of_split = ceil_div(chunks, splits);
 
-    sum_bytes = sizeof(A) * splits * set;
+    sum_bytes = sums_are_weights(p, splits) ? 0 : sizeof(A) * splits * set;
     inside_bytes = sizeof(Inside) * p.walk[2].tap_count;
     offset_bytes = sizeof(int64_t) * p.taps();
     index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, kPixelChunk);
@@ -155,6 +194,7 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
   Scratch table(blocking.inside_bytes);
   find_inside(p.walk[2], table.as<Inside>());
   Scratch workspace(blocking.sum_bytes);
+  const bool direct = sums_are_weights(p, splits);
   parallel_for(p.groups * blocks * row_blocks * splits, 1, [&](int64_t begin, int64_t end) {
     Scratch index(blocking.index_bytes);
     Scratch buffer(blocking.buffer_bytes);
@@ -173,13 +213,18 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
       const int64_t rows_left = p.rows - first_row;
       const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
       const int64_t padded_here = round_up(rows_here, kLanes<A>);
-      A* sums =
-          workspace.as<A>() + split * blocking.set + (group * inner + k) * padded_rows + first_row;
+      const Rows<A> sums =
+          direct ? Rows<A>{reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group +
+                               k * p.dest_strides.depth + first_row,
+                           p.dest_strides.depth}
+                 : Rows<A>{workspace.as<A>() + split * blocking.set +
+                               (group * inner + k) * padded_rows + first_row,
+                           padded_rows};
       const int64_t chunk_begin = split * blocking.chunks_of_split;
       const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
       const int64_t chunk_end = chunk_last < chunks ? chunk_last : chunks;
       if (chunk_begin >= chunk_end) {
-        for (int64_t i = 0; i < run; ++i) fill(sums + i * padded_rows, padded_here, A(0));
+        for (int64_t i = 0; i < run; ++i) fill(sums.at(i), padded_here, A(0));
       }
       for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
         const int64_t first = chunk * kPixelChunk;
@@ -201,12 +246,15 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
             const A* pointers[kTileRows];
             for (int r = 0; r < rows; ++r) pointers[r] = rows_of_source.at(i + r);
             multiply<A>({pointers, 0, 1, count, 1, grad + column * count, width},
-                        sums + i * padded_rows + column, padded_rows, chunk > chunk_begin, rows,
+                        sums.at(i) + column, sums.pitch, chunk > chunk_begin, rows,
                         vectors_for<A>(width));
           }
         }
       }
     }
   });
-  store_weight_planar(p, workspace.as<A>(), splits);
+  if (direct) return;
+  const auto store_weights =
+      p.dest_strides.row == 1 ? store_weight_rows<T> : store_weight_planar<T>;
+  store_weights(p, workspace.as<A>(), splits);
 }
