@@ -76,4 +76,5 @@ def _recorder(function: type[Function]) -> Callable[..., Any]:
         return (*differentiate(ctx, *grads), None)  # as many as forward has arguments, or more
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(function.__name__, (Function,), members).apply
+    recorder: type[Function] = type(function.__name__, (Function,), members)
+    return recorder.apply

@@ -68,6 +68,16 @@ struct Strides {
   int64_t axis[kAxes] = {0, 0, 0};
 };
 
+/// Whether planes of these sizes lie densely in memory, each in order.
+inline bool planes_are_dense(const Strides& strides, const int64_t (&size)[kAxes]) {
+  int64_t expected = 1;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    if (size[axis] > 1 && strides.axis[axis] != expected) return false;
+    expected *= size[axis];
+  }
+  return true;
+}
+
 /// Element strides of a weight by role: destination channel, source channel, kernel position,
 /// group.
 struct WeightStrides {
@@ -91,6 +101,39 @@ struct ContractionShape {
   int64_t taps() const { return walk[0].tap_count * walk[1].tap_count * walk[2].tap_count; }
   int64_t pixels() const { return walk[0].count * walk[1].count * walk[2].count; }
 };
+
+/// True when all taps lie side by side in the weight, in order.
+inline bool taps_are_contiguous(const ContractionShape& shape, const WeightStrides& strides) {
+  int64_t expected = 1;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    const Walk& walk = shape.walk[axis];
+    if (walk.tap_count > 1 && strides.axis[axis] != expected) return false;
+    for (int64_t t = 0; t < walk.tap_count; ++t) {
+      if (walk.taps[t].kernel != t) return false;
+    }
+    expected *= walk.tap_count;
+  }
+  return true;
+}
+
+/// Whether K of the weight is dense in each of its rows: in the order of the taps, or of the source
+/// channels.
+inline bool weight_rows_are_dense(const ContractionShape& shape, const WeightStrides& strides) {
+  if (taps_are_contiguous(shape, strides) && (shape.depth == 1 || strides.depth == shape.taps())) {
+    return true;
+  }
+  if (shape.depth > 1 && strides.depth != 1) return false;
+  int64_t expected = shape.depth;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    const Walk& walk = shape.walk[axis];
+    if (walk.tap_count > 1 && strides.axis[axis] != expected) return false;
+    for (int64_t t = 0; t < walk.tap_count; ++t) {
+      if (walk.taps[t].kernel != t) return false;
+    }
+    expected *= walk.tap_count;
+  }
+  return true;
+}
 
 template <class T>
 struct Contraction : ContractionShape {

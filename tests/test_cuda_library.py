@@ -73,6 +73,25 @@ def test_fake_tensors_on_a_gpu() -> None:
         assert pooled.device.type == indices.device.type == "cuda"
 
 
+@needs_library
+@no_gpu
+def test_autocast_casts_convolutions_and_no_pooling() -> None:
+    # torch.autocast("cuda") turns itself off where there is no GPU, but this is what it sets.
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.float16)
+    try:
+        with FakeTensorMode():
+            volume = torch.empty(2, 3, 6, 6, 6, device="cuda")
+            weight = torch.empty(4, 3, 3, 3, 3, device="cuda", dtype=torch.float64)
+            assert cnnops.functional.conv3d(volume, weight.float()).dtype is torch.float16
+            assert cnnops.functional.conv3d(volume.double(), weight).dtype is torch.float64
+            assert cnnops.functional.avg_pool3d(volume.half(), 2).dtype is torch.float16
+            assert cnnops.functional.max_pool3d(volume, 2).dtype is torch.float32
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    torch.clear_autocast_cache()
+
+
 @no_gpu
 def test_without_kernels_a_gpu_tensor_is_refused(without_library: str) -> None:
     with FakeTensorMode():

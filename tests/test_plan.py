@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +98,9 @@ def test_every_named_layer_has_a_plan_of_one_line(layer: Layer, phase: str) -> N
         assert plan.steps
         assert "\n" not in str(plan)
         assert all(step.reason in str(plan) for step in plan.steps)
+        # Weights in the order of a kernel, sums of their gradient, and a constant.
+        weights = 4 * math.prod(call.weight) if call.weight else 0
+        assert plan.workspace(1) <= 8 * weights + (24 << 20)
 
 
 def test_the_tile_is_that_of_the_instruction_set(set_isa: Callable[[str], None]) -> None:
@@ -135,15 +139,23 @@ def test_padding_that_reads_inside_folds() -> None:
     assert plan.steps[1].held == 4 * 16 * 11 * 11  # the gradient of the padded image
 
 
-def test_workspace_does_not_grow_with_the_image() -> None:
-    def workspace(size: int, **arguments: Any) -> int:
-        return cnnops.plan("conv2d", (8, 64, size, size), (64, 64, 3, 3), **arguments).workspace(2)
-
-    for phase in ("fwd", "bwd_input", "bwd_weight"):
-        for memory_format in LAYOUTS.values():
-            for dtype in (torch.float32, torch.bfloat16):
-                same = {"phase": phase, "memory_format": memory_format, "dtype": dtype}
-                assert workspace(512, **same) <= workspace(128, **same)
+@pytest.mark.parametrize("groups", [1, 8, 16, 64])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_workspace_is_bounded_whatever_the_image(stride: int, groups: int) -> None:
+    """A batch of 32 GB takes some megabytes, as one of 1 MB does."""
+    for size in (32, 256, 4096):
+        for phase in ("fwd", "bwd_input", "bwd_weight"):
+            for memory_format in LAYOUTS.values():
+                for dtype in (torch.float32, torch.bfloat16):
+                    plan = cnnops.plan(
+                        *("conv2d", (8, 64, size, size), (64, 64 // groups, 3, 3)),
+                        phase=phase,
+                        dtype=dtype,
+                        memory_format=memory_format,
+                        stride=stride,
+                        groups=groups,
+                    )
+                    assert plan.workspace(2) < 8 << 20, (size, phase, memory_format, str(plan))
 
 
 #: Prints how far a call makes memory grow beyond its result, for two sizes of image.

@@ -1,4 +1,4 @@
-"""Winograd convolution: when it is chosen, against float64, on every instruction set, and its switch."""
+"""Winograd convolution: when it is chosen, its errors on every instruction set, its switches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYOUTS = ["contiguous", "channels_last"]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # Input, output channels, and the tile that the plan chooses.
-SMALL = (1, 32, 8, 9), 48, "winograd_2x2"
+SMALL = (1, 64, 10, 10), 64, "winograd_2x2"
 LARGE = (2, 32, 25, 30), 48, "winograd_4x4"
 
 
@@ -105,9 +105,9 @@ def test_promised_accuracy(batch: int, channels: int, size: int, layout: str) ->
 
 
 @pytest.mark.parametrize("isa", _C.available_isas())
-@pytest.mark.parametrize("layout", [*LAYOUTS, "sliced", "transposed"])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "transposed"])
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
-@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 1, 4), (5, 5, 5, 5)])
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 0, 1, 4), (5, 5, 5, 5)])
 @pytest.mark.parametrize(
     ("batch", "depth", "rows", "height", "width"),
     [(1, 16, 16, 12, 10), (3, 21, 37, 9, 9), (2, 70, 67, 17, 30), (5, 40, 80, 6, 41)],

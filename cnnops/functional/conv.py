@@ -224,7 +224,7 @@ def _conv(
             dilation,
             groups,
         )
-    if not _dynamo_is_compiling():
+    if convolve is ops.convolution and not _dynamo_is_compiling():
         output = _plain_conv(rank, input, weight, bias, stride, padding, dilation, groups)
         if output is not None:
             return output
@@ -245,8 +245,15 @@ def _conv(
     return convolve(input, weight, bias, stride, sides, dilation, groups)
 
 
-def conv_by(rank: int, convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """conv1d, conv2d or conv3d, by `rank`, with `convolve` in place of `ops.convolution`."""
+def conv_by(
+    rank: int,
+    convolve: Callable[..., Tensor],
+    applies: Callable[[Tensor, Tensor, Tensor | None], bool],
+) -> Callable[..., Tensor]:
+    """conv1d, conv2d or conv3d, by `rank`, on `convolve` in place of `ops.convolution`.
+
+    That is where `applies`, asked with input, weight and bias, says so.
+    """
     function = (conv1d, conv2d, conv3d)[rank - 1]
 
     @functools.wraps(function)
@@ -259,9 +266,10 @@ def conv_by(rank: int, convolve: Callable[..., Tensor]) -> Callable[..., Tensor]
         dilation: IntOrInts = 1,
         groups: int = 1,
     ) -> Tensor:
-        return _conv(
-            function, rank, input, weight, bias, stride, padding, dilation, groups, convolve
-        )
+        arguments = (input, weight, bias, stride, padding, dilation, groups)
+        if applies(input, weight, bias):
+            return _conv(function, rank, *arguments, convolve)
+        return function(*arguments)
 
     return call
 

@@ -1,4 +1,8 @@
-"""Max unpooling: values back to where the indices say they came from."""
+"""Max unpooling: values back to where the indices say they came from.
+
+An index outside its plane is a RuntimeError. On a GPU, which cannot raise while it computes, it
+makes the plane that it belongs to NaN.
+"""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from torch.nn import functional as torch_functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from cnnops import functional
+from cnnops import functional, ops
 from cnnops.autocast import to_lower_precision
 from cnnops.fallback import or_torch
 from cnnops.functional.conv import conv_by
-from cnnops.nn.kept_weights import convolution
+from cnnops.nn.kept_weights import convolution, may_keep
 from cnnops.support import check, given
 
 __all__ = [
@@ -68,8 +68,10 @@ def padded_convolution(
     check(f"conv{rank}d", input, weight, *given(bias))
     input, weight, bias = to_lower_precision(input, weight, bias)  # type: ignore[assignment]
     # The operator's list begins with the first axis.
-    padding = [pad for axis in range(rank) for pad in reversed_padding[-2 * axis - 2 :][:2]]
-    return convolution(input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    sides = [pad for axis in range(rank) for pad in reversed_padding[-2 * axis - 2 :][:2]]
+    padding = tuple(sides)
+    convolve = convolution if may_keep(input, weight, bias) else ops.convolution
+    return convolve(input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 def _pad_and_convolve(
@@ -139,19 +141,19 @@ class _ConvTranspose(_ConvTransposeNd):
 class Conv1d(_Conv, nn.Conv1d):
     """torch.nn.Conv1d on cnnops: (N, C_in, L) to (N, C_out, L_out)."""
 
-    _function = staticmethod(or_torch(conv_by(1, convolution), torch_functional.conv1d))
+    _function = staticmethod(or_torch(conv_by(1, convolution, may_keep), torch_functional.conv1d))
 
 
 class Conv2d(_Conv, nn.Conv2d):
     """torch.nn.Conv2d on cnnops: (N, C_in, H, W) to (N, C_out, H_out, W_out)."""
 
-    _function = staticmethod(or_torch(conv_by(2, convolution), torch_functional.conv2d))
+    _function = staticmethod(or_torch(conv_by(2, convolution, may_keep), torch_functional.conv2d))
 
 
 class Conv3d(_Conv, nn.Conv3d):
     """torch.nn.Conv3d on cnnops: (N, C_in, D, H, W) to (N, C_out, D_out, H_out, W_out)."""
 
-    _function = staticmethod(or_torch(conv_by(3, convolution), torch_functional.conv3d))
+    _function = staticmethod(or_torch(conv_by(3, convolution, may_keep), torch_functional.conv3d))
 
 
 class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):

@@ -56,25 +56,22 @@ def convolution(
     groups: int,
     padding_mode: str = "zeros",
 ) -> Tensor:
-    """`cnnops.ops.convolution`, with what is kept of `weight` where that is a parameter."""
+    """`cnnops.ops.convolution`, with what is kept of `weight`, where `may_keep` says so."""
     geometry = (stride, padding, dilation, groups, padding_mode)
-    # Asked first: a compiler need not look further.
-    if not _dynamo_is_compiling() and _is_plain_inference(input, weight, bias):
-        prepared = _prepared(input, weight, geometry)
-        if prepared is not None:
-            with _below_autograd():
-                return _OPS.convolution.default(input, weight, bias, prepared, *geometry)
-    return ops.convolution(input, weight, bias, *geometry)
+    prepared = _prepared(input, weight, geometry)
+    if prepared is None:
+        return ops.convolution(input, weight, bias, *geometry)
+    with _below_autograd():
+        return _OPS.convolution.default(input, weight, bias, prepared, *geometry)
 
 
-def forget(weight: Parameter) -> None:
-    """Drops what is kept of `weight`; the next calls begin anew."""
-    with _lock:
-        _kept.pop(weight, None)
+def may_keep(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the weight is a parameter of some size, and the call nothing but a computation.
 
-
-def _is_plain_inference(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether the call is nothing but a computation: nobody records, traces or transforms it."""
+    That is: nobody compiles, records, traces or transforms it.
+    """
+    if _dynamo_is_compiling():
+        return False
     return (
         type(weight) is Parameter
         and type(input) is Tensor
@@ -83,11 +80,18 @@ def _is_plain_inference(input: Tensor, weight: Tensor, bias: Tensor | None) -> b
         and weight.is_cpu
         and not weight.is_inference()  # those have no version
         and not (torch.is_grad_enabled() and torch._C._any_requires_grad(input, weight, bias))
+        and not torch._C._is_any_autocast_enabled()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._get_tracing_state() is None
         and forward_ad._current_level < 0
     )
+
+
+def forget(weight: Parameter) -> None:
+    """Drops what is kept of `weight`; the next calls begin anew."""
+    with _lock:
+        _kept.pop(weight, None)
 
 
 class _Kept:
@@ -117,7 +121,7 @@ def _state(weight: Tensor) -> tuple[Any, ...]:
     )
 
 
-def _prepared(input: Tensor, weight: Parameter, geometry: tuple[Any, ...]) -> Tensor | None:
+def _prepared(input: Tensor, weight: Tensor, geometry: tuple[Any, ...]) -> Tensor | None:
     """The prepared weight for such a call, or None where there is none (yet).
 
     The first call with a new state of the parameter only takes note of it: a weight that changes

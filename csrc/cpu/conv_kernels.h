@@ -34,7 +34,9 @@ struct ConvKernels {
   int64_t lanes;  // accumulators in a register
 
   Kernel<Contraction<T>> gemm_planar;
+  Kernel<Contraction<T>> pointwise_planar;
   Kernel<Contraction<T>> gemm_channels_last;
+  Kernel<Contraction<T>> few_pixels;
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> grouped_channels_last;
   Kernel<Contraction<T>> grouped_planar;
@@ -45,6 +47,7 @@ struct ConvKernels {
   Kernel<WeightContraction<T>> weight_gemm_channels_last;
   Kernel<WeightContraction<T>> weight_direct_planar;
   Kernel<WeightContraction<T>> weight_grouped_channels_last;
+  Kernel<WeightContraction<T>> weight_grouped_planar;
 
   Kernel<Fold<T>> fold_padding;
 };

@@ -14,7 +14,9 @@ namespace cnnops {
 
 enum class Algorithm {
   gemm_planar,            // vectors along pixels; any strides, any geometry
+  pointwise_planar,       // 1x1 kernels on planes as they lie; vectors along pixels
   gemm_channels_last,     // vectors along channels
+  few_pixels,             // few destination pixels; vectors along the weight as it lies
   direct_planar,          // few channels in a group; vectors along the width
   grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
   grouped_planar,         // the same on transposed blocks of planes
@@ -68,6 +70,13 @@ inline bool groups_fill_registers(const ContractionShape& shape, int64_t lanes) 
   return listed && size <= lanes && shape.depth == size && shape.groups > 1;
 }
 
+/// A plane of four 512-bit registers of floats; the panels of a GEMM hold pixels of several images.
+constexpr int64_t kMinPlane = 64;
+constexpr int64_t kConflictBytes = 4096;
+
+/// More destination pixels than this would pay for packing the weight.
+constexpr int64_t kFewPixels = 8;
+
 /// Rows up to this width leave vectors along them mostly empty, and little work for each.
 constexpr int64_t kNarrowRow = 16;
 
@@ -82,6 +91,8 @@ inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes
          plane * lanes <= kMaxBlockElements;
 }
 
+constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
+                                "rows too narrow for registers, channels fill them"};
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
                                       "a register of channels holds whole groups"};
 
@@ -89,12 +100,11 @@ constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
 constexpr int64_t kMinWinogradChannels = 16;
 
 /// What transforming costs, in multiply-adds of each of a tile's products: for a channel of a tile,
-/// and for a weight, which is as much as multiplying it with so many tiles.
-constexpr double kTileTransform = 20, kWeightTransform = 16;
+/// and for a weight, which takes as long as multiplying it with so many tiles.
+constexpr double kTileTransform = 16, kWeightTransform = 16;
 
-/// A direct sum runs a little closer to the peak, and is the more accurate one: only a saving by
-/// this factor is worth it.
-constexpr double kWorthTransforming = 1.1;
+/// What the GEMM of channels_last tensors spends on packing a weight, likewise.
+constexpr double kWeightPacking = 12;
 
 /// True for two axes of three taps side by side at stride 1, of one dense group.
 inline bool is_dense_3x3(const ContractionShape& shape) {
@@ -117,9 +127,10 @@ inline double winograd_cost(const ContractionShape& shape, int64_t size, int64_t
 }
 
 /// Outputs along an axis of the Winograd tile that pays, or 0.
-inline int64_t winograd_size(const ContractionShape& shape, int64_t lanes) {
+inline int64_t winograd_size(const ContractionShape& shape, bool channels_last, int64_t lanes) {
   if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return 0;
-  const double direct = 9.0 * shape.batch * shape.pixels() / kWorthTransforming;
+  const double pixels = double(shape.batch) * shape.pixels();
+  const double direct = 9 * (pixels + (channels_last ? kWeightPacking : 0));
   const double two = winograd_cost(shape, 2, lanes), four = winograd_cost(shape, 4, lanes);
   const double best = two < four ? two : four;
   return best > direct ? 0 : best == two ? 2 : 4;
@@ -149,7 +160,7 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
   if (plan::groups_fill_registers(shape, lanes)) {
     if (channels_last) return plan::kGroupedChannelsLast;
     if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) {
-      return {Algorithm::grouped_planar, "rows too narrow for registers, channels fill them"};
+      return plan::kGroupedPlanar;
     }
   }
   if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
@@ -170,9 +181,12 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
 
 /// The kernel for a weight-gradient contraction.
 inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channels_last,
-                                      int64_t lanes) {
+                                      bool dense_planes, int64_t lanes) {
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
-  if (channels_last && plan::groups_fill_registers(shape, lanes)) return plan::kGroupedChannelsLast;
+  if (plan::groups_fill_registers(shape, lanes)) {
+    if (channels_last) return plan::kGroupedChannelsLast;
+    if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) return plan::kGroupedPlanar;
+  }
   const bool few = shape.rows * shape.depth <= plan::kMaxDirectPairs &&
                    shape.walk[2].count >= plan::kMinDirectWidth;
   if ((few || depthwise) && plan::fits_bands(shape)) {
@@ -186,12 +200,12 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
 
 /// Outputs along an axis of the Winograd tile that computes `p`, or 0 where another kernel does.
 template <class T>
-int64_t winograd_tile(const Contraction<T>& p, int64_t lanes) {
+int64_t winograd_tile(const Contraction<T>& p, bool channels_last, int64_t lanes) {
   if constexpr (!std::is_same_v<T, float>) return 0;
   if (!plan::is_dense_3x3(p)) return 0;
   if (!plan::winograd_strides(p.source_strides) || !plan::winograd_strides(p.dest_strides))
     return 0;
-  const int64_t size = plan::winograd_size(p, lanes);
+  const int64_t size = plan::winograd_size(p, channels_last, lanes);
   return size > 0 && allows_winograd() ? size : 0;
 }
 
@@ -202,18 +216,39 @@ struct Plan {
   Kernel<Problem> kernel;
 };
 
-/// Whether the planes of source and destination lie densely in memory, each in order.
+/// Whether there are so few destination pixels that reading the weight is most of the work, and the
+/// weight can be read where it lies.
 template <class T>
-bool planes_are_dense(const Contraction<T>& p) {
-  int64_t source = 1, dest = 1;
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
-    const Walk& walk = p.walk[axis];
-    if (walk.size > 1 && p.source_strides.axis[axis] != source) return false;
-    if (walk.count > 1 && p.dest_strides.axis[axis] != dest) return false;
-    source *= walk.size;
-    dest *= walk.count;
-  }
-  return true;
+bool suits_few_pixels(const Contraction<T>& p) {
+  return p.batch * p.pixels() <= plan::kFewPixels && p.rows > 1 && p.depth > 1 &&
+         (p.weight_strides.row == 1 || weight_rows_are_dense(p, p.weight_strides));
+}
+
+/// Whether a planar contraction is a product of matrices as they lie, wide enough for whole tiles
+/// and of accumulators. Planes that start a multiple of 4 KiB apart are none: they compete for the
+/// same few lines of a cache.
+template <class T>
+bool suits_planes(const Contraction<T>& p) {
+  const Walk& walk = p.walk[2];
+  const bool one_row = p.walk[0].count == 1 && p.walk[1].count == 1 && p.taps() == 1;
+  const bool same = walk.step == 1 && walk.taps[0].offset == 0 && walk.count == walk.size;
+  const bool rows = p.walk[0].taps[0].offset == 0 && p.walk[1].taps[0].offset == 0;
+  const bool dense = p.source_strides.axis[2] == 1 && p.dest_strides.axis[2] == 1;
+  return std::is_same_v<T, Accumulator<T>> && one_row && same && rows && dense &&
+         walk.count >= plan::kMinPlane &&
+         p.source_strides.channel * int64_t(sizeof(T)) % plan::kConflictBytes != 0;
+}
+
+/// Whether the planes of the source lie densely; those of a destination may lie anyhow.
+template <class T>
+bool reads_dense_planes(const Contraction<T>& p) {
+  return planes_are_dense(p.source_strides, {p.walk[0].size, p.walk[1].size, p.walk[2].size});
+}
+/// Whether the planes of source and grad do.
+template <class T>
+bool reads_dense_planes(const WeightContraction<T>& p) {
+  return planes_are_dense(p.source_strides, {p.walk[0].size, p.walk[1].size, p.walk[2].size}) &&
+         planes_are_dense(p.grad_strides, {p.walk[0].count, p.walk[1].count, p.walk[2].count});
 }
 
 /// The plan of `p`, which is simplified first.
@@ -221,14 +256,20 @@ template <class T>
 Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
-  Choice choice = choose_algorithm(p, channels_last, planes_are_dense(p), kernels.lanes);
-  if (const int64_t size = winograd_tile(p, kernels.lanes)) {
+  Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
+  if (suits_few_pixels(p)) {
+    choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
+  } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
+    choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
+  } else if (const int64_t size = winograd_tile(p, channels_last, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
   }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
+    case Algorithm::pointwise_planar: return {choice, kernels.pointwise_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
+    case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};
@@ -241,12 +282,14 @@ template <class T>
 Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
-  const Choice choice = choose_weight_algorithm(p, channels_last, kernels.lanes);
+  const Choice choice =
+      choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.weight_gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
+    case Algorithm::grouped_planar: return {choice, kernels.weight_grouped_planar};
     default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};

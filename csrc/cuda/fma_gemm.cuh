@@ -98,7 +98,8 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
   using Acc = Accumulator<T>;
   using IndexSite = Site<Index>;
   constexpr int kVector = FmaShare<Acc, Tile>::kVector;
-  constexpr int kPitchA = kPitch<Acc, Tile::kRows>, kPitchB = kPitch<Acc, Tile::kColumns>;
+  // The weight is copied in vectors, which lie without gaps.
+  constexpr int kPitchA = Tile::kRows, kPitchB = kPitch<Acc, Tile::kColumns>;
   constexpr int kStageA = Tile::kDepth * kPitchA, kStageB = Tile::kDepth * kPitchB;
   SIMT_SHARED(Acc, a, Tile::kStages * kStageA);
   SIMT_SHARED(Acc, b, Tile::kStages * kStageB);
@@ -158,11 +159,8 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
       // A channels_last thread copies one step of the sum.
       IndexSite tap = nowhere<Index>();
       if constexpr (channels_last) tap = load_site(&args.taps[k + thread % Tile::kDepth]);
-      // Beside 64 sums there are registers for two taps, not for four.
-      constexpr int kElements = Tile::kDepth * Tile::kColumns / Tile::kThreads;
-      constexpr int kTogether = Tile::kRowShare * Tile::kColumnShare < 64 ? kElements : 2;
-#pragma unroll kTogether
-      for (int i = 0; i < kElements; ++i) {
+#pragma unroll Tile::kTogether
+      for (int i = 0; i < Tile::kDepth * Tile::kColumns / Tile::kThreads; ++i) {
         const int element = thread + i * Tile::kThreads;
         const int step = channels_last ? element % Tile::kDepth : element / Tile::kColumns;
         const int column = channels_last ? element / Tile::kDepth : element % Tile::kColumns;
@@ -189,7 +187,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
     __syncthreads();
     copy_stage(stage + Tile::kStages - 1);
     const int slot = static_cast<int>(stage % Tile::kStages);
-    share.multiply(&a[slot * kStageA], &b[slot * kStageB]);
+    share.template multiply<kPitchA, kPitchB>(&a[slot * kStageA], &b[slot * kStageB]);
   }
   simt::cp_wait<0>();
   store_share<T, Index, Tile>(args, share, group, first_row, first_pixel);

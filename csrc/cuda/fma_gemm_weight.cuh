@@ -92,7 +92,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
   const auto copy_stage = [&](Index stage) {
     if (stage < stages) {
       const int slot = static_cast<int>(stage % kStages);
-#pragma unroll
+#pragma unroll Tile::kTogether
       for (int i = 0; i < kDepth * Tile::kRows / Tile::kThreads; ++i) {
         const int element = thread + i * Tile::kThreads;
         const int step = channels_last ? element / Tile::kRows : element % kDepth;
@@ -102,7 +102,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
         copy_element<T>(&a[slot * kStageA + step * kPitchA + row],
                         grad + offset + row * p.grad_strides.channel, inside);
       }
-#pragma unroll
+#pragma unroll Tile::kTogether
       for (int i = 0; i < kDepth * Tile::kColumns / Tile::kThreads; ++i) {
         const int element = thread + i * Tile::kThreads;
         const int step = channels_last ? element / Tile::kColumns : element % kDepth;
@@ -128,7 +128,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
     copy_stage(stage + kStages - 1);
     if (thread < kDepth) find_pixel(stage + kStages, thread);
     const int slot = static_cast<int>(stage % kStages);
-    share.multiply(&a[slot * kStageA], &b[slot * kStageB]);
+    share.template multiply<kPitchA, kPitchB>(&a[slot * kStageA], &b[slot * kStageB]);
   }
   simt::cp_wait<0>();
 

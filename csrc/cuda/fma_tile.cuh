@@ -32,13 +32,17 @@ struct FmaTile {
   static constexpr int kThreadColumns = columns / column_share;
   static constexpr int kThreads = kThreadRows * kThreadColumns;
   static_assert(kThreadRows % 4 == 0 && kThreadColumns % 8 == 0);
+  /// Elements that a thread copies at a time: beside 64 sums there are registers for the sites of
+  /// two, not of four.
+  static constexpr int kTogether = row_share * column_share < 64 ? 8 : 2;
   // Each thread copies elements of one column (of one step of the sum, channels_last) only.
   static_assert(kThreads % columns == 0 || columns % kThreads == 0);
   static_assert(kThreads % kDepth == 0);
 };
 
-/// Elements from one row of an operand in shared memory to the next. The 16 bytes more than its
-/// size let 8 lanes of different rows and 4 of different columns write without bank conflicts.
+/// Elements from one step of an operand in shared memory to the next, where it is copied element by
+/// element. The 16 bytes more than its size let 8 lanes of different rows and 4 of different
+/// columns write without bank conflicts.
 template <class Acc, int size>
 constexpr int kPitch = size + 16 / static_cast<int>(sizeof(Acc));
 
@@ -73,20 +77,21 @@ struct FmaShare {
     return (j / kVector * Tile::kThreadColumns + column) * kVector + j % kVector;
   }
 
-  /// Adds the products of one stage.
+  /// Adds the products of one stage, whose steps lie a pitch apart.
+  template <int pitch_a, int pitch_b>
   SIMT_DEVICE void multiply(const Acc* a, const Acc* b) {
 #pragma unroll
     for (int k = 0; k < Tile::kDepth; ++k) {
       Vector left[Tile::kRowShare / kVector], right[Tile::kColumnShare / kVector];
 #pragma unroll
       for (int i = 0; i < Tile::kRowShare / kVector; ++i) {
-        left[i] = simt::load_shared(reinterpret_cast<const Vector*>(
-            &a[k * kPitch<Acc, Tile::kRows> + row_of(i * kVector)]));
+        left[i] = simt::load_shared(
+            reinterpret_cast<const Vector*>(&a[k * pitch_a + row_of(i * kVector)]));
       }
 #pragma unroll
       for (int j = 0; j < Tile::kColumnShare / kVector; ++j) {
-        right[j] = simt::load_shared(reinterpret_cast<const Vector*>(
-            &b[k * kPitch<Acc, Tile::kColumns> + column_of(j * kVector)]));
+        right[j] = simt::load_shared(
+            reinterpret_cast<const Vector*>(&b[k * pitch_b + column_of(j * kVector)]));
       }
 #pragma unroll
       for (int i = 0; i < Tile::kRowShare; ++i) {

@@ -38,13 +38,14 @@ struct ReductionPlace {
     const Index flat_tap = split(k, p.by_depth);
     channel = k;
     p.split_tap(flat_tap, tap);
-    find_offsets();
+    settle();
   }
 
   /// Before the end of the reduction axis?
   SIMT_DEVICE bool inside() const { return tap[0] < p.axis[0].taps; }
 
   SIMT_DEVICE void advance(Index elements) {
+    if (!inside()) return;
     channel += elements;
     if (channel < p.depth) {
       source += elements * channel_stride();
@@ -61,14 +62,21 @@ struct ReductionPlace {
         }
       }
     } while (channel >= p.depth);
-    find_offsets();
+    settle();
   }
 
  private:
   SIMT_DEVICE Index channel_stride() const { return kDense ? 1 : p.source_strides.channel; }
   SIMT_DEVICE Index depth_stride() const { return kDense ? 1 : p.weight_strides.depth; }
 
-  SIMT_DEVICE void find_offsets() {
+  /// Offsets of the tap and channel, or the one place that stands for all beyond the end: offsets
+  /// of taps that there are not could be too large for Index.
+  SIMT_DEVICE void settle() {
+    if (!inside()) {
+      tap[0] = p.axis[0].taps;
+      source = weight = 0;
+      return;
+    }
     source = channel * channel_stride();
     weight = channel * depth_stride();
 #pragma unroll

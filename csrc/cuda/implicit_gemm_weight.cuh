@@ -30,10 +30,12 @@ struct SourcePlace {
   Index position[kAxes];
 };
 
-/// A column of im2col: a tap and a source channel.
+/// A column of im2col, a tap and a source channel; instead of those beyond the end, the last.
 template <class T, class Index>
 SIMT_DEVICE SourcePlace<Index> place_of_column(const WeightProblem<T, Index>& p, Index group,
                                                Index column) {
+  const Index last = p.taps() * p.depth - 1;
+  if (column > last) column = last;
   Index tap[kAxes];
   p.split_tap(split(column, p.by_depth), tap);
   SourcePlace<Index> place;

@@ -13,8 +13,12 @@ namespace cnnops::cuda {
 
 constexpr int kDirectThreads = 256;
 
+/// Blocks on a multiprocessor, which bound registers: 64-bit indices take twice as many.
+template <class Index>
+constexpr int kDirectBlocks = sizeof(Index) == 8 ? 2 : 4;
+
 template <class Op, int kWidth>
-SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kDirectThreads, 4)
+SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kDirectThreads, kDirectBlocks<typename Op::Index>)
     pool_direct(SIMT_PARAMETER PoolProblem<typename Op::Index> p, const typename Op::T* source,
                 typename Op::T* dest, int64_t* indices) {
   using Index = typename Op::Index;

@@ -131,8 +131,8 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kIndexedThreads, 4)
       const auto bound = simt::load(bounds + plane * chunks + base + lane);
       touches = bound.least < begin + size && bound.greatest >= begin;
     }
-    for (unsigned left = __ballot_sync(simt::kFullMask, touches); left != 0; left &= left - 1) {
-      const Index first = (base + __ffs(static_cast<int>(left)) - 1) * Cut::kChunk;
+    for (unsigned bits = __ballot_sync(simt::kFullMask, touches); bits != 0; bits &= bits - 1) {
+      const Index first = (base + __ffs(static_cast<int>(bits)) - 1) * Cut::kChunk;
       if constexpr (kChannelsLast) {
         const Index end = first + Cut::kChunk < p.small ? first + Cut::kChunk : p.small;
         for (Index i = first; i < end && has_channel; ++i) {

@@ -6,7 +6,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,15 @@ class Kernel:
     code: tuple[Instruction, ...]
 
 
-def read(library: Path) -> list[Kernel]:
-    """The kernels of `library`, a shared library, object file or cubin, sorted by name."""
-    resources = dict(parse_resources(_cuobjdump("-res-usage", library)))
-    bounds = dict(parse_bounds(_cuobjdump("-elf", library)))
-    code = dict(parse_code(_cuobjdump("-sass", library)))
+def read(files: Sequence[Path]) -> list[Kernel]:
+    """The kernels of shared libraries, object files or cubins, sorted by name."""
+    resources: dict[Key, tuple[int, int, int]] = {}
+    bounds: dict[Key, int] = {}
+    code: dict[Key, tuple[Instruction, ...]] = {}
+    for file in files:
+        resources.update(parse_resources(_cuobjdump("-res-usage", file)))
+        bounds.update(parse_bounds(_cuobjdump("-elf", file)))
+        code.update(parse_code(_cuobjdump("-sass", file)))
     names = demangle({mangled for _, mangled in resources})
     kernels = {}
     for (arch, mangled), (registers, stack, shared) in resources.items():
@@ -120,12 +124,12 @@ def shorten(demangled: str) -> str:
     return re.sub(r"(cnnops|cuda|\(anonymous namespace\)|_GLOBAL__N_?\w*)::", "", name)
 
 
-def _cuobjdump(option: str, library: Path) -> str:
+def _cuobjdump(option: str, file: Path) -> str:
     run = subprocess.run(
-        [_program("cuobjdump"), option, str(library)], capture_output=True, text=True, check=False
+        [_program("cuobjdump"), option, str(file)], capture_output=True, text=True, check=False
     )
     if run.returncode != 0:
-        raise RuntimeError(f"cuobjdump {option} {library}: {run.stderr.strip()}")
+        raise RuntimeError(f"cuobjdump {option} {file}: {run.stderr.strip()}")
     return run.stdout
 
 

@@ -1,4 +1,4 @@
-"""Reads a library, checks promises and budget, and prints a row for each kernel."""
+"""Reads libraries, checks promises and budget, and prints a row for each kernel."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def bound(loop: Sequence[Instruction], family: Family) -> tuple[str, str]:
     return longest, ", ".join(f"{pipe} {cycles[pipe]:.0f}" for pipe in close)
 
 
-def run(library: Path, update: bool, pattern: str | None, console: Console) -> bool:
-    """Prints what is in `library` and what is wrong with it; whether nothing is.
+def run(files: Sequence[Path], update: bool, pattern: str | None, console: Console) -> bool:
+    """Prints what is in `files` and what is wrong with it; whether nothing is.
 
     Args:
-        library: what to read, a shared library or object file.
+        files: what to read, shared libraries or object files.
         update: whether to make what is there the budget; broken promises count all the same.
         pattern: print only the kernels whose names this regular expression finds.
         console: where to print.
 
     """
-    kernels = cubin.read(library)
+    kernels = cubin.read(files)
     if not kernels:
-        console.print(f"[red]no CUDA kernels in {library}[/red]")
+        console.print(f"[red]no CUDA kernels in {', '.join(map(str, files))}[/red]")
         return False
     found = [sentence for kernel in kernels for sentence in broken_promises(kernel)]
     entries = {(kernel.name, kernel.arch): used(kernel) for kernel in kernels}

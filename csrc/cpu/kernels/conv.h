@@ -7,9 +7,13 @@
 //
 #include "cpu/kernels/gemm_planar.h"
 //
+#include "cpu/kernels/pointwise_planar.h"
+//
 #include "cpu/kernels/weight_columns.h"
 //
 #include "cpu/kernels/gemm_channels_last.h"
+//
+#include "cpu/kernels/few_pixels.h"
 //
 #include "cpu/kernels/band.h"
 //
@@ -34,6 +38,8 @@
 #include "cpu/kernels/weight_direct_planar.h"
 //
 #include "cpu/kernels/weight_grouped_channels_last.h"
+//
+#include "cpu/kernels/weight_grouped_planar.h"
 //
 #include "cpu/kernels/fold_padding.h"
 
@@ -62,8 +68,10 @@ const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
       kLanes<Accumulator<T>>,
       {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
+      {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        gemm_channels_last_prepared_bytes<T>, gemm_channels_last_prepare<T>},
+      {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},
       {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
       {"grouped_channels_last", grouped_channels_last<T>, footprint<T, GroupedTables>},
       {"grouped_planar", grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},
@@ -76,6 +84,8 @@ const ConvKernels<T>& conv_kernels() {
        weight_footprint<T, WeightDirectPlanarBlocking>},
       {"weight_grouped_channels_last", weight_grouped_channels_last<T>,
        weight_footprint<T, WeightGroupedChannelsLastBlocking>},
+      {"weight_grouped_planar", weight_grouped_planar<T>,
+       weight_footprint<T, WeightGroupedPlanarBlocking>},
       {"fold_padding", fold_padding<T>, fold_footprint<T>},
   };
   return table;

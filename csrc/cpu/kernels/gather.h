@@ -158,8 +158,13 @@ struct ColumnGatherer {
 
   /// Writes matrix rows [first, first + count), where row = ((channel * taps_d + td) * taps_h + th)
   /// * taps_w + tw, to `to`, `pitch` elements a row. `source` is channel 0 of the group in image 0.
+  /// What is left of the last register becomes zero: garbage may be slow numbers.
   void gather(const T* source, int64_t first, int64_t count, A* to, int64_t pitch) const {
     if (indexed) return gather_indexed(source, first, count, to, pitch);
+    const int64_t width = vectors_for<A>(columns) * kLanes<A>;
+    for (int64_t row = 0; width > columns && row < count; ++row) {
+      store(to + row * pitch + width - kLanes<A>, Vec<A>{});
+    }
     const Walk* walk = shape.walk;
     const int64_t taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
     int64_t tw = first % taps_w, rest = first / taps_w;

@@ -59,6 +59,31 @@ inline bool kernel_rows_are_runs(const ContractionShape& shape, const Strides& s
   return width.tap_count > 1;
 }
 
+/// The place of a destination pixel, which steps to the next one without dividing.
+struct PixelPlace {
+  int64_t w, h, d, image;
+
+  PixelPlace(const ContractionShape& shape, int64_t pixel) {
+    const Walk* walk = shape.walk;
+    w = pixel % walk[2].count, pixel /= walk[2].count;
+    h = pixel % walk[1].count, pixel /= walk[1].count;
+    d = pixel % walk[0].count, image = pixel / walk[0].count;
+  }
+  void step(const ContractionShape& shape) {
+    if (++w < shape.walk[2].count) return;
+    w = 0;
+    if (++h < shape.walk[1].count) return;
+    h = 0;
+    if (++d < shape.walk[0].count) return;
+    d = 0;
+    ++image;
+  }
+  /// Elements from the first pixel of the first image.
+  int64_t offset(const Strides& strides) const {
+    return image * strides.batch + d * strides.axis[0] + h * strides.axis[1] + w * strides.axis[2];
+  }
+};
+
 /// Where the pixels of a block read: a pointer for each pixel and tap, [tile][tap][kTileRows].
 template <class T>
 struct PixelPointers {
@@ -71,37 +96,47 @@ struct PixelPointers {
   int64_t taps() const { return merged ? lines() : p.taps(); }
   int64_t depth() const { return merged ? p.walk[2].tap_count * p.depth : p.depth; }
 
-  /// Points pixels [first, first + count) of a group whose channel 0 is at `source`.
-  void point(const T* source, int64_t first, int64_t count, const T** to) const {
-    const Walk* walk = p.walk;
-    const int64_t width = walk[2].count, height = walk[1].count, planes = walk[0].count;
+  /// Points pixels [first, first + count) of a group whose channel 0 is at `source`. `row` is space
+  /// for lines() pointers: where the kernel rows of a row of pixels start, null in padding.
+  void point(const T* source, int64_t first, int64_t count, const T** row, const T** to) const {
+    const Walk& width = p.walk[2];
+    const int64_t tile = taps() * kTileRows, stride = p.source_strides.axis[2];
     T* spare = border;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t pixel = first + i, w = pixel % width, row = pixel / width;
-      const int64_t h = row % height, d = row / height % planes, image = row / height / planes;
-      const T* base = source + image * p.source_strides.batch;
-      const T** out = to + i / kTileRows * taps() * kTileRows + i % kTileRows;
-      for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-        const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-        for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-          const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-          const T* line = base + z * p.source_strides.axis[0] + y * p.source_strides.axis[1];
-          if (z < 0 || y < 0) line = nullptr;
-          if (merged) {
-            *out = kernel_row(line, w, spare);
-            out += kTileRows;
-            continue;
-          }
-          for (int64_t tw = 0; tw < walk[2].tap_count; ++tw, out += kTileRows) {
-            const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[tw].offset);
-            *out = line == nullptr || x < 0 ? zeros : line + x * p.source_strides.axis[2];
-          }
+    PixelPlace at(p, first);
+    for (int64_t i = 0; i < count; ++i, at.step(p)) {
+      if (i == 0 || at.w == 0) point_lines(source, at, row);
+      const T** out = to + i / kTileRows * tile + i % kTileRows;
+      for (int64_t line = 0; line < lines(); ++line) {
+        if (merged) {
+          *out = kernel_row(row[line], at.w, spare);
+          out += kTileRows;
+          continue;
+        }
+        for (int64_t t = 0; t < width.tap_count; ++t, out += kTileRows) {
+          const int64_t x = width.resolve(at.w * width.step + width.taps[t].offset);
+          *out = row[line] == nullptr || x < 0 ? zeros : row[line] + x * stride;
         }
       }
     }
   }
 
  private:
+  /// Where the kernel rows of a row of pixels start.
+  void point_lines(const T* source, const PixelPlace& at, const T** row) const {
+    const Walk *depth = &p.walk[0], *height = &p.walk[1];
+    const Strides& strides = p.source_strides;
+    for (int64_t td = 0; td < depth->tap_count; ++td) {
+      const int64_t z = depth->resolve(at.d * depth->step + depth->taps[td].offset);
+      for (int64_t th = 0; th < height->tap_count; ++th) {
+        const int64_t y = height->resolve(at.h * height->step + height->taps[th].offset);
+        const bool inside = z >= 0 && y >= 0;
+        *row++ = inside
+                     ? source + at.image * strides.batch + z * strides.axis[0] + y * strides.axis[1]
+                     : nullptr;
+      }
+    }
+  }
+
   /// The taps of one kernel row of destination `w`: in place, or with padding in it a copy in
   /// `spare`.
   const T* kernel_row(const T* line, int64_t w, T*& spare) const {
@@ -154,16 +189,13 @@ void store_pixels(const Contraction<T>& p, int64_t channel, int64_t channels, in
                   int64_t count, const Accumulator<T>* sums, int64_t pitch) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  const int64_t width = p.walk[2].count, height = p.walk[1].count, depth = p.walk[0].count;
-  const Strides& strides = p.dest_strides;
   A bias[kTileColumns<A>];
   for (int64_t c = 0; c < pitch; ++c) {
     bias[c] = p.bias != nullptr && c < channels ? widen(p.bias[channel + c]) : A(0);
   }
-  for (int64_t i = 0; i < count; ++i, sums += pitch) {
-    const int64_t pixel = first + i, row = pixel / width, plane = row / height;
-    T* to = p.dest + plane / depth * strides.batch + plane % depth * strides.axis[0] +
-            row % height * strides.axis[1] + pixel % width * strides.axis[2] + channel;
+  PixelPlace at(p, first);
+  for (int64_t i = 0; i < count; ++i, sums += pitch, at.step(p)) {
+    T* to = p.dest + at.offset(p.dest_strides) + channel;
     int64_t c = 0;
     for (; c + lanes <= channels; c += lanes) store_narrow(to + c, load(sums + c) + load(bias + c));
     if (c < channels) store_partial(to + c, load(sums + c) + load(bias + c), channels - c);
@@ -205,7 +237,7 @@ struct GemmChannelsLastBlocking {
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     table_bytes = sizeof(int64_t) * p.taps();
     zero_bytes = sizeof(A) * depth;
-    pointer_bytes = sizeof(T*) * pixel_block * taps * (in_place ? 1 : 2);
+    pointer_bytes = sizeof(T*) * (pixel_block * taps * (in_place ? 1 : 2) + counts.lines());
     sum_bytes = sizeof(A) * pixel_block * columns;
     border_bytes = merged ? sizeof(T) * pixel_block * inner : 0;
     widened_bytes = in_place ? 0 : sizeof(A) * pixel_block * inner;
@@ -257,6 +289,7 @@ void gemm_channels_last(const Contraction<T>& p) {
     const T** pixel_rows = pointer_table.as<const T*>();
     const A** tile_rows = reinterpret_cast<const A**>(pixel_rows);
     if (!in_place) tile_rows += pixel_block * taps;
+    const T** lines = pixel_rows + pixel_block * taps * (in_place ? 1 : 2);
     A* sums = sum_buffer.as<A>();
     int64_t pointed = -1;
     for (int64_t item = begin; item < end; ++item) {
@@ -268,7 +301,7 @@ void gemm_channels_last(const Contraction<T>& p) {
       const int vectors = vectors_for<A>(width);
       if (pointed != item / column_blocks) {
         pointed = item / column_blocks;
-        pointers.point(p.source + group * p.depth, first, count, pixel_rows);
+        pointers.point(p.source + group * p.depth, first, count, lines, pixel_rows);
         if constexpr (!in_place) {
           widen_pixels<T>(pixel_rows, count, taps, depth, pointers.zeros, zero_tap.as<A>(),
                           widened.as<A>(), tile_rows);

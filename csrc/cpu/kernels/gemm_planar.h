@@ -5,12 +5,10 @@
 // across image rows and images so that small maps fill it. Its part of im2col is gathered from the
 // source as it lies, into a buffer that stays in L2: all of K where that fits kPanelBytes, and then
 // the next row block of the same panel finds it there, else kPanelDepth rows at a time. The rows of
-// the block are multiplied with kPanelDepth rows of it at a time. The planes of a 1x1 kernel are a
-// panel already and are read where they lie. Sums of a panel that are one run of destinations stay
-// there until K is done; others live in scratch of the accumulator type, then get the bias and go
-// to the destination. Row blocks
-// exist so that layers with many channels and few pixels have enough items; they depend on the
-// shape only.
+// the block are multiplied with kPanelDepth rows of it at a time. Sums of a panel that are one run
+// of destinations stay there until K is done; others live in scratch of the accumulator type, then
+// get the bias and go to the destination. Row blocks exist so that layers with many channels and
+// few pixels have enough items; they depend on the shape only.
 
 /// Most rows of im2col that are multiplied at a time: 256 x 64 floats leave room in L2, and the
 /// 6 x 256 weights that meet them stay in L1.
@@ -59,20 +57,6 @@ struct WeightMatrix {
     }
   }
 };
-
-/// True when all taps lie side by side in the weight, in order.
-inline bool taps_are_contiguous(const ContractionShape& shape, const WeightStrides& strides) {
-  int64_t expected = 1;
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
-    const Walk& walk = shape.walk[axis];
-    if (walk.tap_count > 1 && strides.axis[axis] != expected) return false;
-    for (int64_t t = 0; t < walk.tap_count; ++t) {
-      if (walk.taps[t].kernel != t) return false;
-    }
-    expected *= walk.tap_count;
-  }
-  return true;
-}
 
 /// Element offsets of all taps in the weight, in the order of the virtual matrix.
 inline void tap_offsets(const ContractionShape& shape, const WeightStrides& strides, int64_t* to) {
@@ -196,15 +180,6 @@ inline bool stores_whole_registers(const Contraction<T>& p, const DestRun& run, 
   return __is_same(T, Accumulator<T>) && run.length == width && p.dest_strides.axis[2] == 1;
 }
 
-/// Planes that start a multiple of this apart compete for the same few lines of a cache.
-constexpr int64_t kConflictBytes = 4096;
-
-/// Whether tiles may read the planes of a 1x1 kernel where they lie, each row block anew.
-template <class T>
-inline bool planes_suit_tiles(const Strides& strides) {
-  return strides.channel * int64_t(sizeof(T)) % kConflictBytes != 0;
-}
-
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct GemmPlanarBlocking {
@@ -308,10 +283,7 @@ void gemm_planar(const Contraction<T>& p) {
         run_count = join_runs(p.dest_strides, segments, gatherer.segment_count, runs);
       }
       const T* source = p.source + group * p.depth * p.source_strides.channel;
-      const bool reads_planes = count == pitch && planes_suit_tiles<T>(p.source_strides);
-      const Rows<const A> planes = reads_planes ? gatherer.in_place(source, 0) : Rows<const A>{};
-      const bool gathers = planes.data == nullptr;
-      if (gathers && whole && gathered != item / row_blocks) {
+      if (whole && gathered != item / row_blocks) {
         gathered = item / row_blocks;
         gatherer.gather(source, 0, inner, panel, pitch);
       }
@@ -323,16 +295,15 @@ void gemm_planar(const Contraction<T>& p) {
                                : Rows<A>{sums, pitch};
       for (int64_t k = 0; k < inner; k += depth_block) {
         const int64_t left = inner - k < depth_block ? inner - k : depth_block;
-        if (gathers && !whole) gatherer.gather(source, k, left, panel, pitch);
-        const Rows<const A> b = !gathers ? Rows<const A>{planes.at(k), planes.pitch}
-                                         : Rows<const A>{whole ? panel + k * pitch : panel, pitch};
+        if (!whole) gatherer.gather(source, k, left, panel, pitch);
+        const A* slice = whole ? panel + k * pitch : panel;
         const bool adds_bias = stores && p.bias != nullptr && k + left == inner;
         for (int64_t row = row_begin; row < row_end; row += kTileRows) {
           const int rows = int(row_end - row < kTileRows ? row_end - row : kTileRows);
           const A** from = pointers.as<const A*>();
           const int64_t run = weight.run < left ? weight.run : left;
           weight.point(group, row, rows, k / weight.run, left / run, from);
-          TileOperands<A> tile{from, 0, left / run, run, 1, b.data, b.pitch};
+          TileOperands<A> tile{from, 0, left / run, run, 1, slice, pitch};
           if (adds_bias) tile.bias = reinterpret_cast<const A*>(p.bias) + group * p.rows + row;
           multiply<A>(tile, c.at(row - row_begin), c.pitch, k > 0, rows, vectors);
         }

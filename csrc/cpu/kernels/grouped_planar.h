@@ -6,10 +6,10 @@
 // kernel of grouped_channels_last.h computes all rows of the block, and its result is transposed
 // back. The blocks stay in cache; the plan sees to that.
 
-/// Writes `count` elements of each of a register's worth of planes, `channel` apart, as [element]
-/// [channel].
+/// Writes `count` elements of each of `planes` planes, `channel` apart, as [element][channel of a
+/// register]; what is left of the registers becomes zero.
 template <class T>
-void transpose_planes(const T* from, int64_t channel, int64_t count, T* to) {
+void transpose_planes(const T* from, int64_t channel, int64_t planes, int64_t count, T* to) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   for (int64_t i = 0; i < count; i += lanes) {
@@ -17,7 +17,11 @@ void transpose_planes(const T* from, int64_t channel, int64_t count, T* to) {
     Vec<A> square[lanes];
     for (int c = 0; c < lanes; ++c) {
       const T* at = from + c * channel + i;
-      square[c] = some == lanes ? load_wide(at) : load_partial(at, some);
+      if (c >= planes) {
+        square[c] = Vec<A>{};
+      } else {
+        square[c] = some == lanes ? load_wide(at) : load_partial(at, some);
+      }
     }
     transpose<A>(square);
     for (int64_t j = 0; j < some; ++j) store_narrow(to + (i + j) * lanes, square[j]);
@@ -44,9 +48,43 @@ void transpose_pixels(const T* from, int64_t count, T* to, int64_t channel) {
   }
 }
 
-/// Elements of a plane of the source, of the destination.
+/// Stores `count` elements `stride` apart.
+template <class T>
+inline void copy_to_strided(const T* from, int64_t count, T* to, int64_t stride) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  int64_t i = 0;
+  for (; stride == 2 && i + lanes <= count; i += lanes) {
+    store_every_second(to + 2 * i, load_wide(from + i));
+  }
+  for (; i < count; ++i) to[i * stride] = from[i];
+}
+
+/// The way back for planes that do not lie densely, through `planes`, space for as many elements.
+template <class T>
+void scatter_pixels(const T* from, const Walk* walk, T* planes, T* to, const Strides& strides) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  const int64_t width = walk[2].count, rows = walk[0].count * walk[1].count;
+  transpose_pixels(from, rows * width, planes, rows * width);
+  for (int c = 0; c < lanes; ++c) {
+    for (int64_t row = 0; row < rows; ++row, planes += width) {
+      copy_to_strided(planes, width,
+                      to + c * strides.channel + row / walk[1].count * strides.axis[0] +
+                          row % walk[1].count * strides.axis[1],
+                      strides.axis[2]);
+    }
+  }
+}
+
+/// Elements of a plane of the source.
 inline int64_t source_plane(const ContractionShape& shape) {
   return shape.walk[0].size * shape.walk[1].size * shape.walk[2].size;
+}
+
+/// Whether the planes of the destination lie densely, each in order.
+template <class T>
+bool stores_planes(const Contraction<T>& p) {
+  const int64_t size[kAxes] = {p.walk[0].count, p.walk[1].count, p.walk[2].count};
+  return planes_are_dense(p.dest_strides, size);
 }
 
 /// How a call is cut, and the scratch that it takes.
@@ -60,7 +98,7 @@ struct GroupedPlanarBlocking {
   explicit GroupedPlanarBlocking(const Contraction<T>& p) : tables(p) {
     source_elements = round_up(source_plane(p) * kLanes<A>, 64);
     dest_elements = p.pixels() * kLanes<A>;
-    block_bytes = sizeof(T) * (source_elements + dest_elements);
+    block_bytes = sizeof(T) * (source_elements + dest_elements * (stores_planes(p) ? 1 : 2));
   }
 
   Footprint footprint() const {
@@ -106,16 +144,20 @@ void convolve_transposed_groups(const Contraction<T>& p) {
     T* source = planes.as<T>();
     T* dest = source + blocking.source_elements;
     const Contraction<T> block = transposed_block(p, source, dest);
+    const int64_t plane = source_plane(p);
     for (int64_t item = begin; item < end; ++item) {
       // The last register of channels overlaps the one before.
       const int64_t wanted = item % blocks * lanes, image = item / blocks;
       const int64_t first = wanted + lanes <= channels ? wanted : channels - lanes;
       transpose_planes(p.source + image * p.source_strides.batch + first * p.source_strides.channel,
-                       p.source_strides.channel, source_plane(p), source);
+                       p.source_strides.channel, lanes, plane, source);
       grouped_rows<T, kGroup>(block, tables, weights.from(first), 0, rows, buffer.as<char>());
-      transpose_pixels(dest, p.pixels(),
-                       p.dest + image * p.dest_strides.batch + first * p.dest_strides.channel,
-                       p.dest_strides.channel);
+      T* to = p.dest + image * p.dest_strides.batch + first * p.dest_strides.channel;
+      if (stores_planes(p)) {
+        transpose_pixels(dest, p.pixels(), to, p.dest_strides.channel);
+      } else {
+        scatter_pixels(dest, p.walk, dest + blocking.dest_elements, to, p.dest_strides);
+      }
     }
   });
 }

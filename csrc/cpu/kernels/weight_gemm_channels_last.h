@@ -1,13 +1,23 @@
 // Weight gradient with vectors along K = taps * source channels: sums[rows x K] = grad^T[rows x
 // pixels] * im2col[pixels x K] for each group.
 //
-// A tile broadcasts grad in place: its six rows are six neighbouring channels of the same pixels,
-// and the reduction walks from pixel to pixel. The panel of im2col, kTileColumns of K for a chunk
-// of pixels, is copied in runs of channels straight from the source. Items are (group, panel of K,
-// split), splits as in weight_gemm_planar. grad must be dense: one distance between all pixels.
+// A tile broadcasts six neighbouring channels of grad at the same pixel, and the reduction walks
+// from pixel to pixel. In place that walk would take a cache set, and with many channels a page,
+// for each pixel, so a few channels at a time are copied closer together, as accumulators. A panel
+// of im2col, kTileColumns of K for a chunk of pixels, is copied in runs of channels straight from
+// the source. Items are (group, some panels of K, split): the panels share each copy of grad;
+// splits as in weight_gemm_planar. grad must be dense: one distance between all pixels.
 
-/// Rows of grad that are widened at a time where it holds no accumulators: 2 MB of floats.
-constexpr int64_t kWidenedRows = 2048;
+/// Pixels of a chunk: a panel of them, 128 x 64 floats, stays in L1 for all tiles of rows.
+constexpr int64_t kPanelPixels = 128;
+
+/// K of an item, in several panels. Copying grad costs then little beside 256 multiply-adds of
+/// every element of it.
+constexpr int64_t kItemColumns = 256;
+
+/// Rows of grad that are copied at a time: neighbours among the pixels lie 384 bytes of floats
+/// apart, over all sets of the cache.
+constexpr int64_t kGradBlock = 16 * kTileRows;
 
 /// Consecutive elements of K that lie side by side in the source when no padding is among them:
 /// some channels of a tap, or with kernel_rows_are_runs (gemm_channels_last) of several taps of a
@@ -121,32 +131,32 @@ template <class T>
 struct WeightGemmChannelsLastBlocking {
   using A = Accumulator<T>;
   static constexpr int64_t columns = kTileColumns<A>;
-  static constexpr bool in_place = __is_same(T, A);  // grad holds accumulators
-  int64_t inner, padded_inner, panels;               // K
-  int64_t row_block;                                 // rows of grad that are widened at a time
+  static_assert(kItemColumns % columns == 0);
+  int64_t inner, padded_inner, items;  // K; parts of it
+  int64_t row_block;                   // rows of grad that are copied at a time
   int64_t pixels, chunks;
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
   int64_t sum_bytes, table_bytes;        // of the call
-  int64_t panel_bytes, widened_bytes;    // of each thread
+  int64_t panel_bytes, grad_bytes;       // of each thread
 
   explicit WeightGemmChannelsLastBlocking(const WeightContraction<T>& p) {
     inner = p.depth * p.taps();
     padded_inner = round_up(inner, kLanes<A>);
-    panels = ceil_div(inner, columns);
-    row_block = in_place || p.rows < kWidenedRows ? p.rows : kWidenedRows;
+    items = ceil_div(inner, kItemColumns);
+    row_block = p.rows < kGradBlock ? p.rows : kGradBlock;
     pixels = p.batch * p.pixels();
-    chunks = ceil_div(pixels, kPixelChunk);
+    chunks = ceil_div(pixels, kPanelPixels);
     set = p.groups * p.rows * padded_inner;
-    splits = choose_splits(p.groups * panels, chunks, set * sizeof(A));
+    splits = choose_splits(p.groups * items, chunks, set * sizeof(A));
     chunks_of_split = ceil_div(chunks, splits);
     sum_bytes = sizeof(A) * splits * set;
     table_bytes = sizeof(int64_t) * p.taps();
-    panel_bytes = sizeof(A) * kPixelChunk * columns;
-    widened_bytes = in_place ? 0 : sizeof(A) * kPixelChunk * row_block;
+    panel_bytes = sizeof(A) * kPanelPixels * kItemColumns;
+    grad_bytes = sizeof(A) * kPanelPixels * row_block;
   }
 
   Footprint footprint() const {
-    return {kTileRows, columns, sum_bytes + table_bytes, panel_bytes + widened_bytes};
+    return {kTileRows, columns, sum_bytes + table_bytes, panel_bytes + grad_bytes};
   }
 };
 
@@ -155,25 +165,23 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   const WeightGemmChannelsLastBlocking<T> blocking(p);
   constexpr int64_t columns = blocking.columns;
-  constexpr bool in_place = blocking.in_place;
   const int64_t padded_inner = blocking.padded_inner, pixels = blocking.pixels;
-  const int64_t panels = blocking.panels, chunks = blocking.chunks, splits = blocking.splits;
+  const int64_t items = blocking.items, chunks = blocking.chunks, splits = blocking.splits;
   const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
 
   const bool merged = kernel_rows_are_runs(p, p.source_strides);
   Scratch workspace(blocking.sum_bytes);
-  parallel_for(p.groups * panels * splits, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(p.groups * items * splits, 1, [&](int64_t begin, int64_t end) {
     Scratch panel_buffer(blocking.panel_bytes);
-    Scratch widened_buffer(blocking.widened_bytes);
-    A* panel = panel_buffer.as<A>();
-    [[maybe_unused]] A* widened = widened_buffer.as<A>();
+    Scratch grad_buffer(blocking.grad_bytes);
+    A* grad = grad_buffer.as<A>();
     PanelRun runs[columns];
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t split = item % splits, k = item / splits % panels * columns;
-      const int64_t group = item / splits / panels;
-      const int64_t width = padded_inner - k < columns ? padded_inner - k : columns;
+      const int64_t split = item % splits, k = item / splits % items * kItemColumns;
+      const int64_t group = item / splits / items;
+      const int64_t left = padded_inner - k;
+      const int64_t width = left < kItemColumns ? left : kItemColumns;
       A* sums = workspace.as<A>() + split * blocking.set + group * p.rows * padded_inner + k;
-      const int64_t run_count = cut_into_runs(p, merged, k, width, runs);
       const int64_t chunk_begin = split * blocking.chunks_of_split;
       const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
       const int64_t chunk_end = chunk_last < chunks ? chunk_last : chunks;
@@ -181,31 +189,32 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
         for (int64_t row = 0; row < p.rows; ++row) fill(sums + row * padded_inner, width, A(0));
       }
       for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
-        const int64_t first = chunk * kPixelChunk;
-        const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
-        gather_panel(p, group, first, count, runs, run_count, width, panel);
-        const T* grad = p.grad + first * pixel + group * p.rows;
+        const int64_t first = chunk * kPanelPixels;
+        const int64_t count = pixels - first < kPanelPixels ? pixels - first : kPanelPixels;
+        for (int64_t column = 0; column < width; column += columns) {
+          const int64_t wide = width - column < columns ? width - column : columns;
+          const int64_t run_count = cut_into_runs(p, merged, k + column, wide, runs);
+          gather_panel(p, group, first, count, runs, run_count, wide,
+                       panel_buffer.as<A>() + column * count);
+        }
+        const T* source = p.grad + first * pixel + group * p.rows;
         for (int64_t block = 0; block < p.rows; block += blocking.row_block) {
-          const int64_t left = p.rows - block;
-          const int64_t rows_here = left < blocking.row_block ? left : blocking.row_block;
-          const A* rows_of_grad;
-          int64_t step;
-          if constexpr (in_place) {
-            rows_of_grad = grad;
-            step = pixel;
-          } else {
-            for (int64_t i = 0; i < count; ++i)
-              copy_strided(grad + i * pixel + block, 1, rows_here, widened + i * rows_here);
-            rows_of_grad = widened;
-            step = rows_here;
+          const int64_t rows_left = p.rows - block;
+          const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
+          for (int64_t i = 0; i < count; ++i) {
+            copy_strided(source + i * pixel + block, 1, rows_here, grad + i * rows_here);
           }
-          A* to = sums + block * padded_inner;
-          for (int64_t row = 0; row < rows_here; row += kTileRows) {
-            const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
-            const A* pointers[kTileRows];
-            for (int r = 0; r < rows; ++r) pointers[r] = rows_of_grad + row + r;
-            multiply<A>({pointers, 0, 1, count, step, panel, width}, to + row * padded_inner,
-                        padded_inner, chunk > chunk_begin, rows, vectors_for<A>(width));
+          for (int64_t column = 0; column < width; column += columns) {
+            const int64_t wide = width - column < columns ? width - column : columns;
+            const A* panel = panel_buffer.as<A>() + column * count;
+            A* to = sums + block * padded_inner + column;
+            for (int64_t row = 0; row < rows_here; row += kTileRows) {
+              const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
+              const A* pointers[kTileRows];
+              for (int r = 0; r < rows; ++r) pointers[r] = grad + row + r;
+              multiply<A>({pointers, 0, 1, count, rows_here, panel, wide}, to + row * padded_inner,
+                          padded_inner, chunk > chunk_begin, rows, vectors_for<A>(wide));
+            }
           }
         }
       }

@@ -118,51 +118,59 @@ struct WeightGroupedChannelsLastBlocking {
   }
 };
 
+/// Sets `sums` to those of one image: `count` channels, whose source and grad start at `source` and
+/// `grad` and have stride 1.
 template <class T, int kGroup>
-void correlate_groups(const WeightContraction<T>& p) {
+void correlate_image(const WeightContraction<T>& p, const T* grad, const T* source, int64_t count,
+                     Accumulator<T>* sums) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  const Walk* walk = p.walk;
+  const Strides &of_source = p.source_strides, &of_grad = p.grad_strides;
+  const int64_t taps_w = walk[2].tap_count;
+  fill(sums, p.taps() * kGroup * lanes, Accumulator<T>(0));
+  for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+    for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+      for (int64_t row = 0; row < walk[0].count * walk[1].count; ++row) {
+        const int64_t h = row % walk[1].count, d = row / walk[1].count;
+        const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+        const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+        if (z < 0 || y < 0) continue;
+        const T* g = grad + d * of_grad.axis[0] + h * of_grad.axis[1];
+        const T* line = source + z * of_source.axis[0] + y * of_source.axis[1];
+        const auto correlate = count == lanes ? correlate_row_taps<T, kGroup, false>
+                                              : correlate_row_taps<T, kGroup, true>;
+        correlate(walk[2], g, of_grad.axis[2], line, of_source.axis[2], count, sums);
+      }
+      sums += taps_w * kGroup * lanes;
+    }
+  }
+}
+
+/// Adds up correlate(image, first channel, channels, scratch, sums) over the images and stores the
+/// sums as weights. The scratch is `extra_bytes` of each thread.
+template <class T, int kGroup, class F>
+void correlate_groups(const WeightContraction<T>& p, int64_t extra_bytes, const F& correlate) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  const Walk* walk = p.walk;
-  const int64_t taps = p.taps(), taps_w = walk[2].tap_count, channels = p.groups * kGroup;
+  const int64_t taps = p.taps(), channels = p.groups * kGroup;
   const WeightGroupedChannelsLastBlocking<T> blocking(p);
   const int64_t pieces = blocking.pieces, piece_sums = blocking.piece_sums, set = blocking.set;
   const int64_t splits = blocking.splits, images = blocking.images;
-  const Strides &from = p.source_strides, &grad = p.grad_strides;
 
   Scratch workspace(blocking.sum_bytes);
   const int64_t grain = ceil_div(kSmallestWork, images * p.pixels() * piece_sums);
   parallel_for(pieces * splits, grain, [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
+    Scratch extra(extra_bytes);
     A* image_sums = buffer.as<A>();
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t piece = item % pieces, split = item / pieces, c = piece * lanes;
-      const int64_t count = channels - c < lanes ? channels - c : lanes;
+      const int64_t piece = item % pieces, split = item / pieces, first = piece * lanes;
+      const int64_t count = channels - first < lanes ? channels - first : lanes;
       A* sums = workspace.as<A>() + split * set + piece * piece_sums;
       fill(sums, piece_sums, A(0));
       for (int64_t image = split * images; image < p.batch && image < (split + 1) * images;
            ++image) {
-        fill(image_sums, piece_sums, A(0));
-        for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-          for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-            A* of_row = image_sums + (td * walk[1].tap_count + th) * taps_w * kGroup * lanes;
-            for (int64_t row = 0; row < walk[0].count * walk[1].count; ++row) {
-              const int64_t h = row % walk[1].count, d = row / walk[1].count;
-              const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-              const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-              if (z < 0 || y < 0) continue;
-              const T* g = p.grad + image * grad.batch + d * grad.axis[0] + h * grad.axis[1] + c;
-              const T* line =
-                  p.source + image * from.batch + z * from.axis[0] + y * from.axis[1] + c;
-              if (count == lanes) {
-                correlate_row_taps<T, kGroup, false>(walk[2], g, grad.axis[2], line, from.axis[2],
-                                                     count, of_row);
-              } else {
-                correlate_row_taps<T, kGroup, true>(walk[2], g, grad.axis[2], line, from.axis[2],
-                                                    count, of_row);
-              }
-            }
-          }
-        }
+        correlate(image, first, count, extra.as<T>(), image_sums);
         for (int64_t i = 0; i < piece_sums; i += lanes) {
           store(sums + i, load(sums + i) + load(image_sums + i));
         }
@@ -185,17 +193,27 @@ void correlate_groups(const WeightContraction<T>& p) {
   }
 }
 
+template <class T, int kGroup>
+void correlate_channels_last(const WeightContraction<T>& p) {
+  using A = Accumulator<T>;
+  const auto correlate = [&](int64_t image, int64_t first, int64_t count, T*, A* sums) {
+    correlate_image<T, kGroup>(p, p.grad + image * p.grad_strides.batch + first,
+                               p.source + image * p.source_strides.batch + first, count, sums);
+  };
+  correlate_groups<T, kGroup>(p, 0, correlate);
+}
+
 template <class T>
 void weight_grouped_channels_last(const WeightContraction<T>& p) {
   constexpr int lanes = kLanes<Accumulator<T>>;  // no fewer than a group has channels
   switch (p.depth) {
-    case 1: return correlate_groups<T, 1>(p);
-    case 2: return correlate_groups<T, 2>(p);
+    case 1: return correlate_channels_last<T, 1>(p);
+    case 2: return correlate_channels_last<T, 2>(p);
     case 4:
-      if constexpr (lanes >= 4) return correlate_groups<T, 4>(p);
+      if constexpr (lanes >= 4) return correlate_channels_last<T, 4>(p);
       break;
     case 8:
-      if constexpr (lanes >= 8) return correlate_groups<T, 8>(p);
+      if constexpr (lanes >= 8) return correlate_channels_last<T, 8>(p);
       break;
   }
 }

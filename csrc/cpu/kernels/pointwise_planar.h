@@ -1,0 +1,115 @@
+// 1x1 convolution of planar tensors: dest[rows x pixels] = weight[rows x K] * source[K x pixels]
+// for each image and group, where source and dest are matrices as they lie.
+//
+// Nothing is gathered and no sum waits in scratch: tiles read planes of the source and write planes
+// of the destination, but for the last pixels of an image that do not fill a panel of kTileColumns.
+// An item is (image, group, block of panels, row block). A block has up to kBlockPanels panels,
+// which a tile of rows goes through one after another, so that each plane of the destination is
+// written in runs of a kilobyte that the prefetcher follows.
+
+constexpr int64_t kBlockPanels = 4;
+
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct PointwisePlanarBlocking {
+  using A = Accumulator<T>;
+  static constexpr int64_t columns = kTileColumns<A>;
+  int64_t pixels, depth_block;
+  int64_t block_pixels, blocks;  // of an image
+  int64_t row_block, row_blocks;
+  bool in_place;                       // rows of the weight are dense
+  int64_t packed_bytes, buffer_bytes;  // of the call, of each thread
+
+  explicit PointwisePlanarBlocking(const Contraction<T>& p) {
+    pixels = p.walk[2].count;
+    depth_block = p.depth < kPanelDepth ? p.depth : kPanelDepth;
+    const int64_t panels = ceil_div(pixels, columns), images = p.batch * p.groups;
+    // Fewer panels where there would be too few items.
+    int64_t most = images * panels / kWantedItems;
+    most = most < 1 ? 1 : most > kBlockPanels ? kBlockPanels : most;
+    blocks = ceil_div(panels, most);
+    block_pixels = ceil_div(panels, blocks) * columns;
+    row_block = choose_row_block(p.rows, images * blocks);
+    row_blocks = ceil_div(p.rows, row_block);
+    in_place = p.depth == 1 || p.weight_strides.depth == 1;
+    packed_bytes = in_place ? 0 : sizeof(A) * p.groups * p.rows * p.depth;
+    const int64_t sum_rows = row_block < p.rows ? row_block : p.rows;
+    buffer_bytes = sizeof(A) * kLanes<A> * (depth_block + sum_rows);
+  }
+
+  Footprint footprint() const { return {kTileRows, columns, packed_bytes, buffer_bytes}; }
+};
+
+template <class T>
+void pointwise_planar(const Contraction<T>& p) {
+  using A = Accumulator<T>;
+  const PointwisePlanarBlocking<T> blocking(p);
+  constexpr int64_t columns = blocking.columns;
+  constexpr int lanes = kLanes<A>;
+  Scratch packed(blocking.packed_bytes);
+  const A* weight = reinterpret_cast<const A*>(p.weight);
+  int64_t weight_row = p.weight_strides.row, weight_group = p.weight_strides.group;
+  if (!blocking.in_place) {
+    int64_t offset;
+    tap_offsets(p, p.weight_strides, &offset);
+    pack_weight_rows(p, &offset, packed.as<A>());
+    weight = packed.as<A>(), weight_row = p.depth, weight_group = p.rows * p.depth;
+  }
+
+  const int64_t items = p.batch * p.groups * blocking.blocks * blocking.row_blocks;
+  const int64_t item_work = blocking.block_pixels * blocking.row_block * p.depth;
+  parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
+    Scratch buffer(blocking.buffer_bytes);
+    A* copied = buffer.as<A>();
+    A* sums = copied + lanes * blocking.depth_block;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t row_begin = item % blocking.row_blocks * blocking.row_block;
+      const int64_t rest = item / blocking.row_blocks, image = rest / blocking.blocks;
+      const int64_t first = rest % blocking.blocks * blocking.block_pixels;
+      const int64_t left = blocking.pixels - first;
+      const int64_t count = left < blocking.block_pixels ? left : blocking.block_pixels;
+      const int64_t rows_left = p.rows - row_begin;
+      const int64_t rows = rows_left < blocking.row_block ? rows_left : blocking.row_block;
+      const int64_t group = image % p.groups, channel = group * p.rows + row_begin;
+      const A* source = reinterpret_cast<const A*>(p.source) +
+                        image / p.groups * p.source_strides.batch +
+                        group * p.depth * p.source_strides.channel + first;
+      A* dest = reinterpret_cast<A*>(p.dest) + image / p.groups * p.dest_strides.batch +
+                channel * p.dest_strides.channel + first;
+      const A* bias = p.bias != nullptr ? reinterpret_cast<const A*>(p.bias) + channel : nullptr;
+      const A* matrix = weight + group * weight_group + row_begin * weight_row;
+
+      // Panels of whole registers in place, and what is left over in scratch.
+      const int64_t whole = count / lanes * lanes, over = count - whole;
+      for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
+        const int64_t to_go = p.depth - k;
+        const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
+        const A* planes = source + k * p.source_strides.channel;
+        for (int64_t i = 0; over > 0 && i < depth; ++i) {
+          store(copied + i * lanes,
+                load_partial(planes + i * p.source_strides.channel + whole, over));
+        }
+        for (int64_t row = 0; row < rows; row += kTileRows) {
+          const int some = int(rows - row < kTileRows ? rows - row : kTileRows);
+          const A* from[kTileRows];
+          for (int r = 0; r < some; ++r) from[r] = matrix + (row + r) * weight_row + k;
+          TileOperands<A> tile{from, 0, 1, depth, 1, planes, p.source_strides.channel};
+          if (bias != nullptr && k + depth == p.depth) tile.bias = bias + row;
+          for (int64_t pixel = 0; pixel < whole; pixel += columns) {
+            tile.b = planes + pixel;
+            const int64_t width = whole - pixel < columns ? whole - pixel : columns;
+            multiply<A>(tile, dest + row * p.dest_strides.channel + pixel, p.dest_strides.channel,
+                        k > 0, some, int(width / lanes));
+          }
+          if (over == 0) continue;
+          tile.b = copied;
+          tile.b_step = lanes;
+          multiply<A>(tile, sums + row * lanes, lanes, k > 0, some, 1);
+        }
+      }
+      for (int64_t row = 0; over > 0 && row < rows; ++row) {
+        store_partial(dest + row * p.dest_strides.channel + whole, load(sums + row * lanes), over);
+      }
+    }
+  });
+}

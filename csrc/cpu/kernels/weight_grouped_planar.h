@@ -1,0 +1,63 @@
+// Weight gradient of grouped convolution of planar tensors with narrow rows: the channels_last
+// kernel on blocks that are transposed into scratch, as in grouped_planar.h.
+
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct WeightGroupedPlanarBlocking {
+  using A = Accumulator<T>;
+  WeightGroupedChannelsLastBlocking<T> sums;
+  int64_t source_elements, grad_elements;  // of a block
+  int64_t block_bytes;
+
+  explicit WeightGroupedPlanarBlocking(const WeightContraction<T>& p) : sums(p) {
+    source_elements = round_up(source_plane(p) * kLanes<A>, 64);
+    grad_elements = p.pixels() * kLanes<A>;
+    block_bytes = sizeof(T) * (source_elements + grad_elements);
+  }
+
+  Footprint footprint() const {
+    Footprint all = sums.footprint();
+    all.per_thread += block_bytes;
+    return all;
+  }
+};
+
+template <class T, int kGroup>
+void correlate_transposed_groups(const WeightContraction<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const WeightGroupedPlanarBlocking<T> blocking(p);
+  WeightContraction<T> block = p;
+  int64_t from = lanes, of_grad = lanes;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    block.source_strides.axis[axis] = from;
+    block.grad_strides.axis[axis] = of_grad;
+    from *= p.walk[axis].size;
+    of_grad *= p.walk[axis].count;
+  }
+  const auto correlate = [&](int64_t image, int64_t first, int64_t count, T* source, A* sums) {
+    T* grad = source + blocking.source_elements;
+    const Strides &of_source = p.source_strides, &of_grads = p.grad_strides;
+    transpose_planes(p.source + image * of_source.batch + first * of_source.channel,
+                     of_source.channel, count, source_plane(p), source);
+    transpose_planes(p.grad + image * of_grads.batch + first * of_grads.channel, of_grads.channel,
+                     count, p.pixels(), grad);
+    correlate_image<T, kGroup>(block, grad, source, lanes, sums);
+  };
+  correlate_groups<T, kGroup>(p, blocking.block_bytes, correlate);
+}
+
+template <class T>
+void weight_grouped_planar(const WeightContraction<T>& p) {
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  switch (p.depth) {
+    case 1: return correlate_transposed_groups<T, 1>(p);
+    case 2: return correlate_transposed_groups<T, 2>(p);
+    case 4:
+      if constexpr (lanes >= 4) return correlate_transposed_groups<T, 4>(p);
+      break;
+    case 8:
+      if constexpr (lanes >= 8) return correlate_transposed_groups<T, 8>(p);
+      break;
+  }
+}
