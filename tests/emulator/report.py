@@ -63,7 +63,9 @@ def table(costs: list[library.Cost], wanted: list[str]) -> Table:
     for cost in costs:
         if wanted and not any(part in cost.kernel for part in wanted):
             continue
-        sum_ = sums[re.sub(r"\(.*?\)", "", cost.kernel), cost.kind]
+        # "(pool_direct<Op>)" is how a launch spells it, "gemm<(Kind)2>" how an enumerator is named.
+        kernel = re.sub(r"\([\w:]+\)(?=\d)", "", cost.kernel).strip("()")
+        sum_ = sums[kernel, cost.kind]
         for i, number in enumerate((cost.requests, cost.transactions, cost.ideal)):
             sum_[i] += number
     result = Table("kernel", "kind")
