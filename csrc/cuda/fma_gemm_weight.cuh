@@ -33,7 +33,9 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
   using Acc = Accumulator<T>;
   using IndexSite = Site<Index>;
   constexpr int kDepth = Tile::kDepth, kStages = Tile::kStages;
-  constexpr int kPitchA = kPitch<Acc, Tile::kRows>, kPitchB = kPitch<Acc, Tile::kColumns>;
+  // Lanes along channels write neighbours, which need no gaps between steps.
+  constexpr int kPitchA = channels_last ? Tile::kRows : kPitch<Acc, Tile::kRows>;
+  constexpr int kPitchB = channels_last ? Tile::kColumns : kPitch<Acc, Tile::kColumns>;
   constexpr int kStageA = kDepth * kPitchA, kStageB = kDepth * kPitchB;
   SIMT_SHARED(Acc, a, kStages * kStageA);
   SIMT_SHARED(Acc, b, kStages * kStageB);
