@@ -1,7 +1,7 @@
 #include "cuda/precision.h"
 
+#include "../precision.h"  // not the one beside this file
 #include "checks.h"
-#include "precision.h"
 
 namespace cnnops {
 
