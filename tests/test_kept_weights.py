@@ -266,8 +266,8 @@ def test_not_used_where_something_records_or_transforms(uses: Uses) -> None:
     with torch.no_grad():
         conv(x.requires_grad_())  # no gradient is recorded here
         assert uses.convolved == (convolved := convolved + 1)
-        torch.func.vmap(conv)(x.unsqueeze(1))
-        torch.func.jvp(conv, (x,), (x,))
+        torch.func.vjp(conv, x.detach())
+        torch.func.jvp(conv, (x.detach(),), (x.detach(),))
         with torch.autocast("cpu", torch.bfloat16):
             conv(x)
         torch.func.functional_call(conv, {"weight": torch.randn_like(conv.weight)}, (x,))

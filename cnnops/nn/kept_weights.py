@@ -75,6 +75,7 @@ def may_keep(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         type(weight) is Parameter
         and type(input) is Tensor
+        and torch._C._get_tracing_state() is None
         and weight.numel() >= SMALLEST
         and input.is_cpu
         and weight.is_cpu
@@ -83,7 +84,6 @@ def may_keep(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and not torch._C._is_any_autocast_enabled()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
         and forward_ad._current_level < 0
     )
 
