@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import devices
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,11 +52,8 @@ LAYERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _emulated() -> Iterator[None]:
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    with library.emulated_cuda():
+    with devices.tf32(False), library.emulated_cuda():
         yield
-    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _integers(*shape: int, dtype: torch.dtype, layout: str = "contiguous") -> Tensor:

@@ -45,14 +45,20 @@ def error(actual: Tensor, expected: Tensor) -> float:
 def precision() -> Iterator[Callable[[Any, str], None]]:
     """Sets fp32_precision of torch.backends or one below it, and undoes it after the test."""
     before = []
+    # torch.testing's own helpers, where they are imported, forbid assignments outside of this.
+    allowed = getattr(torch.backends, "__allow_nonbracketed_mutation")
+
+    def assign(backend: Any, value: str) -> None:
+        with allowed():
+            backend.fp32_precision = value
 
     def set_precision(backend: Any, value: str) -> None:
         before.append((backend, backend.fp32_precision))
-        backend.fp32_precision = value
+        assign(backend, value)
 
     yield set_precision
     for backend, value in reversed(before):
-        backend.fp32_precision = value
+        assign(backend, value)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
