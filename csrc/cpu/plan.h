@@ -87,7 +87,7 @@ constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
 inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes) {
   const Walk* walk = shape.walk;
   const int64_t plane = walk[0].size * walk[1].size * walk[2].size + shape.pixels();
-  return walk[2].count <= kNarrowRow && shape.taps() > 1 && shape.groups * shape.depth >= lanes &&
+  return walk[2].count <= kNarrowRow && shape.groups * shape.depth >= lanes &&
          plane * lanes <= kMaxBlockElements;
 }
 

@@ -1,0 +1,208 @@
+"""Kernels for particular shapes: that they are chosen there, and right on every instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import cnnops
+import cnnops.functional as F
+from cnnops import _C
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+PHASES = ("fwd", "bwd_input", "bwd_weight")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A convolution, and the kernels of its three contractions; "" where it does not matter."""
+
+    kernels: tuple[str, str, str]
+    image: tuple[int, ...]
+    weight: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    channels_last: bool = False
+    padding_mode: str = "zeros"
+
+
+GROUPED = ("grouped_planar", "grouped_planar", "weight_grouped_planar")
+POINTWISE = ("pointwise_planar", "pointwise_planar", "weight_gemm_planar")
+FEW = ("few_pixels", "few_pixels", "")
+SLIDING = ("grouped_channels_last", "grouped_channels_last", "weight_grouped_channels_last")
+DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
+
+SHAPES = {
+    # One pixel and eight; channels that fill no register, blocks of 64 rows, groups, taps.
+    "few, one pixel": Shape(FEW, (1, 37, 1, 1), (70, 37, 1, 1)),
+    "few, eight images": Shape(FEW, (8, 24, 1, 1), (130, 24, 1, 1)),
+    "few, in groups": Shape(FEW, (3, 12, 1, 1), (10, 6, 1, 1), {"groups": 2}),
+    "few, with taps": Shape(("few_pixels", "", ""), (2, 5, 3, 4), (9, 5, 3, 4)),
+    "few, with taps, channels last": Shape(
+        ("few_pixels", "", ""), (2, 5, 3, 4), (9, 5, 3, 4), channels_last=True
+    ),
+    # Whole panels, a part of one and less than a register; K beyond a block; groups.
+    "pointwise": Shape(POINTWISE, (2, 19, 9, 11), (13, 19, 1, 1)),
+    "pointwise, whole registers": Shape(POINTWISE, (1, 40, 8, 16), (17, 40, 1, 1)),
+    "pointwise, deep": Shape(POINTWISE, (1, 300, 8, 10), (7, 300, 1, 1)),
+    "pointwise, many panels": Shape(POINTWISE, (1, 9, 40, 33), (21, 9, 1, 1)),
+    "pointwise, in groups": Shape(POINTWISE, (1, 36, 9, 8), (30, 12, 1, 1), {"groups": 3}),
+    "pointwise, 1-d": Shape(POINTWISE, (2, 20, 75), (11, 20, 1)),
+    "pointwise, 3-d": Shape(POINTWISE, (1, 20, 3, 5, 6), (11, 20, 1, 1, 1)),
+    # Planes of narrow rows; a last register of channels that overlaps; strides and dilations.
+    "narrow depthwise": Shape(GROUPED, (2, 21, 7, 7), (21, 1, 3, 3), {"padding": 1, "groups": 21}),
+    "narrow, wide kernel": Shape(
+        GROUPED, (1, 16, 9, 14), (16, 1, 5, 9), {"padding": (2, 4), "groups": 16}
+    ),
+    "narrow, stride": Shape(
+        GROUPED, (1, 18, 13, 13), (18, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 18}
+    ),
+    "narrow, dilation": Shape(
+        GROUPED, (1, 17, 9, 8), (17, 1, 3, 2), {"dilation": (1, 2), "padding": 2, "groups": 17}
+    ),
+    "narrow, groups of 2": Shape(
+        GROUPED, (2, 22, 6, 5), (22, 2, 3, 3), {"padding": 1, "groups": 11}
+    ),
+    "narrow, groups of 4": Shape(
+        GROUPED, (1, 24, 6, 5), (24, 4, 3, 3), {"padding": 1, "groups": 6}
+    ),
+    "narrow, reflecting": Shape(
+        ("", "", ""),
+        (1, 17, 7, 6),
+        (17, 1, 3, 5),
+        {"padding": (1, 2), "groups": 17},
+        padding_mode="reflect",
+    ),
+    # Windows that slide: rows longer and shorter than a window, all padding modes, 3-d.
+    "sliding": Shape(
+        SLIDING, (2, 19, 6, 21), (19, 1, 3, 3), {"padding": 1, "groups": 19}, channels_last=True
+    ),
+    "sliding, wide kernel": Shape(
+        SLIDING, (1, 5, 4, 7), (5, 1, 1, 11), {"padding": (0, 5), "groups": 5}, channels_last=True
+    ),
+    "sliding, groups of 2": Shape(
+        SLIDING, (1, 18, 5, 9), (18, 2, 3, 3), {"padding": 1, "groups": 9}, channels_last=True
+    ),
+    "sliding, circular": Shape(
+        ("", "", ""),
+        (1, 6, 5, 9),
+        (6, 1, 3, 4),
+        {"padding": (1, 3), "groups": 6},
+        True,
+        "circular",
+    ),
+    "sliding, 3-d": Shape(
+        SLIDING, (1, 6, 3, 4, 9), (6, 1, 2, 3, 3), {"padding": 1, "groups": 6}, channels_last=True
+    ),
+    # Pairs of rows: rows of one, two, three and five registers, odd counts, strides, channels.
+    "pairs": Shape(DIRECT, (1, 3, 9, 37), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
+    "pairs, wide": Shape(DIRECT, (1, 2, 7, 75), (2, 1, 5, 5), {"padding": 2, "groups": 2}),
+    "pairs, two rows": Shape(DIRECT, (1, 3, 2, 30), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
+    "pairs, stride": Shape(
+        (DIRECT[0], "", DIRECT[2]),
+        (1, 3, 11, 41),
+        (3, 1, 3, 3),
+        {"stride": 2, "padding": 1, "groups": 3},
+    ),
+    "pairs, dilation": Shape(
+        DIRECT, (1, 3, 12, 40), (3, 1, 3, 3), {"dilation": 2, "padding": 2, "groups": 3}
+    ),
+    "pairs, sum over channels": Shape(
+        (DIRECT[0], "", ""), (1, 6, 9, 25), (2, 3, 3, 3), {"padding": 1, "groups": 2}
+    ),
+}
+
+
+def _operation(shape: Shape) -> Callable[..., Tensor]:
+    rank = len(shape.image) - 2
+    if shape.padding_mode == "zeros":
+        return partial(getattr(F, f"conv{rank}d"), **shape.options)
+    rows, depth, *kernel = shape.weight
+    channels = depth * shape.options["groups"]
+    module = getattr(cnnops.nn, f"Conv{rank}d")(
+        channels, rows, kernel, padding_mode=shape.padding_mode, **shape.options
+    )
+
+    def run(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(
+            module, {"weight": weight, "bias": bias}, (image,)
+        )
+        return result
+
+    return run
+
+
+def _reference(shape: Shape, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    options = dict(shape.options)
+    if shape.padding_mode != "zeros":
+        padding = options.pop("padding")
+        around = [amount for axis in reversed(padding) for amount in (axis, axis)]
+        image = torch.nn.functional.pad(image, around, mode=shape.padding_mode)
+    conv = getattr(torch.nn.functional, f"conv{len(shape.image) - 2}d")
+    result: Tensor = conv(image, weight, bias, **options)
+    return result
+
+
+# Padding modes are a matter of modules, which have no plan.
+@pytest.mark.parametrize("name", [it for it in SHAPES if SHAPES[it].padding_mode == "zeros"])
+def test_chosen(name: str, set_isa: Callable[[str], None]) -> None:
+    shape = SHAPES[name]
+    if "avx512" in _C.available_isas():
+        set_isa("avx512")  # the width of a register counts
+    elif "avx2" in _C.available_isas():
+        set_isa("avx2")
+    lies = {"memory_format": CHANNELS_LAST[len(shape.image)]} if shape.channels_last else {}
+    for phase, kernel in zip(PHASES, shape.kernels, strict=True):
+        plan = cnnops.plan(
+            f"conv{len(shape.image) - 2}d",
+            shape.image,
+            shape.weight,
+            phase=phase,
+            **shape.options,
+            **lies,
+        )
+        if kernel:
+            assert {step.algorithm for step in plan.steps} == {kernel}, phase
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_right(name: str, dtype: torch.dtype, isa: str, set_isa: Callable[[str], None]) -> None:
+    """Output and gradients against float64."""
+    if isa not in _C.available_isas():
+        pytest.skip(f"this CPU has no {isa}")
+    set_isa(isa)
+    shape = SHAPES[name]
+    tensors = [
+        torch.randn(shape.image).to(dtype),
+        torch.randn(shape.weight).to(dtype),
+        torch.randn(shape.weight[0]).to(dtype),
+    ]
+    if shape.channels_last:
+        lies = CHANNELS_LAST[len(shape.image)]
+        tensors[:2] = [it.contiguous(memory_format=lies) for it in tensors[:2]]
+    ours = [it.clone().requires_grad_() for it in tensors]
+    theirs = [it.double().requires_grad_() for it in tensors]
+    output = _operation(shape)(*ours)
+    expected = _reference(shape, *theirs)
+    gradient = torch.randn(expected.shape).to(dtype)
+    found = [output, *torch.autograd.grad(output, ours, gradient)]
+    wanted = [expected, *torch.autograd.grad(expected, theirs, gradient.double())]
+    accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+    for ours_is, theirs_is in zip(found, wanted, strict=True):
+        scale = theirs_is.abs().max()
+        bound = 2 * torch.finfo(dtype).eps * theirs_is.abs() + (
+            256 * torch.finfo(accumulator).eps * scale
+        )
+        if shape.padding_mode != "zeros":
+            # The gradient of the padded image is rounded to dtype before it is folded.
+            bound += torch.finfo(dtype).eps * scale
+        assert ((ours_is.double() - theirs_is).abs() <= bound).all()
