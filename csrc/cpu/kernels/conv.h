@@ -21,6 +21,8 @@
 //
 #include "cpu/kernels/direct_planar.h"
 //
+#include "cpu/kernels/groups.h"
+//
 #include "cpu/kernels/grouped_window.h"
 //
 #include "cpu/kernels/grouped_channels_last.h"

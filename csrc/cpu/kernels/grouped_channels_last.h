@@ -284,16 +284,5 @@ void convolve_groups(const Contraction<T>& p) {
 
 template <class T>
 void grouped_channels_last(const Contraction<T>& p) {
-  // A group fits a register, says the plan: larger ones need no code.
-  constexpr int lanes = kLanes<Accumulator<T>>;
-  switch (p.depth) {
-    case 1: return convolve_groups<T, 1>(p);
-    case 2: return convolve_groups<T, 2>(p);
-    case 4:
-      if constexpr (lanes >= 4) return convolve_groups<T, 4>(p);
-      break;
-    case 8:
-      if constexpr (lanes >= 8) return convolve_groups<T, 8>(p);
-      break;
-  }
+  with_group<Accumulator<T>>(p.depth, [&]<int kGroup>() { convolve_groups<T, kGroup>(p); });
 }

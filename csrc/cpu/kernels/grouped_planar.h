@@ -164,15 +164,6 @@ void convolve_transposed_groups(const Contraction<T>& p) {
 
 template <class T>
 void grouped_planar(const Contraction<T>& p) {
-  constexpr int lanes = kLanes<Accumulator<T>>;
-  switch (p.depth) {
-    case 1: return convolve_transposed_groups<T, 1>(p);
-    case 2: return convolve_transposed_groups<T, 2>(p);
-    case 4:
-      if constexpr (lanes >= 4) return convolve_transposed_groups<T, 4>(p);
-      break;
-    case 8:
-      if constexpr (lanes >= 8) return convolve_transposed_groups<T, 8>(p);
-      break;
-  }
+  with_group<Accumulator<T>>(p.depth,
+                             [&]<int kGroup>() { convolve_transposed_groups<T, kGroup>(p); });
 }

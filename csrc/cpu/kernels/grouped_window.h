@@ -10,18 +10,6 @@
 /// With 32 registers 8 accumulators, 8 of the window and one of weights; with 16 half of that.
 constexpr int kWindowPixels = CNNOPS_VECTOR_BYTES == 64 ? 8 : 4;
 
-/// Source channel `kChannel` of every group, in all lanes of its group.
-template <class A, int kGroup, int kChannel>
-inline Vec<A> spread(Vec<A> x) {
-  if constexpr (kGroup == 1) {
-    return x;
-  } else {
-    Vec<typename IndexOf<sizeof(A)>::type> index;
-    for (int lane = 0; lane < kLanes<A>; ++lane) index[lane] = lane / kGroup * kGroup + kChannel;
-    return __builtin_shuffle(x, index);
-  }
-}
-
 /// Whether the taps of a width read neighbours, in ascending or descending order, at stride 1.
 inline bool neighbours_read_neighbours(const Walk& width) {
   const int64_t step = width.tap_count > 1 ? width.taps[1].offset - width.taps[0].offset : 1;

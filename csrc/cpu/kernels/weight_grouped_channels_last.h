@@ -205,15 +205,5 @@ void correlate_channels_last(const WeightContraction<T>& p) {
 
 template <class T>
 void weight_grouped_channels_last(const WeightContraction<T>& p) {
-  constexpr int lanes = kLanes<Accumulator<T>>;  // no fewer than a group has channels
-  switch (p.depth) {
-    case 1: return correlate_channels_last<T, 1>(p);
-    case 2: return correlate_channels_last<T, 2>(p);
-    case 4:
-      if constexpr (lanes >= 4) return correlate_channels_last<T, 4>(p);
-      break;
-    case 8:
-      if constexpr (lanes >= 8) return correlate_channels_last<T, 8>(p);
-      break;
-  }
+  with_group<Accumulator<T>>(p.depth, [&]<int kGroup>() { correlate_channels_last<T, kGroup>(p); });
 }

@@ -49,15 +49,6 @@ void correlate_transposed_groups(const WeightContraction<T>& p) {
 
 template <class T>
 void weight_grouped_planar(const WeightContraction<T>& p) {
-  constexpr int lanes = kLanes<Accumulator<T>>;
-  switch (p.depth) {
-    case 1: return correlate_transposed_groups<T, 1>(p);
-    case 2: return correlate_transposed_groups<T, 2>(p);
-    case 4:
-      if constexpr (lanes >= 4) return correlate_transposed_groups<T, 4>(p);
-      break;
-    case 8:
-      if constexpr (lanes >= 8) return correlate_transposed_groups<T, 8>(p);
-      break;
-  }
+  with_group<Accumulator<T>>(p.depth,
+                             [&]<int kGroup>() { correlate_transposed_groups<T, kGroup>(p); });
 }
