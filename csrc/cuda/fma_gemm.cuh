@@ -136,7 +136,10 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
   // A thread copies the same rows of every stage of the weight, from a pointer that moves along.
   constexpr int kRowVectors = Tile::kRows / kVector, kVectors = Tile::kDepth * kRowVectors;
   static_assert(Tile::kThreads % kRowVectors == 0);
-  const int weight_row = thread % kRowVectors * kVector, weight_step = thread / kRowVectors;
+  // Where there are fewer vectors than threads, those left over share a place and copy nothing.
+  const int weight_row = thread % kRowVectors * kVector;
+  const int weight_step =
+      kVectors < Tile::kThreads ? thread / kRowVectors % Tile::kDepth : thread / kRowVectors;
   const bool weight_inside = first_row + weight_row < args.packed_rows;
   const Acc* weight = args.weight + (group * args.depth + weight_step) * args.packed_rows +
                       (weight_inside ? first_row + weight_row : 0);

@@ -19,7 +19,7 @@ from emulator import build
 RUNTIMES = {"asan": "libasan.so", "tsan": "libtsan.so"}
 
 #: One in so many of all emulated tests.
-SHARE = {"asan": 60, "tsan": 120}
+SHARE = {"asan": 20, "tsan": 30}
 
 OPTIONS = {
     # Python and torch leak on purpose. Stacks of fibers are no place for fake frames.
@@ -34,10 +34,11 @@ OPTIONS = {
 def main(variant: str, *arguments: str) -> int:
     """The exit code of pytest, or of the sanitizer that ended it."""
     library = build.build("library", variant)
-    runtime = build.runtime_library(RUNTIMES[variant])
+    # libstdc++ as well: the sanitizer looks for its exceptions before anything else loads it.
+    preloaded = [build.runtime_library(name) for name in (RUNTIMES[variant], "libstdc++.so")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     command += ["--device", "cuda-emulated", "--share", str(SHARE[variant]), *arguments]
-    environment = {**os.environ, **OPTIONS, "LD_PRELOAD": runtime, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **OPTIONS, "LD_PRELOAD": " ".join(preloaded), "OMP_NUM_THREADS": "1"}
     environment["CNNOPS_EMULATED_LIBRARY"] = str(library)
     return subprocess.run(command, env=environment, cwd=build.ROOT, check=False).returncode
 
