@@ -38,7 +38,12 @@ def main(variant: str, *arguments: str) -> int:
     preloaded = [build.runtime_library(name) for name in (RUNTIMES[variant], "libstdc++.so")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     command += ["--device", "cuda-emulated", "--share", str(SHARE[variant]), *arguments]
-    environment = {**os.environ, **OPTIONS, "LD_PRELOAD": " ".join(preloaded), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        **OPTIONS,
+        "LD_PRELOAD": " ".join(preloaded),
+        "OMP_NUM_THREADS": "1",
+    }
     environment["CNNOPS_EMULATED_LIBRARY"] = str(library)
     return subprocess.run(command, env=environment, cwd=build.ROOT, check=False).returncode
 
