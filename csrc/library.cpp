@@ -24,12 +24,13 @@ PyObject* isa(PyObject*, PyObject*) {
   }
 }
 
-PyObject* available_isas(PyObject*, PyObject*) {
-  const auto& names = cnnops::available_isas();
+/// A list of to_item(each) of `all`; null, with Python's error set, where one of them is null.
+template <class Range, class ToItem>
+PyObject* list_of(const Range& all, const ToItem& to_item) {
   PyObject* list = PyList_New(0);
   if (list == nullptr) return nullptr;
-  for (const char* name : names) {
-    PyObject* item = PyUnicode_FromString(name);
+  for (const auto& each : all) {
+    PyObject* item = to_item(each);
     if (item == nullptr || PyList_Append(list, item) < 0) {
       Py_XDECREF(item);
       Py_DECREF(list);
@@ -38,6 +39,11 @@ PyObject* available_isas(PyObject*, PyObject*) {
     Py_DECREF(item);
   }
   return list;
+}
+
+PyObject* available_isas(PyObject*, PyObject*) {
+  return list_of(cnnops::available_isas(),
+                 [](const char* name) { return PyUnicode_FromString(name); });
 }
 
 PyObject* set_isa(PyObject*, PyObject* name) {
@@ -62,23 +68,13 @@ PyObject* set_isa(PyObject*, PyObject* name) {
 PyObject* take_plans(PyObject*, PyObject*) {
   std::vector<cnnops::PlanNote> notes;
   notes.swap(cnnops::plan_notes());
-  PyObject* list = PyList_New(0);
-  if (list == nullptr) return nullptr;
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
-  for (const cnnops::PlanNote& note : notes) {
+  return list_of(notes, [&](const cnnops::PlanNote& note) {
     const cnnops::Footprint& takes = note.footprint;
-    PyObject* item =
-        Py_BuildValue("(ssLLLLL)", note.algorithm, note.reason, number(takes.tile_rows),
-                      number(takes.tile_columns), number(takes.shared), number(takes.per_thread),
-                      number(note.held));
-    if (item == nullptr || PyList_Append(list, item) < 0) {
-      Py_XDECREF(item);
-      Py_DECREF(list);
-      return nullptr;
-    }
-    Py_DECREF(item);
-  }
-  return list;
+    return Py_BuildValue("(ssLLLLL)", note.algorithm, note.reason, number(takes.tile_rows),
+                         number(takes.tile_columns), number(takes.shared), number(takes.per_thread),
+                         number(note.held));
+  });
 }
 
 PyMethodDef methods[] = {
