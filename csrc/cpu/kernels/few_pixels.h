@@ -42,18 +42,16 @@ template <class T>
 void gather_pixel(const Contraction<T>& p, const T* source, int64_t pixel, const int64_t* place,
                   Accumulator<T>* to) {
   const Walk* walk = p.walk;
-  const int64_t w = pixel % walk[2].count, row = pixel / walk[2].count;
-  const int64_t h = row % walk[1].count, plane = row / walk[1].count;
-  const T* image = source + plane / walk[0].count * p.source_strides.batch;
+  const PixelPlace at(p, pixel);
+  const T* image = source + at.image * p.source_strides.batch;
   const int64_t taps = p.taps();
   int64_t tap = 0;
   for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-    const int64_t z =
-        walk[0].resolve(plane % walk[0].count * walk[0].step + walk[0].taps[td].offset);
+    const int64_t z = walk[0].resolve(at.d * walk[0].step + walk[0].taps[td].offset);
     for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-      const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+      const int64_t y = walk[1].resolve(at.h * walk[1].step + walk[1].taps[th].offset);
       for (int64_t tw = 0; tw < walk[2].tap_count; ++tw, ++tap) {
-        const int64_t x = walk[2].resolve(w * walk[2].step + walk[2].taps[tw].offset);
+        const int64_t x = walk[2].resolve(at.w * walk[2].step + walk[2].taps[tw].offset);
         const bool inside = z >= 0 && y >= 0 && x >= 0;
         const T* from = image + z * p.source_strides.axis[0] + y * p.source_strides.axis[1] +
                         x * p.source_strides.axis[2];
@@ -169,7 +167,6 @@ void few_pixels(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const FewPixelsBlocking<T> blocking(p);
   const int64_t taps = p.taps(), inner = blocking.inner, pixels = blocking.pixels;
-  const Walk* walk = p.walk;
 
   Scratch tables(blocking.table_bytes);
   int64_t* offsets = tables.as<int64_t>();
@@ -207,11 +204,7 @@ void few_pixels(const Contraction<T>& p) {
                                        : few_pixels_block<T, 1>;
         block(p, blocking.along_inner, weight, place, rows, from, inner, sums);
         for (int64_t j = 0; j < some; ++j, ++i) {
-          const int64_t line = i / walk[2].count, plane = line / walk[1].count;
-          T* to = p.dest + plane / walk[0].count * p.dest_strides.batch +
-                  plane % walk[0].count * p.dest_strides.axis[0] +
-                  line % walk[1].count * p.dest_strides.axis[1] +
-                  i % walk[2].count * p.dest_strides.axis[2];
+          T* to = p.dest + PixelPlace(p, i).offset(p.dest_strides);
           for (int64_t r = 0; r < rows; ++r) {
             const int64_t channel = group * p.rows + first + r;
             const A bias = p.bias != nullptr ? widen(p.bias[channel]) : A(0);

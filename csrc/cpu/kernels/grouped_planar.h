@@ -87,6 +87,19 @@ bool stores_planes(const Contraction<T>& p) {
   return planes_are_dense(p.dest_strides, size);
 }
 
+/// Strides of a block of transposed planes, of the source or of destination positions.
+template <class T>
+Strides transposed_strides(const Walk* walk, bool source) {
+  Strides strides;
+  strides.channel = 1;
+  int64_t pixel = kLanes<Accumulator<T>>;
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    strides.axis[axis] = pixel;
+    pixel *= source ? walk[axis].size : walk[axis].count;
+  }
+  return strides;
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct GroupedPlanarBlocking {
@@ -115,14 +128,8 @@ Contraction<T> transposed_block(const Contraction<T>& p, const T* source, T* des
   block.groups = lanes / p.depth;
   block.source = source;
   block.dest = dest;
-  int64_t from = lanes, to = lanes;
-  block.source_strides.channel = block.dest_strides.channel = 1;
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
-    block.source_strides.axis[axis] = from;
-    block.dest_strides.axis[axis] = to;
-    from *= p.walk[axis].size;
-    to *= p.walk[axis].count;
-  }
+  block.source_strides = transposed_strides<T>(p.walk, true);
+  block.dest_strides = transposed_strides<T>(p.walk, false);
   return block;
 }
 

@@ -28,13 +28,8 @@ void correlate_transposed_groups(const WeightContraction<T>& p) {
   constexpr int lanes = kLanes<A>;
   const WeightGroupedPlanarBlocking<T> blocking(p);
   WeightContraction<T> block = p;
-  int64_t from = lanes, of_grad = lanes;
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
-    block.source_strides.axis[axis] = from;
-    block.grad_strides.axis[axis] = of_grad;
-    from *= p.walk[axis].size;
-    of_grad *= p.walk[axis].count;
-  }
+  block.source_strides = transposed_strides<T>(p.walk, true);
+  block.grad_strides = transposed_strides<T>(p.walk, false);
   const auto correlate = [&](int64_t image, int64_t first, int64_t count, T* source, A* sums) {
     T* grad = source + blocking.source_elements;
     const Strides &of_source = p.source_strides, &of_grads = p.grad_strides;
