@@ -78,6 +78,16 @@ inline bool planes_are_dense(const Strides& strides, const int64_t (&size)[kAxes
   return true;
 }
 
+/// Whether the pixels of all images lie at one distance, that of neighbours in a row.
+inline bool pixels_are_even(const Strides& strides, int64_t batch, const int64_t (&size)[kAxes]) {
+  int64_t expected = strides.axis[kAxes - 1];
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    if (size[axis] > 1 && strides.axis[axis] != expected) return false;
+    expected *= size[axis];
+  }
+  return batch == 1 || strides.batch == expected;
+}
+
 /// Element strides of a weight by role: destination channel, source channel, kernel position,
 /// group.
 struct WeightStrides {

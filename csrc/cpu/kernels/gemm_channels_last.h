@@ -4,13 +4,24 @@
 // The pixels are never copied where the tensor already holds accumulators: a tile takes one pointer
 // per pixel and tap, straight into the source, or to a row of zeros where padding is read. Pixels
 // of 16-bit elements are widened once for all column blocks. Weights are packed once per call as
-// [group][column block][tap][channel][kTileColumns] and shared by all threads. Items are (group,
-// block of kPixelBlock pixels, column block); K is cut so that the slice of packed weights stays in
-// L2 while all pixel tiles of the item use it. With few source channels (images) the taps of a
-// kernel row, which lie side by side in the source, count as one tap of more channels.
+// [group][column block][tap][channel][columns of the block] and shared by all threads. Items are
+// (group, block of pixels, column block, or all of these where the weights are few); K is cut so
+// that the slice of packed weights stays in L2 while all pixel tiles of the item use it. Tiles
+// write the destination, unless its elements are narrower than accumulators or its pixels lie
+// unevenly. With few source channels (images) the taps of a kernel row, which lie side by side in
+// the source, count as one tap of more channels.
 
-/// Pixels of an item, which share each slice of packed weights: 48 x 64 sums stay in L1.
+/// Pixels of an item, which share each slice of packed weights: the more, the less often weights
+/// that do not fit L2 are fetched, but there must be items for all threads.
 constexpr int64_t kPixelBlock = 8 * kTileRows;
+constexpr int64_t kMaxPixelBlock = 4 * kPixelBlock;
+
+/// The weights of a group up to this size stay in L2 while tile after tile of pixels meets all of
+/// them, and writes whole pixels of the destination.
+constexpr int64_t kSharedWeightBytes = int64_t(256) << 10;
+
+/// Pointers to the taps of so many pixels stay in L1 beside what the tiles read.
+constexpr int64_t kMaxPointers = 2048;
 
 /// About so much of K is in a slice of packed weights: 256 x 64 floats leave room in L2.
 constexpr int64_t kChannelBlock = 256;
@@ -25,22 +36,36 @@ constexpr int64_t kManyTaps = 1024;
 /// though no fewer than a tile.
 constexpr int64_t kWidenedBytes = int64_t(1) << 20;
 
+/// Destination channels cut into blocks of at most kTileVectors registers, as even as they get: a
+/// tile of one register waits for each of its sums.
+template <class A>
+struct ColumnBlocks {
+  int64_t registers, count;
+
+  explicit ColumnBlocks(int64_t rows)
+      : registers(ceil_div(rows, kLanes<A>)), count(ceil_div(registers, kTileVectors)) {}
+  /// The first channel of a block.
+  int64_t begin(int64_t block) const { return block * registers / count * kLanes<A>; }
+  /// The block of a register.
+  int64_t of(int64_t index) const { return ((index + 1) * count - 1) / registers; }
+};
+
 /// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
 template <class T>
 void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {
   using A = Accumulator<T>;
-  constexpr int64_t columns = kTileColumns<A>;
   constexpr int lanes = kLanes<A>;
   const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
-  const int64_t blocks = ceil_div(p.rows, columns);
-  const int64_t padded_rows = round_up(p.rows, lanes);
+  const ColumnBlocks<A> blocks(p.rows);
+  const int64_t padded_rows = blocks.registers * lanes;
   // A piece is `lanes` destination channels times all of K; the pieces of a block interleave.
-  const int64_t pieces = padded_rows / lanes;
+  const int64_t pieces = blocks.registers;
   parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / pieces, first = i % pieces * lanes, block = first / columns;
-      const int64_t width = block + 1 < blocks ? columns : padded_rows - (blocks - 1) * columns;
-      A* out = to + (group * padded_rows + block * columns) * inner + first % columns;
+      const int64_t group = i / pieces, first = i % pieces * lanes;
+      const int64_t block = blocks.of(i % pieces), column = blocks.begin(block);
+      const int64_t width = blocks.begin(block + 1) - column;
+      A* out = to + (group * padded_rows + column) * inner + (first - column);
       read_weight_columns(p, taps, group, first, 0, p.depth, [&](int64_t tap, int64_t c, Vec<A> v) {
         store(out + (tap * p.depth + c) * width, v);
       });
@@ -101,6 +126,10 @@ struct PixelPointers {
   void point(const T* source, int64_t first, int64_t count, const T** row, const T** to) const {
     const Walk& width = p.walk[2];
     const int64_t tile = taps() * kTileRows, stride = p.source_strides.axis[2];
+    if (reads_each_pixel()) {
+      for (int64_t i = 0; i < count; ++i) to[i] = source + (first + i) * stride;
+      return;
+    }
     T* spare = border;
     PixelPlace at(p, first);
     for (int64_t i = 0; i < count; ++i, at.step(p)) {
@@ -121,6 +150,16 @@ struct PixelPointers {
   }
 
  private:
+  /// Whether destination i reads source pixel i and nothing else.
+  bool reads_each_pixel() const {
+    bool same = p.taps() == 1;
+    for (const Walk& walk : p.walk) {
+      same &= walk.taps[0].offset == 0 && walk.step == 1 && walk.count == walk.size;
+    }
+    return same && pixels_are_even(p.source_strides, p.batch,
+                                   {p.walk[0].size, p.walk[1].size, p.walk[2].size});
+  }
+
   /// Where the kernel rows of a row of pixels start.
   void point_lines(const T* source, const PixelPlace& at, const T** row) const {
     const Walk *depth = &p.walk[0], *height = &p.walk[1];
@@ -213,6 +252,18 @@ bool weight_columns_in_place(const Contraction<T>& p) {
          p.rows % kLanes<Accumulator<T>> == 0;
 }
 
+/// Pixels of an item: as many as leave kWantedItems items, from the least that uses a slice of
+/// weights well to kMaxPixelBlock.
+inline int64_t choose_pixel_block(int64_t pixels, int64_t taps, int64_t items_each) {
+  if (taps >= kManyTaps) return kTileRows;
+  int64_t block = kPixelBlock;
+  while (block < kMaxPixelBlock && 2 * block * taps <= kMaxPointers &&
+         ceil_div(pixels, 2 * block) * items_each >= kWantedItems) {
+    block *= 2;
+  }
+  return block;
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct GemmChannelsLastBlocking {
@@ -223,8 +274,10 @@ struct GemmChannelsLastBlocking {
   int64_t taps, depth, inner;                        // of the merged taps
   int64_t pixels, pixel_block, pixel_blocks;
   int64_t padded_rows, column_blocks;
+  int64_t item_blocks, column_parts;  // column blocks of an item, items of a block of pixels
   int64_t run, tap_block;  // a slice of K: some channels of one tap, or all channels of some taps
   bool packs;              // the weights
+  bool stores;             // tiles write the destination, but for part of a register of channels
   int64_t weight_bytes, table_bytes, zero_bytes;                  // of the call
   int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes;  // of each thread
 
@@ -235,14 +288,20 @@ struct GemmChannelsLastBlocking {
     depth = counts.depth();
     inner = taps * depth;
     pixels = p.batch * p.pixels();
-    pixel_block = p.taps() < kManyTaps ? kPixelBlock : kTileRows;
+    column_blocks = ColumnBlocks<A>(p.rows).count;
+    padded_rows = round_up(p.rows, kLanes<A>);
+    stores = in_place && pixels_are_even(p.dest_strides, p.batch,
+                                         {p.walk[0].count, p.walk[1].count, p.walk[2].count});
+    const bool few_weights = sizeof(A) * padded_rows * inner <= kSharedWeightBytes &&
+                             p.groups * ceil_div(pixels, kPixelBlock) >= kWantedItems;
+    item_blocks = stores && few_weights ? column_blocks : 1;
+    column_parts = ceil_div(column_blocks, item_blocks);
+    pixel_block = choose_pixel_block(pixels, taps, p.groups * column_parts);
     if (!in_place) {
       const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
       pixel_block = fits > pixel_block ? pixel_block : fits < kTileRows ? kTileRows : fits;
     }
     pixel_blocks = ceil_div(pixels, pixel_block);
-    padded_rows = round_up(p.rows, kLanes<A>);
-    column_blocks = ceil_div(p.rows, columns);
     run = depth < kChannelBlock ? depth : kChannelBlock;
     tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
 
@@ -278,11 +337,11 @@ template <class T>
 void gemm_channels_last(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const GemmChannelsLastBlocking<T> blocking(p);
-  constexpr int64_t columns = blocking.columns;
+  const ColumnBlocks<A> blocks(p.rows);
   constexpr bool in_place = blocking.in_place;
   const int64_t taps = blocking.taps, depth = blocking.depth, inner = blocking.inner;
   const int64_t pixels = blocking.pixels, pixel_block = blocking.pixel_block;
-  const int64_t pixel_blocks = blocking.pixel_blocks, column_blocks = blocking.column_blocks;
+  const int64_t pixel_blocks = blocking.pixel_blocks, column_parts = blocking.column_parts;
   const int64_t padded_rows = blocking.padded_rows;
   const int64_t run = blocking.run, tap_block = blocking.tap_block;
 
@@ -291,13 +350,23 @@ void gemm_channels_last(const Contraction<T>& p) {
   if (packs && p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
   const A* weights =
       p.prepared != nullptr ? static_cast<const A*>(p.prepared) : packed_here.as<A>();
+  if (!packs) {
+    int64_t tap;
+    tap_offsets(p, p.weight_strides, &tap);
+    weights = reinterpret_cast<const A*>(p.weight) + tap;
+  }
   Scratch zero_tap(blocking.zero_bytes);
   memset(zero_tap.as<void>(), 0, blocking.zero_bytes);
 
-  int64_t first_tap = 0;
-  if (!packs) tap_offsets(p, p.weight_strides, &first_tap);
+  // Tiles write the destination themselves, but for blocks that end in part of a register.
+  A* dest = reinterpret_cast<A*>(p.dest);
+  const A* bias = reinterpret_cast<const A*>(p.bias);
+  const int64_t pixel_pitch = p.dest_strides.axis[2];
+  const auto sums_wait = [&](int64_t column, int64_t width) {
+    return !blocking.stores || column + width > p.rows;
+  };
 
-  parallel_for(p.groups * pixel_blocks * column_blocks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(p.groups * pixel_blocks * column_parts, 1, [&](int64_t begin, int64_t end) {
     Scratch pointer_table(blocking.pointer_bytes);
     Scratch sum_buffer(blocking.sum_bytes);
     Scratch border(blocking.border_bytes);
@@ -310,39 +379,48 @@ void gemm_channels_last(const Contraction<T>& p) {
     A* sums = sum_buffer.as<A>();
     int64_t pointed = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t group = item / (pixel_blocks * column_blocks);
-      const int64_t first = item / column_blocks % pixel_blocks * pixel_block;
-      const int64_t column = item % column_blocks * columns;
+      const int64_t group = item / (pixel_blocks * column_parts);
+      const int64_t first = item / column_parts % pixel_blocks * pixel_block;
+      const int64_t block_begin = item % column_parts * blocking.item_blocks;
+      const int64_t block_end = block_begin + blocking.item_blocks;
       const int64_t count = pixels - first < pixel_block ? pixels - first : pixel_block;
-      const int64_t width = padded_rows - column < columns ? padded_rows - column : columns;
-      const int vectors = vectors_for<A>(width);
-      if (pointed != item / column_blocks) {
-        pointed = item / column_blocks;
+      if (pointed != item / column_parts) {
+        pointed = item / column_parts;
         pointers.point(p.source + group * p.depth, first, count, lines, pixel_rows);
         if constexpr (!in_place) {
           widen_pixels<T>(pixel_rows, count, taps, depth, pointers.zeros, zero_tap.as<A>(),
                           widened.as<A>(), tile_rows);
         }
       }
-      // The columns of K position 0, and the distance to those of the next.
-      const A* columns_of = packs ? weights + (group * padded_rows + column) * inner
-                                  : reinterpret_cast<const A*>(p.weight) + first_tap +
-                                        group * p.weight_strides.group + column;
-      const int64_t b_step = packs ? width : p.weight_strides.depth;
       for (int64_t tap = 0; tap < taps; tap += tap_block) {
         const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
         for (int64_t c = 0; c < depth; c += run) {
           const int64_t channels = depth - c < run ? depth - c : run;
-          const bool accumulate = tap > 0 || c > 0;
+          TileOperands<A> tile{nullptr, c, tap_count, channels, 1, nullptr, 0, zero_tap.as<A>()};
+          const bool first_slice = tap == 0 && c == 0;
+          const bool last_slice = tap + tap_count == taps && c + channels == depth;
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
-            const A** from = tile_rows + (i * taps + tap * kTileRows);
-            multiply<A>({from, c, tap_count, channels, 1, columns_of + (tap * depth + c) * b_step,
-                         b_step, zero_tap.as<A>()},
-                        sums + i * width, width, accumulate, rows, vectors);
+            tile.rows = tile_rows + (i * taps + tap * kTileRows);
+            for (int64_t block = block_begin; block < block_end; ++block) {
+              const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;
+              const bool waits = sums_wait(column, width);
+              const int64_t channel = group * p.rows + column;
+              const Rows<A> to = waits ? Rows<A>{sums, width}
+                                       : Rows<A>{dest + first * pixel_pitch + channel, pixel_pitch};
+              tile.b_step = packs ? width : p.weight_strides.depth;
+              tile.b = packs ? weights + (group * padded_rows + column) * inner
+                             : weights + group * p.weight_strides.group + column;
+              tile.b += (tap * depth + c) * tile.b_step;
+              tile.column_bias = bias != nullptr && last_slice && !waits ? bias + channel : nullptr;
+              multiply<A>(tile, to.at(i), to.pitch, !first_slice, rows, int(width / kLanes<A>));
+            }
           }
         }
       }
+      // At most the last block of an item that has several.
+      const int64_t column = blocks.begin(block_end - 1), width = blocks.begin(block_end) - column;
+      if (!sums_wait(column, width)) continue;
       const int64_t channels = p.rows - column < width ? p.rows - column : width;
       store_pixels(p, group * p.rows + column, channels, first, count, sums, width);
     }

@@ -3,6 +3,8 @@
 //
 // Nothing is gathered and no sum waits in scratch: tiles read planes of the source and write planes
 // of the destination, but for the last pixels of an image that do not fill a panel of kTileColumns.
+// Each row of a panel in place is another page, so the first tile of rows copies the panel while it
+// reads it, and the tiles after it read the copy.
 // An item is (image, group, block of panels, row block). A block has up to kBlockPanels panels,
 // which a tile of rows goes through one after another, so that each plane of the destination is
 // written in runs of a kilobyte that the prefetcher follows.
@@ -34,7 +36,7 @@ struct PointwisePlanarBlocking {
     in_place = p.depth == 1 || p.weight_strides.depth == 1;
     packed_bytes = in_place ? 0 : sizeof(A) * p.groups * p.rows * p.depth;
     const int64_t sum_rows = row_block < p.rows ? row_block : p.rows;
-    buffer_bytes = sizeof(A) * kLanes<A> * (depth_block + sum_rows);
+    buffer_bytes = sizeof(A) * (columns * sum_rows + block_pixels * depth_block);
   }
 
   Footprint footprint() const { return {kTileRows, columns, packed_bytes, buffer_bytes}; }
@@ -44,7 +46,6 @@ template <class T>
 void pointwise_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const PointwisePlanarBlocking<T> blocking(p);
-  constexpr int64_t columns = blocking.columns;
   constexpr int lanes = kLanes<A>;
   Scratch packed(blocking.packed_bytes);
   const A* weight = reinterpret_cast<const A*>(p.weight);
@@ -60,8 +61,8 @@ void pointwise_planar(const Contraction<T>& p) {
   const int64_t item_work = blocking.block_pixels * blocking.row_block * p.depth;
   parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
-    A* copied = buffer.as<A>();
-    A* sums = copied + lanes * blocking.depth_block;
+    A* panels = buffer.as<A>();
+    A* sums = panels + blocking.block_pixels * blocking.depth_block;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row_begin = item % blocking.row_blocks * blocking.row_block;
       const int64_t rest = item / blocking.row_blocks, image = rest / blocking.blocks;
@@ -79,15 +80,19 @@ void pointwise_planar(const Contraction<T>& p) {
       const A* bias = p.bias != nullptr ? reinterpret_cast<const A*>(p.bias) + channel : nullptr;
       const A* matrix = weight + group * weight_group + row_begin * weight_row;
 
-      // Panels of whole registers in place, and what is left over in scratch.
-      const int64_t whole = count / lanes * lanes, over = count - whole;
+      // Panels of about as many registers each. One that ends in part of a register is copied, and
+      // its sums wait in scratch.
+      const int64_t registers = ceil_div(count, lanes), over = count % lanes;
+      const int64_t panel_count = ceil_div(registers, kTileVectors);
+      const auto panel_begin = [&](int64_t i) { return i * registers / panel_count * lanes; };
+      const int64_t tail = panel_begin(panel_count - 1), tail_width = registers * lanes - tail;
       for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
         const int64_t to_go = p.depth - k;
         const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
         const A* planes = source + k * p.source_strides.channel;
         for (int64_t i = 0; over > 0 && i < depth; ++i) {
-          store(copied + i * lanes,
-                load_partial(planes + i * p.source_strides.channel + whole, over));
+          copy_strided(planes + i * p.source_strides.channel + tail, 1, count - tail,
+                       panels + tail * blocking.depth_block + i * tail_width);
         }
         for (int64_t row = 0; row < rows; row += kTileRows) {
           const int some = int(rows - row < kTileRows ? rows - row : kTileRows);
@@ -95,20 +100,23 @@ void pointwise_planar(const Contraction<T>& p) {
           for (int r = 0; r < some; ++r) from[r] = matrix + (row + r) * weight_row + k;
           TileOperands<A> tile{from, 0, 1, depth, 1, planes, p.source_strides.channel};
           if (bias != nullptr && k + depth == p.depth) tile.bias = bias + row;
-          for (int64_t pixel = 0; pixel < whole; pixel += columns) {
-            tile.b = planes + pixel;
-            const int64_t width = whole - pixel < columns ? whole - pixel : columns;
-            multiply<A>(tile, dest + row * p.dest_strides.channel + pixel, p.dest_strides.channel,
-                        k > 0, some, int(width / lanes));
+          for (int64_t i = 0; i < panel_count; ++i) {
+            const int64_t pixel = panel_begin(i), width = panel_begin(i + 1) - pixel;
+            const bool waits = over > 0 && i + 1 == panel_count, copied = row > 0 || waits;
+            A* panel = panels + pixel * blocking.depth_block;
+            tile.b = copied ? panel : planes + pixel;
+            tile.b_step = copied ? width : p.source_strides.channel;
+            tile.copy = !copied && row + kTileRows < rows ? panel : nullptr;
+            const Rows<A> c = waits ? Rows<A>{sums + row * width, width}
+                                    : Rows<A>{dest + row * p.dest_strides.channel + pixel,
+                                              p.dest_strides.channel};
+            multiply<A>(tile, c.data, c.pitch, k > 0, some, int(width / lanes));
           }
-          if (over == 0) continue;
-          tile.b = copied;
-          tile.b_step = lanes;
-          multiply<A>(tile, sums + row * lanes, lanes, k > 0, some, 1);
         }
       }
       for (int64_t row = 0; over > 0 && row < rows; ++row) {
-        store_partial(dest + row * p.dest_strides.channel + whole, load(sums + row * lanes), over);
+        copy_strided(sums + row * tail_width, 1, count - tail,
+                     dest + row * p.dest_strides.channel + tail);
       }
     }
   });

@@ -23,15 +23,17 @@ struct TileOperands {
   const A* const* rows;  // [taps][kTileRows]
   int64_t start;         // elements from there to the first k
   int64_t taps;
-  int64_t run;               // positions k of a tap
-  int64_t step;              // elements from one k to the next in A
-  const A* b;                // [taps * run] rows of vectors * lanes elements
-  int64_t b_step;            // elements from one row of B to the next
-  const A* zeros = nullptr;  // a tap whose rows all point here is skipped
-  const A* bias = nullptr;   // one for each row of C, added at the end
+  int64_t run;                     // positions k of a tap
+  int64_t step;                    // elements from one k to the next in A
+  const A* b;                      // [taps * run] rows of vectors * lanes elements
+  int64_t b_step;                  // elements from one row of B to the next
+  const A* zeros = nullptr;        // a tap whose rows all point here is skipped
+  const A* bias = nullptr;         // one for each row of C, added at the end
+  const A* column_bias = nullptr;  // one for each column of C, likewise
+  A* copy = nullptr;  // where B is copied to as it is read, rows of whole registers side by side
 };
 
-template <class A, int kRows, int kVectors>
+template <class A, int kRows, int kVectors, bool kCopies = false>
 void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate) {
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kRows][kVectors];
@@ -43,6 +45,7 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
     }
   }
   const A* b = in.b;
+  A* copy = in.copy;
   const A* const* rows = in.rows;
   for (int64_t tap = 0; tap < in.taps; ++tap, rows += kTileRows) {
     const A* a[kRows];
@@ -59,6 +62,11 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
       Vec<A> column[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
+      if constexpr (kCopies) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) store(copy + j * lanes, column[j]);
+        copy += kVectors * lanes;
+      }
 #pragma GCC unroll 6
       for (int i = 0; i < kRows; ++i) {
         const Vec<A> value = broadcast(a[i][offset]);
@@ -73,6 +81,14 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
       const Vec<A> value = broadcast(in.bias[i]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) sum[i][j] += value;
+    }
+  }
+  if (in.column_bias != nullptr) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      const Vec<A> value = load(in.column_bias + j * lanes);
+#pragma GCC unroll 6
+      for (int i = 0; i < kRows; ++i) sum[i][j] += value;
     }
   }
 #pragma GCC unroll 6
@@ -91,8 +107,10 @@ inline void multiply_rows(const TileOperands<A>& in, A* c, int64_t pitch, bool a
     case 3: return multiply_tile<A, 3, kVectors>(in, c, pitch, accumulate);
     case 4: return multiply_tile<A, 4, kVectors>(in, c, pitch, accumulate);
     case 5: return multiply_tile<A, 5, kVectors>(in, c, pitch, accumulate);
-    default: return multiply_tile<A, 6, kVectors>(in, c, pitch, accumulate);
   }
+  // Only the first of several tiles that share B copies it, and that one has all its rows.
+  if (in.copy != nullptr) return multiply_tile<A, 6, kVectors, true>(in, c, pitch, accumulate);
+  multiply_tile<A, 6, kVectors>(in, c, pitch, accumulate);
 }
 
 /// C (+)= A * B for a tile of `rows` (1 to kTileRows) by `vectors` (1 to kTileVectors) registers; C
