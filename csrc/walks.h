@@ -96,6 +96,8 @@ void merge_pointwise(WeightContraction<T>& p) {
 
 /// Source and grad of a 1x1, stride-1, unpadded weight gradient play the same part. Exchanges them
 /// where that makes neighbours in the weight out of what a kernel computes side by side: its rows.
+/// The kernel transposes the part with the rows, so that a larger one must be worth storing the
+/// weight for.
 template <class T>
 void exchange_parts(WeightContraction<T>& p) {
   const Walk& walk = p.walk[2];
@@ -103,6 +105,8 @@ void exchange_parts(WeightContraction<T>& p) {
                          walk.step == 1 && walk.taps[0].offset == 0 && walk.count == walk.size &&
                          p.walk[0].size == 1 && p.walk[1].size == 1;
   if (!pointwise || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
+  const int64_t pixels = p.batch * walk.count;
+  if ((p.depth - p.rows) * pixels > p.rows * p.depth) return;
   std::swap(p.source, p.grad);
   std::swap(p.source_strides, p.grad_strides);
   std::swap(p.rows, p.depth);

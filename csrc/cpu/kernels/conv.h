@@ -33,6 +33,8 @@
 //
 #include "cpu/kernels/winograd.h"
 //
+#include "cpu/kernels/strips.h"
+//
 #include "cpu/kernels/weight_gemm_planar.h"
 //
 #include "cpu/kernels/weight_gemm_channels_last.h"

@@ -396,7 +396,8 @@ void gemm_channels_last(const Contraction<T>& p) {
         const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
         for (int64_t c = 0; c < depth; c += run) {
           const int64_t channels = depth - c < run ? depth - c : run;
-          TileOperands<A> tile{nullptr, c, tap_count, channels, 1, nullptr, 0, zero_tap.as<A>()};
+          TileOperands<A> tile{nullptr, c, tap_count, channels, 1, nullptr, 0};
+          tile.zeros = zero_tap.as<A>();
           const bool first_slice = tap == 0 && c == 0;
           const bool last_slice = tap + tap_count == taps && c + channels == depth;
           for (int64_t i = 0; i < count; i += kTileRows) {

@@ -23,12 +23,13 @@ struct TileOperands {
   const A* const* rows;  // [taps][kTileRows]
   int64_t start;         // elements from there to the first k
   int64_t taps;
-  int64_t run;                     // positions k of a tap
-  int64_t step;                    // elements from one k to the next in A
-  const A* b;                      // [taps * run] rows of vectors * lanes elements
-  int64_t b_step;                  // elements from one row of B to the next
-  const A* zeros = nullptr;        // a tap whose rows all point here is skipped
-  const A* bias = nullptr;         // one for each row of C, added at the end
+  int64_t run;               // positions k of a tap
+  int64_t step;              // elements from one k to the next in A
+  const A* b;                // [taps * run] rows of vectors * lanes elements
+  int64_t b_step;            // elements from one row of B to the next
+  int64_t b_tap = 0;         // from the first row of a tap to that of the next; 0: they follow
+  const A* zeros = nullptr;  // a tap whose rows all point here is skipped
+  const A* bias = nullptr;   // one for each row of C, added at the end
   const A* column_bias = nullptr;  // one for each column of C, likewise
   A* copy = nullptr;  // where B is copied to as it is read, rows of whole registers side by side
 };
@@ -44,7 +45,7 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
       sum[i][j] = accumulate ? load(c + i * pitch + j * lanes) : Vec<A>{};
     }
   }
-  const A* b = in.b;
+  const int64_t b_tap = in.b_tap != 0 ? in.b_tap : in.run * in.b_step;
   A* copy = in.copy;
   const A* const* rows = in.rows;
   for (int64_t tap = 0; tap < in.taps; ++tap, rows += kTileRows) {
@@ -54,10 +55,8 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
     bool reads = false;
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) reads |= a[i] != in.zeros;
-    if (!reads) {
-      b += in.run * in.b_step;
-      continue;
-    }
+    if (!reads) continue;
+    const A* b = in.b + tap * b_tap;
     for (int64_t k = 0, offset = in.start; k < in.run; ++k, offset += in.step, b += in.b_step) {
       Vec<A> column[kVectors];
 #pragma GCC unroll 4

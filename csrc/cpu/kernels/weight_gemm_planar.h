@@ -1,23 +1,26 @@
 // Weight gradient with vectors along destination channels: sums[K x rows] = im2col[K x pixels] *
 // grad^T[pixels x rows] for each group, K = source channels * taps.
 //
-// Pixels, flattened over images, go in chunks of kPixelChunk. For a chunk the rows of the virtual
-// im2col matrix are gathered as in the forward pass, and grad is transposed through registers;
-// neither matrix ever exists as a whole. Items are (group, block of K, block of rows, split): a
-// split is a fixed share of the chunks with its own sums, used where there are too few blocks, and
-// the splits are added in order.
+// Pixels go in chunks of about kPixelChunk. For a chunk the source rows of a block of channels are
+// copied once for each kernel line (strips.h), or read where they lie under a 1x1 kernel, and a
+// tile broadcasts from six places in them. grad is transposed through registers. Items are (group,
+// block of channels, block of rows, split): a split is a fixed share of the chunks with its own
+// sums, used where there are too few blocks, and the splits are added in order.
 
 constexpr int64_t kPixelChunk = 256;
-constexpr int64_t kInnerBlock = 32 * kTileRows;  // grad is transposed once for each block of K
+/// About so much of K is in a block of channels, for each of which grad is transposed again.
+constexpr int64_t kInnerBlock = 64 * kTileRows;
 constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;  // workspace beyond one set of sums
+constexpr int64_t kRowsWorthHalving = 128;
 constexpr int64_t kGradRows = 2048;  // destination channels of a chunk of grad: 2 MB of floats
 
-/// Shares of the reduction: enough for kWantedItems, within the workspace bound.
+/// Shares of the reduction: not more than make kWantedItems of `items`, within the workspace bound,
+/// and none of them empty.
 inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) {
-  int64_t splits = ceil_div(kWantedItems, items < 1 ? 1 : items);
-  if (splits > chunks) splits = chunks;
+  int64_t splits = kWantedItems / (items < 1 ? 1 : items);
   if (splits * bytes_each > kMaxSplitBytes) splits = kMaxSplitBytes / bytes_each;
-  return splits < 1 ? 1 : splits;
+  if (splits > chunks) splits = chunks;
+  return splits <= 1 ? 1 : ceil_div(chunks, ceil_div(chunks, splits));
 }
 
 /// Writes grad of channels [0, rows) over the runs of a chunk as blocks [pixel][columns of the
@@ -26,14 +29,13 @@ template <class T>
 void transpose_grad(const T* grad, const Strides& strides, int64_t rows, const DestRun* runs,
                     int64_t run_count, int64_t pixels, Accumulator<T>* to) {
   using A = Accumulator<T>;
-  constexpr int64_t columns = kTileColumns<A>;
   constexpr int lanes = kLanes<A>;
-  const int64_t padded_rows = round_up(rows, lanes);
+  const ColumnBlocks<A> blocks(rows);
   const int64_t pixel = strides.axis[2];
-  for (int64_t first = 0; first < padded_rows; first += lanes) {
-    const int64_t block = first / columns * columns;
-    const int64_t width = padded_rows - block < columns ? padded_rows - block : columns;
-    A* out = to + block * pixels + (first - block);
+  for (int64_t index = 0; index < blocks.registers; ++index) {
+    const int64_t first = index * lanes, block = blocks.of(index), column = blocks.begin(block);
+    const int64_t width = blocks.begin(block + 1) - column;
+    A* out = to + column * pixels + (first - column);
     const int64_t channels = rows - first < lanes ? rows - first : lanes;
     for (int64_t r = 0; r < run_count; ++r) {
       const DestRun& run = runs[r];
@@ -142,77 +144,140 @@ bool sums_are_weights(const WeightContraction<T>& p, int64_t splits) {
          p.rows % kLanes<Accumulator<T>> == 0;
 }
 
+/// Whether a tile can read runs of the source where they lie: a 1x1 kernel without padding, over
+/// neighbours.
+template <class T>
+bool reads_runs_in_place(const WeightContraction<T>& p) {
+  bool inside = p.taps() == 1 && p.walk[2].step == 1 && p.source_strides.axis[2] == 1;
+  for (const Walk& walk : p.walk) {
+    const int64_t first = walk.taps[0].offset;
+    inside &= first >= 0 && first + (walk.count - 1) * walk.step < walk.size;
+  }
+  return __is_same(T, Accumulator<T>) && inside;
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct WeightGemmPlanarBlocking {
   using A = Accumulator<T>;
   static constexpr int64_t columns = kTileColumns<A>;
-  int64_t inner, inner_block, blocks;  // K
+  Strips strips;
+  int64_t taps, inner, channel_block, blocks;  // inner is K
   int64_t padded_rows, row_block, row_blocks;
-  int64_t pixels, chunks;
-  int64_t set, splits, chunks_of_split;              // elements of one set of sums
-  int64_t sum_bytes, inside_bytes, offset_bytes;     // of the call
-  int64_t index_bytes, buffer_bytes, segment_bytes;  // of each thread
+  bool in_place;                         // the source is read where it lies
+  int64_t set, splits, chunks_of_split;  // elements of one set of sums
+  int64_t sum_bytes, offset_bytes;       // of the call
+  int64_t strip_bytes, grad_bytes, pointer_bytes, segment_bytes;  // of each thread
 
-  explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p) {
-    inner = p.depth * p.taps();
-    inner_block = inner < kInnerBlock ? inner : kInnerBlock;
-    blocks = ceil_div(inner, inner_block);
+  explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p) : strips(p, kPixelChunk) {
+    taps = p.taps();
+    inner = p.depth * taps;
+    // Blocks of about as many channels each.
+    const int64_t most = taps < kInnerBlock ? kInnerBlock / taps : 1;
+    channel_block = ceil_div(p.depth, ceil_div(p.depth, most));
+    blocks = ceil_div(p.depth, channel_block);
     padded_rows = round_up(p.rows, kLanes<A>);
-    row_block = padded_rows < kGradRows ? padded_rows : kGradRows;
-    row_blocks = ceil_div(padded_rows, row_block);
-    pixels = p.batch * p.pixels();
-    chunks = ceil_div(pixels, kPixelChunk);
+    // Two blocks of rows cost another copy of the strips, but no other set of sums.
+    const bool halves = p.groups * blocks < kWantedItems && padded_rows >= kRowsWorthHalving;
+    row_blocks = ceil_div(padded_rows, kGradRows);
+    if (halves && row_blocks == 1) row_blocks = 2;
+    row_block = round_up(ceil_div(padded_rows, row_blocks), kLanes<A>);
+    in_place = reads_runs_in_place(p);
     set = p.groups * inner * padded_rows;
-    splits = choose_splits(p.groups * blocks * row_blocks, chunks, set * sizeof(A));
-    chunks_of_split = ceil_div(chunks, splits);
+    splits = choose_splits(p.groups * blocks * row_blocks, strips.chunks(), set * sizeof(A));
+    chunks_of_split = ceil_div(strips.chunks(), splits);
 
     sum_bytes = sums_are_weights(p, splits) ? 0 : sizeof(A) * splits * set;
-    inside_bytes = sizeof(Inside) * p.walk[2].tap_count;
-    offset_bytes = sizeof(int64_t) * p.taps();
-    index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, kPixelChunk);
-    buffer_bytes = sizeof(A) * kPixelChunk * (inner_block + row_block);
-    segment_bytes = kPixelChunk * (sizeof(Segment) + sizeof(DestRun));
+    offset_bytes = sizeof(int64_t) * taps;
+    const int64_t pixels = strips.rows * strips.width;
+    strip_bytes =
+        in_place ? 0
+                 : sizeof(A) * channel_block * strips.lines() * strips.rows * strips.positions();
+    grad_bytes = sizeof(A) * pixels * row_block;
+    pointer_bytes = sizeof(A*) * round_up(channel_block * taps, kTileRows) * strips.rows;
+    segment_bytes = pixels * (sizeof(Segment) + sizeof(DestRun));
   }
 
   Footprint footprint() const {
-    return {kTileRows, columns, sum_bytes + inside_bytes + offset_bytes,
-            index_bytes + buffer_bytes + segment_bytes};
+    return {kTileRows, columns, sum_bytes + offset_bytes,
+            strip_bytes + grad_bytes + pointer_bytes + segment_bytes};
   }
 };
+
+/// Copies the strips of channels [first, first + count) of a group whose channel 0 is at `source`,
+/// [channel][line][row], and points each row of K to them: [tile][run][kTileRows].
+template <class T>
+void point_to_strips(const WeightContraction<T>& p, const Strips& strips,
+                     const Strips::Chunk& chunk, const T* source, int64_t first, int64_t count,
+                     int64_t runs, Accumulator<T>* strip, const Accumulator<T>** to) {
+  const int64_t strip_row = strips.positions(chunk.width), lines = strips.lines();
+  const int64_t taps_w = p.walk[2].tap_count, rows = lines * chunk.rows;
+  for (int64_t line = 0; line < lines; ++line) {
+    for (int64_t r = 0; r < chunk.rows; ++r) {
+      const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
+      Accumulator<T>* at = strip + (line * chunk.rows + r) * strip_row;
+      for (int64_t c = first; c < first + count; ++c, at += rows * strip_row) {
+        strips.copy_plane_row(row == nullptr ? row : row + c * p.source_strides.channel,
+                              p.source_strides.axis[2], chunk.x, chunk.width, at);
+      }
+    }
+  }
+  for (int64_t k = 0; k < count * lines * taps_w; ++k) {
+    const Accumulator<T>* from = strip + k / taps_w * chunk.rows * strip_row;
+    const Accumulator<T>** at = to + k / kTileRows * kTileRows * runs + k % kTileRows;
+    for (int64_t r = 0; r < runs; ++r) {
+      at[r * kTileRows] = from + r * strip_row + strips.start(k % taps_w);
+    }
+  }
+}
+
+/// Points each channel [first, first + count) to its runs of the source: [tile][run][kTileRows].
+template <class T>
+void point_to_source(const WeightContraction<T>& p, const Strips& strips,
+                     const Strips::Chunk& chunk, const T* source, int64_t first, int64_t count,
+                     const Accumulator<T>** to) {
+  for (int64_t r = 0; r < chunk.rows; ++r) {
+    const T* row = strips.source_row(source, p.source_strides, chunk.row + r, 0) + chunk.x +
+                   p.walk[2].taps[0].offset;
+    for (int64_t c = 0; c < count; ++c) {
+      to[(c / kTileRows * chunk.rows + r) * kTileRows + c % kTileRows] =
+          reinterpret_cast<const Accumulator<T>*>(row + (first + c) * p.source_strides.channel);
+    }
+  }
+}
 
 template <class T>
 void weight_gemm_planar(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   const WeightGemmPlanarBlocking<T> blocking(p);
-  constexpr int64_t columns = blocking.columns;
-  const int64_t inner = blocking.inner, inner_block = blocking.inner_block;
-  const int64_t blocks = blocking.blocks, row_blocks = blocking.row_blocks;
-  const int64_t padded_rows = blocking.padded_rows, pixels = blocking.pixels;
-  const int64_t chunks = blocking.chunks, splits = blocking.splits;
+  const Strips& strips = blocking.strips;
+  const int64_t inner = blocking.inner, taps = blocking.taps, blocks = blocking.blocks;
+  const int64_t row_blocks = blocking.row_blocks, padded_rows = blocking.padded_rows;
+  const int64_t splits = blocking.splits;
 
-  Scratch table(blocking.inside_bytes);
-  find_inside(p.walk[2], table.as<Inside>());
   Scratch workspace(blocking.sum_bytes);
   const bool direct = sums_are_weights(p, splits);
   parallel_for(p.groups * blocks * row_blocks * splits, 1, [&](int64_t begin, int64_t end) {
-    Scratch index(blocking.index_bytes);
-    Scratch buffer(blocking.buffer_bytes);
+    Scratch strip_buffer(blocking.strip_bytes);
+    Scratch grad_buffer(blocking.grad_bytes);
+    Scratch pointer_buffer(blocking.pointer_bytes);
     Scratch segment_buffer(blocking.segment_bytes);
-    A* matrix = buffer.as<A>();
-    A* grad = matrix + kPixelChunk * inner_block;
+    A* grad = grad_buffer.as<A>();
+    const A** pointers = pointer_buffer.as<const A*>();
     Segment* segments = segment_buffer.as<Segment>();
-    DestRun* runs = reinterpret_cast<DestRun*>(segments + kPixelChunk);
-    ColumnGatherer<T> gatherer{p, p.source_strides, table.as<Inside>(), segments,
-                               blocking.index_bytes > 0 ? index.as<int32_t>() : nullptr};
+    DestRun* dest_runs = reinterpret_cast<DestRun*>(segments + strips.rows * strips.width);
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t split = item % splits, k = item / splits % blocks * inner_block;
+      const int64_t split = item % splits;
+      const int64_t channel = item / splits % blocks * blocking.channel_block;
       const int64_t first_row = item / splits / blocks % row_blocks * blocking.row_block;
       const int64_t group = item / splits / blocks / row_blocks;
-      const int64_t run = inner - k < inner_block ? inner - k : inner_block;
+      const int64_t channels_left = p.depth - channel;
+      const int64_t channels =
+          channels_left < blocking.channel_block ? channels_left : blocking.channel_block;
+      const int64_t k = channel * taps, run_of_k = channels * taps;
       const int64_t rows_left = p.rows - first_row;
       const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
-      const int64_t padded_here = round_up(rows_here, kLanes<A>);
+      const ColumnBlocks<A> columns(rows_here);
       const Rows<A> sums =
           direct ? Rows<A>{reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group +
                                k * p.dest_strides.depth + first_row,
@@ -222,31 +287,36 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
                            padded_rows};
       const int64_t chunk_begin = split * blocking.chunks_of_split;
       const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
-      const int64_t chunk_end = chunk_last < chunks ? chunk_last : chunks;
-      if (chunk_begin >= chunk_end) {
-        for (int64_t i = 0; i < run; ++i) fill(sums.at(i), padded_here, A(0));
+      const int64_t chunk_end = chunk_last < strips.chunks() ? chunk_last : strips.chunks();
+      for (int64_t i = 0; chunk_begin >= chunk_end && i < run_of_k; ++i) {
+        fill(sums.at(i), columns.registers * kLanes<A>, A(0));
       }
-      for (int64_t chunk = chunk_begin; chunk < chunk_end; ++chunk) {
-        const int64_t first = chunk * kPixelChunk;
-        const int64_t count = pixels - first < kPixelChunk ? pixels - first : kPixelChunk;
-        gatherer.set_columns(first, count);
-        const int64_t run_count = join_runs(p.grad_strides, segments, gatherer.segment_count, runs);
+      for (int64_t index = chunk_begin; index < chunk_end; ++index) {
+        const Strips::Chunk chunk = strips.chunk(index);
+        const int64_t pixels = chunk.pixels();
+        // Rows of strips that follow each other without a gap are one.
+        const bool joined =
+            !blocking.in_place && strips.positions(chunk.width) == chunk.width * strips.step;
+        const int64_t runs = joined ? 1 : chunk.rows;
         const T* source = p.source + group * p.depth * p.source_strides.channel;
-        Rows<const A> rows_of_source = gatherer.in_place(source, k);
-        if (rows_of_source.data == nullptr) {
-          gatherer.gather(source, k, run, matrix, kPixelChunk);
-          rows_of_source = {matrix, kPixelChunk};
+        if (blocking.in_place) {
+          point_to_source(p, strips, chunk, source, channel, channels, pointers);
+        } else {
+          point_to_strips(p, strips, chunk, source, channel, channels, runs, strip_buffer.as<A>(),
+                          pointers);
         }
+        const int64_t found = cut_into_segments(p, strips.first_pixel(chunk), pixels, segments);
+        const int64_t dest_run_count = join_runs(p.grad_strides, segments, found, dest_runs);
         transpose_grad(p.grad + (group * p.rows + first_row) * p.grad_strides.channel,
-                       p.grad_strides, rows_here, runs, run_count, count, grad);
-        for (int64_t column = 0; column < padded_here; column += columns) {
-          const int64_t width = padded_here - column < columns ? padded_here - column : columns;
-          for (int64_t i = 0; i < run; i += kTileRows) {
-            const int rows = int(run - i < kTileRows ? run - i : kTileRows);
-            const A* pointers[kTileRows];
-            for (int r = 0; r < rows; ++r) pointers[r] = rows_of_source.at(i + r);
-            multiply<A>({pointers, 0, 1, count, 1, grad + column * count, width},
-                        sums.at(i) + column, sums.pitch, chunk > chunk_begin, rows,
+                       p.grad_strides, rows_here, dest_runs, dest_run_count, pixels, grad);
+        for (int64_t block = 0; block < columns.count; ++block) {
+          const int64_t column = columns.begin(block), width = columns.begin(block + 1) - column;
+          TileOperands<A> tile{nullptr, 0, runs, pixels / runs, strips.step, grad + column * pixels,
+                               width};
+          for (int64_t i = 0; i < run_of_k; i += kTileRows) {
+            const int rows = int(run_of_k - i < kTileRows ? run_of_k - i : kTileRows);
+            tile.rows = pointers + i * runs;
+            multiply<A>(tile, sums.at(i) + column, sums.pitch, index > chunk_begin, rows,
                         vectors_for<A>(width));
           }
         }

@@ -1,0 +1,118 @@
+// Strips: what a chunk of destination pixels reads of the source for one kernel line, that is for
+// all taps that share their place in depth and height. Copied close together, as accumulators and
+// with padding resolved, a strip serves every tap of the line and every tile of the chunk: for the
+// weight gradients, which sum over pixels. No im2col exists, and a row of 3 taps is copied once.
+
+/// Destination pixels cut into chunks: whole rows, counted over planes and images, or a part of one
+/// row; and the rows of strips under them.
+struct Strips {
+  const ContractionShape& shape;
+  int64_t row_count;    // destination rows in all
+  int64_t rows, width;  // of a chunk: one of the two is 1 or everything there is
+  int64_t pieces;       // chunks of a row
+  int64_t low, span;    // of the taps of the width
+  int64_t step;         // positions of a strip from one destination to the next
+  Walk walk;            // the width, from position to position
+  Inside inside;
+
+  struct Chunk {
+    int64_t row, rows, x, width;
+    int64_t pixels() const { return rows * width; }
+  };
+
+  /// Chunks of about `pixels`.
+  Strips(const ContractionShape& of, int64_t pixels) : shape(of) {
+    const Walk& source = of.walk[2];
+    row_count = of.batch * of.walk[0].count * of.walk[1].count;
+    pieces = source.count > 2 * pixels ? ceil_div(source.count, pixels) : 1;
+    width = ceil_div(source.count, pieces);
+    rows = width < pixels ? pixels / width : 1;
+    if (pieces > 1) rows = 1;
+    if (rows > row_count) rows = row_count;
+    low = source.low();
+    span = source.high() - low;
+    // One tap skips the positions between destinations.
+    step = source.tap_count == 1 ? 1 : source.step;
+    walk = source;
+    if (source.tap_count > 1) walk.step = 1;
+    walk.count = positions(source.count);
+    inside = {walk.inside_begin(low), walk.inside_end(low)};
+  }
+
+  int64_t chunks() const { return ceil_div(row_count, rows) * pieces; }
+  Chunk chunk(int64_t index) const {
+    const int64_t row = index / pieces * rows, x = index % pieces * width;
+    const int64_t rows_left = row_count - row, left = shape.walk[2].count - x;
+    return {row, rows_left < rows ? rows_left : rows, x, left < width ? left : width};
+  }
+  /// The first pixel of a chunk among all.
+  int64_t first_pixel(const Chunk& chunk) const {
+    return chunk.row * shape.walk[2].count + chunk.x;
+  }
+
+  /// Positions of a strip's row under so many destinations, and of the widest.
+  int64_t positions(int64_t destinations) const { return (destinations - 1) * step + span + 1; }
+  int64_t positions() const { return positions(width); }
+  /// Where a tap of the width starts in a strip's row.
+  int64_t start(int64_t tap) const { return shape.walk[2].taps[tap].offset - low; }
+
+  /// Kernel lines, in the order of the taps.
+  int64_t lines() const { return shape.walk[0].tap_count * shape.walk[1].tap_count; }
+
+  /// The source row under a destination row for a kernel line, channel 0; null in padding.
+  template <class T>
+  const T* source_row(const T* source, const Strides& strides, int64_t row, int64_t line) const {
+    const Walk *depth = &shape.walk[0], *height = &shape.walk[1];
+    const int64_t h = row % height->count, plane = row / height->count, d = plane % depth->count;
+    const Tap& th = height->taps[line % height->tap_count];
+    const Tap& td = depth->taps[line / height->tap_count];
+    const int64_t y = height->resolve(h * height->step + th.offset);
+    const int64_t z = depth->resolve(d * depth->step + td.offset);
+    if (y < 0 || z < 0) return nullptr;
+    return source + plane / depth->count * strides.batch + z * strides.axis[0] +
+           y * strides.axis[1];
+  }
+
+  /// Copies one channel of a row under destinations [x, x + count), elements `stride` apart.
+  template <class T>
+  void copy_plane_row(const T* row, int64_t stride, int64_t x, int64_t count,
+                      Accumulator<T>* to) const {
+    if (row == nullptr) return fill(to, positions(count), Accumulator<T>(0));
+    gather_run(walk, inside, low, x * step, positions(count), row, stride, to);
+  }
+
+  /// Copies `channels` neighbouring channels of a row of pixels `stride` apart, `pitch` elements
+  /// each.
+  template <class T>
+  void copy_pixel_row(const T* row, int64_t stride, int64_t channels, int64_t x, int64_t count,
+                      int64_t pitch, Accumulator<T>* to) const {
+    const int64_t length = positions(count), first = x * step, last = first + length;
+    if (row == nullptr) return fill(to, length * pitch, Accumulator<T>(0));
+    const int64_t begin = inside.begin < first ? first : inside.begin > last ? last : inside.begin;
+    const int64_t end = inside.end < begin ? begin : inside.end > last ? last : inside.end;
+    const auto border = [&](int64_t from, int64_t until) {
+      for (int64_t j = from; j < until; ++j) {
+        const int64_t position = walk.resolve(j * walk.step + low);
+        Accumulator<T>* pixel = to + (j - first) * pitch;
+        if (position < 0) {
+          fill(pixel, pitch, Accumulator<T>(0));
+        } else {
+          copy_strided(row + position * stride, 1, channels, pixel);
+        }
+      }
+    };
+    border(first, begin);
+    if (begin < end) {
+      const T* from = row + (begin * walk.step + low) * stride;
+      Accumulator<T>* pixel = to + (begin - first) * pitch;
+      if (channels == pitch && walk.step * stride == channels) {
+        copy_strided(from, 1, (end - begin) * channels, pixel);
+      } else {
+        for (int64_t j = begin; j < end; ++j, from += walk.step * stride, pixel += pitch) {
+          copy_strided(from, 1, channels, pixel);
+        }
+      }
+    }
+    border(end, last);
+  }
+};
