@@ -97,34 +97,50 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
   }
 }
 
-template <class A, int kVectors>
-inline void multiply_rows(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate,
-                          int rows) {
-  switch (rows) {
-    case 1: return multiply_tile<A, 1, kVectors>(in, c, pitch, accumulate);
-    case 2: return multiply_tile<A, 2, kVectors>(in, c, pitch, accumulate);
-    case 3: return multiply_tile<A, 3, kVectors>(in, c, pitch, accumulate);
-    case 4: return multiply_tile<A, 4, kVectors>(in, c, pitch, accumulate);
-    case 5: return multiply_tile<A, 5, kVectors>(in, c, pitch, accumulate);
+/// A number as a type.
+template <int kValue>
+struct Size {
+  static constexpr int value = kValue;
+};
+
+/// Calls call(Size<rows>, Size<vectors>) for a tile of `rows` (1 to kTileRows) by `vectors` (1 to
+/// kTileVectors) registers.
+template <class Call>
+inline void with_tile_size(int rows, int vectors, const Call& call) {
+  const auto with_rows = [&](auto width) {
+    switch (rows) {
+      case 1: return call(Size<1>(), width);
+      case 2: return call(Size<2>(), width);
+      case 3: return call(Size<3>(), width);
+      case 4: return call(Size<4>(), width);
+      case 5: return call(Size<5>(), width);
+      default: return call(Size<6>(), width);
+    }
+  };
+  switch (vectors) {
+    case 1: return with_rows(Size<1>());
+    case 2: return with_rows(Size<2>());
+#if CNNOPS_VECTOR_BYTES == 64
+    case 3: return with_rows(Size<3>());
+    case 4: return with_rows(Size<4>());
+#endif
   }
-  // Only the first of several tiles that share B copies it, and that one has all its rows.
-  if (in.copy != nullptr) return multiply_tile<A, 6, kVectors, true>(in, c, pitch, accumulate);
-  multiply_tile<A, 6, kVectors>(in, c, pitch, accumulate);
 }
 
-/// C (+)= A * B for a tile of `rows` (1 to kTileRows) by `vectors` (1 to kTileVectors) registers; C
-/// has `pitch` elements a row.
+/// C (+)= A * B for a tile of `rows` by `vectors` registers; C has `pitch` elements a row.
 template <class A>
 inline void multiply(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate, int rows,
                      int vectors) {
-  switch (vectors) {
-    case 1: return multiply_rows<A, 1>(in, c, pitch, accumulate, rows);
-    case 2: return multiply_rows<A, 2>(in, c, pitch, accumulate, rows);
-#if CNNOPS_VECTOR_BYTES == 64
-    case 3: return multiply_rows<A, 3>(in, c, pitch, accumulate, rows);
-    case 4: return multiply_rows<A, 4>(in, c, pitch, accumulate, rows);
-#endif
-  }
+  with_tile_size(rows, vectors, [&](auto height, auto width) {
+    constexpr int kRows = decltype(height)::value, kVectors = decltype(width)::value;
+    if constexpr (kRows == kTileRows) {
+      // Only the first of several tiles that share B copies it, and that one has all its rows.
+      if (in.copy != nullptr) {
+        return multiply_tile<A, kRows, kVectors, true>(in, c, pitch, accumulate);
+      }
+    }
+    multiply_tile<A, kRows, kVectors>(in, c, pitch, accumulate);
+  });
 }
 
 /// Registers that `columns` elements fill.

@@ -5,10 +5,11 @@
 // from pixel to pixel. In place that walk would take a cache set, and with many channels a page,
 // for each pixel, so a few channels at a time are copied closer together, as accumulators. The
 // source under a chunk of pixels is copied once for each kernel line (strips.h), a block of
-// channels at a time, and every tap of the line reads it in place; with few channels the taps of a
-// line lie side by side and count as one of more channels. Items are (group, kernel line, some
-// blocks of channels, split): the blocks share each copy of grad; splits as in weight_gemm_planar.
-// grad must be dense: one distance between all pixels.
+// channels at a time, and every tap of the line reads it in place. With few channels the taps of a
+// line lie side by side and count as one of more channels; with very few a strip interleaves all
+// lines, so that all taps do. Items are (group, kernel line, some blocks of channels, split): the
+// blocks share each copy of grad; splits as in weight_gemm_planar. grad must be dense: one distance
+// between all pixels.
 
 /// Pixels of a chunk: a panel of them, 128 x 64 floats, stays in L1 for all tiles of rows.
 constexpr int64_t kPanelPixels = 128;
@@ -24,15 +25,20 @@ constexpr int64_t kGradBlock = 16 * kTileRows;
 /// Pixels of grad this close are read where they lie.
 constexpr int64_t kMaxGradDistance = 256;
 
-/// Adds the splits of `sums`, [splits][groups][rows][line][tap][channels], and stores them as
-/// weights. A line has `line_width` elements, a tap of it `tap_width`.
+/// Where channel 0 of a tap is among the sums of a row, and how many sums a row has.
+struct SumsLayout {
+  int64_t line, tap;  // distances
+  int64_t pitch;
+};
+
+/// Adds the splits of `sums`, [splits][groups][rows][pitch], and stores them as weights.
 template <class T>
 void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator<T>* sums,
-                                int64_t line_width, int64_t tap_width, int64_t splits) {
+                                const SumsLayout& layout, int64_t splits) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const int64_t taps = p.taps(), taps_w = p.walk[2].tap_count;
-  const int64_t pitch = taps / taps_w * line_width, split = p.groups * p.rows * pitch;
+  const int64_t pitch = layout.pitch, split = p.groups * p.rows * pitch;
   Scratch table(sizeof(int64_t) * taps);
   int64_t* offsets = table.as<int64_t>();
   tap_offsets(p, p.dest_strides, offsets);
@@ -40,7 +46,7 @@ void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator
     for (int64_t i = begin; i < end; ++i) {
       T* to = p.dest + i / p.rows * p.dest_strides.group + i % p.rows * p.dest_strides.row;
       for (int64_t tap = 0; tap < taps; ++tap) {
-        const A* from = sums + i * pitch + tap / taps_w * line_width + tap % taps_w * tap_width;
+        const A* from = sums + i * pitch + tap / taps_w * layout.line + tap % taps_w * layout.tap;
         for (int64_t c = 0; c < p.depth; c += lanes) {
           const int64_t count = p.depth - c < lanes ? p.depth - c : lanes;
           Vec<A> sum = load_partial(from + c, count);
@@ -85,40 +91,46 @@ struct WeightGemmChannelsLastBlocking {
   using A = Accumulator<T>;
   static constexpr int64_t columns = kTileColumns<A>;
   Strips strips;
-  bool merged;                    // the taps of a kernel line are one of more channels
-  int64_t taps, depth;            // of the merged taps
-  ColumnBlocks<A> blocks;         // of these channels
-  int64_t tap_width, line_width;  // of the sums
-  int64_t item_blocks, parts;     // channel blocks of an item, items of a kernel line
-  int64_t pitch;                  // elements of a pixel of a strip
-  int64_t pitch_of_sums, set, splits, chunks_of_split;  // elements of a row of sums, of all
-  int64_t row_block;                                    // rows of grad that are copied at a time
-  bool in_place;                                        // the source is its own strip
-  bool grad_in_place;                                   // its pixels lie close already
-  int64_t sum_bytes, table_bytes;                       // of the call
+  bool merged;             // the taps of a kernel line are one of more channels
+  bool interleaved;        // all lines too: a position of a strip holds the channels of each
+  int64_t lines;           // that are apart
+  int64_t taps, depth;     // of the merged taps
+  ColumnBlocks<A> blocks;  // of these channels
+  SumsLayout layout;
+  int64_t item_blocks, parts;            // channel blocks of an item, items of a kernel line
+  int64_t pitch;                         // elements of a pixel of a strip
+  int64_t set, splits, chunks_of_split;  // elements of one set of sums
+  int64_t row_block;                     // rows of grad that are copied at a time
+  bool reads_gaps;                       // what no channel fills, into unused sums
+  bool in_place;                         // the source is its own strip
+  bool grad_in_place;                    // its pixels lie close already
+  int64_t sum_bytes, table_bytes;        // of the call
   int64_t strip_elements, strip_bytes, grad_bytes, pointer_bytes;  // of each thread
 
   explicit WeightGemmChannelsLastBlocking(const WeightContraction<T>& p)
       : strips(p, kPanelPixels),
         merged(taps_share_panels(p, columns)),
+        interleaved(merged && p.depth < kLanes<A> && strips.lines() * p.depth <= columns),
+        lines(interleaved ? 1 : strips.lines()),
         taps(merged ? 1 : p.walk[2].tap_count),
-        depth(merged ? p.walk[2].tap_count * p.depth : p.depth),
+        depth(merged ? p.taps() / lines * p.depth : p.depth),
         blocks(depth) {
     constexpr int lanes = kLanes<A>;
     const int64_t padded = blocks.registers * lanes;
-    tap_width = merged ? p.depth : padded;
-    line_width = taps * padded;
+    pitch = merged ? p.taps() / p.walk[2].tap_count / lines * p.depth : 0;
+    layout = {taps * padded, merged ? pitch : padded, lines * taps * padded};
+    if (interleaved) layout.line = p.depth;
     item_blocks = merged ? blocks.count : kItemColumns / (taps * columns);
     item_blocks = item_blocks < 1 ? 1 : item_blocks > blocks.count ? blocks.count : item_blocks;
     parts = ceil_div(blocks.count, item_blocks);
-    pitch = merged ? p.depth : item_blocks * ceil_div(blocks.registers, blocks.count) * lanes;
+    if (!merged) pitch = item_blocks * ceil_div(blocks.registers, blocks.count) * lanes;
+    reads_gaps = merged || p.depth % lanes != 0;
     in_place = is_its_own_strip(p);
     row_block = p.rows < kGradBlock ? p.rows : kGradBlock;
     grad_in_place = __is_same(T, A) && p.grad_strides.axis[2] <= kMaxGradDistance;
 
-    pitch_of_sums = strips.lines() * line_width;
-    set = p.groups * p.rows * pitch_of_sums;
-    splits = choose_splits(p.groups * strips.lines() * parts, strips.chunks(), set * sizeof(A));
+    set = p.groups * p.rows * layout.pitch;
+    splits = choose_splits(p.groups * lines * parts, strips.chunks(), set * sizeof(A));
     chunks_of_split = ceil_div(strips.chunks(), splits);
     sum_bytes = sizeof(A) * splits * set;
     table_bytes = sizeof(int64_t) * p.taps();
@@ -140,8 +152,9 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   const WeightGemmChannelsLastBlocking<T> blocking(p);
   const Strips& strips = blocking.strips;
   const ColumnBlocks<A>& blocks = blocking.blocks;
-  const int64_t lines = strips.lines(), parts = blocking.parts, splits = blocking.splits;
-  const int64_t pitch = blocking.pitch, sums_pitch = blocking.pitch_of_sums;
+  const int64_t lines = blocking.lines, parts = blocking.parts, splits = blocking.splits;
+  const int64_t pitch = blocking.pitch, sums_pitch = blocking.layout.pitch;
+  const int64_t tap_width = blocking.layout.tap;
   const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
 
   Scratch workspace(blocking.sum_bytes);
@@ -152,7 +165,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
     A* strip = strip_buffer.as<A>();
     A* grad = grad_buffer.as<A>();
     const A** pointers = pointer_buffer.as<const A*>();
-    fill(strip, blocking.strip_elements, A(0));
+    if (blocking.reads_gaps) fill(strip, blocking.strip_elements, A(0));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t split = item % splits, part = item / splits % parts;
       const int64_t line = item / splits / parts % lines, group = item / splits / parts / lines;
@@ -164,13 +177,13 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       const int64_t channels_left = p.depth - first_channel;
       const int64_t channels = channels_left < used ? channels_left : used;
       A* sums = workspace.as<A>() + split * blocking.set + group * p.rows * sums_pitch +
-                line * blocking.line_width;
+                line * blocking.layout.line;
       const int64_t chunk_begin = split * blocking.chunks_of_split;
       const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
       const int64_t chunk_end = chunk_last < strips.chunks() ? chunk_last : strips.chunks();
       for (int64_t row = 0; chunk_begin >= chunk_end && row < p.rows; ++row) {
         for (int64_t tap = 0; tap < blocking.taps; ++tap) {
-          fill(sums + row * sums_pitch + tap * blocking.tap_width + first_channel,
+          fill(sums + row * sums_pitch + tap * tap_width + first_channel,
                blocks.begin(block_end) - first_channel, A(0));
         }
       }
@@ -178,11 +191,14 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
         const Strips::Chunk chunk = strips.chunk(index);
         const int64_t strip_row = strips.positions(chunk.width) * pitch;
         const T* source = p.source + group * p.depth;
-        for (int64_t r = 0; !blocking.in_place && r < chunk.rows; ++r) {
-          const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
-          strips.copy_pixel_row(row == nullptr ? row : row + first_channel,
-                                p.source_strides.axis[2], channels, chunk.x, chunk.width, pitch,
-                                strip + r * strip_row);
+        const int64_t line_end = blocking.interleaved ? strips.lines() : line + 1;
+        for (int64_t l = line; l < line_end && !blocking.in_place; ++l) {
+          for (int64_t r = 0; r < chunk.rows; ++r) {
+            const T* row = strips.source_row(source, p.source_strides, chunk.row + r, l);
+            strips.copy_pixel_row(row == nullptr ? row : row + first_channel,
+                                  p.source_strides.axis[2], channels, chunk.x, chunk.width, pitch,
+                                  strip + r * strip_row + (l - line) * p.depth);
+          }
         }
         const A* place = reinterpret_cast<const A*>(source) +
                          strips.first_pixel(chunk) * p.source_strides.axis[2];
@@ -212,7 +228,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
             for (int64_t b = block_begin; b < block_end; ++b) {
               const int64_t width = blocks.begin(b + 1) - blocks.begin(b);
               tile.b = strip + strips.start(tap) * pitch + blocks.begin(b) - first_channel;
-              A* to = sums + block * sums_pitch + tap * blocking.tap_width + blocks.begin(b);
+              A* to = sums + block * sums_pitch + tap * tap_width + blocks.begin(b);
               for (int64_t row = 0; row < rows_here; row += kTileRows) {
                 const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
                 tile.rows = pointers + row * runs;
@@ -233,5 +249,5 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       }
     }
   });
-  store_weight_channels_last(p, workspace.as<A>(), blocking.line_width, blocking.tap_width, splits);
+  store_weight_channels_last(p, workspace.as<A>(), blocking.layout, splits);
 }
