@@ -59,6 +59,19 @@ struct Walk {
     const int64_t begin = inside_begin(offset);
     return end > count ? count : end < begin ? begin : end;
   }
+
+  /// From row to row of source copies in which what a tap reads for `destinations` neighbours, and
+  /// on to the next row, is consecutive; for each phase of the step. Zeros that end one row and
+  /// start the next are there once.
+  int64_t shifted_pitch(int64_t destinations) const {
+    const int64_t span = high() - low(), positions = (destinations - 1) * step + span + 1;
+    if (step > 1 || mode != PaddingMode::zeros || destinations < count) {
+      return (positions + step - 1) / step;
+    }
+    const int64_t left = low() < 0 ? -low() : 0, past = count - 1 + high() - (size - 1);
+    const int64_t right = past > 0 ? past : 0, shared = left < right ? left : right;
+    return positions - (shared < span ? shared : span);
+  }
 };
 
 /// Element strides of a tensor, groups merged in `channel`.

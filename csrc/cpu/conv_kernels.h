@@ -34,6 +34,7 @@ struct ConvKernels {
   int64_t lanes;  // accumulators in a register
 
   Kernel<Contraction<T>> gemm_planar;
+  Kernel<Contraction<T>> shifted_planar;
   Kernel<Contraction<T>> pointwise_planar;
   Kernel<Contraction<T>> gemm_channels_last;
   Kernel<Contraction<T>> few_pixels;

@@ -14,6 +14,7 @@ namespace cnnops {
 
 enum class Algorithm {
   gemm_planar,            // vectors along pixels; any strides, any geometry
+  shifted_planar,         // several taps on long rows; vectors along pixels of shifted rows
   pointwise_planar,       // 1x1 kernels on planes as they lie; vectors along pixels
   gemm_channels_last,     // vectors along channels
   few_pixels,             // few destination pixels; vectors along the weight as it lies
@@ -90,6 +91,10 @@ inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes
   return walk[2].count <= kNarrowRow && shape.groups * shape.depth >= lanes &&
          plane * lanes <= kMaxBlockElements;
 }
+
+/// Gathering im2col costs about an eighth of multiplying it, so more columns may not be dropped.
+constexpr int64_t kMaxDroppedShare = 16;
+constexpr int64_t kMaxShiftedElements = 320 << 10;
 
 constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
                                 "rows too narrow for registers, channels fill them"};
@@ -239,6 +244,18 @@ bool suits_planes(const Contraction<T>& p) {
          p.source_strides.channel * int64_t(sizeof(T)) % plan::kConflictBytes != 0;
 }
 
+/// Whether the taps of a planar contraction are best read as shifts of copied source rows: when few
+/// of the columns lie between two rows, and the rows under a panel of 64 columns fit an L2 cache.
+template <class T>
+bool suits_shifted_rows(const Contraction<T>& p) {
+  const Walk& width = p.walk[2];
+  if (p.taps() == 1 || width.step > 1 || p.source_strides.axis[2] != 1) return false;
+  const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
+  const int64_t elements = p.depth * lines * width.step * 64;
+  const int64_t dropped = width.shifted_pitch(width.count) - width.count;
+  return dropped * plan::kMaxDroppedShare <= width.count && elements <= plan::kMaxShiftedElements;
+}
+
 /// Whether the planes of the source lie densely; those of a destination may lie anyhow.
 template <class T>
 bool reads_dense_planes(const Contraction<T>& p) {
@@ -264,9 +281,12 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   } else if (const int64_t size = winograd_tile(p, channels_last, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
+  } else if (choice.algorithm == Algorithm::gemm_planar && suits_shifted_rows(p)) {
+    choice = {Algorithm::shifted_planar, "rows long beside their padding: taps are shifts"};
   }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
+    case Algorithm::shifted_planar: return {choice, kernels.shifted_planar};
     case Algorithm::pointwise_planar: return {choice, kernels.pointwise_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};

@@ -13,6 +13,10 @@
 //
 #include "cpu/kernels/gemm_channels_last.h"
 //
+#include "cpu/kernels/strips.h"
+//
+#include "cpu/kernels/shifted_planar.h"
+//
 #include "cpu/kernels/few_pixels.h"
 //
 #include "cpu/kernels/band.h"
@@ -32,8 +36,6 @@
 #include "cpu/kernels/winograd_transform.h"
 //
 #include "cpu/kernels/winograd.h"
-//
-#include "cpu/kernels/strips.h"
 //
 #include "cpu/kernels/weight_gemm_planar.h"
 //
@@ -72,6 +74,7 @@ const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
       kLanes<Accumulator<T>>,
       {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
+      {"shifted_planar", shifted_planar<T>, footprint<T, ShiftedPlanarBlocking>},
       {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        gemm_channels_last_prepared_bytes<T>, gemm_channels_last_prepare<T>},

@@ -155,7 +155,8 @@ struct DestRun {
   int64_t column;
 };
 
-/// Destination runs of the segments, neighbours joined; returns how many.
+/// Destination runs of the segments, neighbours in memory and among the columns joined; returns how
+/// many.
 inline int64_t join_runs(const Strides& dest, const Segment* segments, int64_t count,
                          DestRun* runs) {
   int64_t found = 0;
@@ -164,7 +165,8 @@ inline int64_t join_runs(const Strides& dest, const Segment* segments, int64_t c
     const int64_t offset = segment.batch * dest.batch + segment.position[0] * dest.axis[0] +
                            segment.position[1] * dest.axis[1] + segment.width * dest.axis[2];
     DestRun* last = found > 0 ? &runs[found - 1] : nullptr;
-    if (last != nullptr && last->offset + last->length * dest.axis[2] == offset) {
+    const bool follows = last != nullptr && last->column + last->length == segment.column;
+    if (follows && last->offset + last->length * dest.axis[2] == offset) {
       last->length += segment.length;
     } else {
       runs[found++] = {offset, segment.length, segment.column};
