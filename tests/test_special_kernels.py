@@ -35,6 +35,8 @@ GROUPED = ("grouped_planar", "grouped_planar", "weight_grouped_planar")
 POINTWISE = ("pointwise_planar", "pointwise_planar", "weight_gemm_planar")
 FEW = ("few_pixels", "few_pixels", "")
 SLIDING = ("grouped_channels_last", "grouped_channels_last", "weight_grouped_channels_last")
+SHIFTED = ("shifted_planar", "shifted_planar", "weight_gemm_planar")
+LAST = ("gemm_channels_last", "gemm_channels_last", "weight_gemm_channels_last")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
 
 SHAPES = {
@@ -114,6 +116,62 @@ SHAPES = {
     ),
     "pairs, sum over channels": Shape(
         (DIRECT[0], "", ""), (1, 6, 9, 25), (2, 3, 3, 3), {"padding": 1, "groups": 2}
+    ),
+    # Shifted rows: shared and unshared zeros, none, more than the kernel spans; pieces of a row.
+    "shifted": Shape(SHIFTED, (2, 19, 9, 33), (13, 19, 5, 5), {"padding": 2}),
+    "shifted, no padding": Shape(SHIFTED, (1, 12, 40, 21), (20, 12, 3, 1), {"padding": (1, 0)}),
+    "shifted, much padding": Shape(SHIFTED, (1, 10, 5, 40), (9, 10, 1, 2), {"padding": (0, 6)}),
+    "shifted, in pieces": Shape(SHIFTED, (1, 9, 1200), (11, 9, 4), {"padding": 3, "dilation": 2}),
+    "shifted, in groups": Shape(
+        SHIFTED, (2, 36, 7, 40), (30, 12, 1, 3), {"padding": (0, 1), "groups": 3}
+    ),
+    "shifted, dilation": Shape(
+        SHIFTED, (1, 16, 12, 66), (9, 16, 3, 3), {"padding": 2, "dilation": 2}
+    ),
+    "shifted, 3-d": Shape(SHIFTED, (1, 10, 4, 5, 33), (12, 10, 3, 3, 3), {"padding": 1}),
+    "shifted, reflecting": Shape(
+        ("", "", ""),
+        (1, 9, 8, 70),
+        (11, 9, 3, 5),
+        {"padding": (1, 2), "groups": 1},
+        padding_mode="reflect",
+    ),
+    # Strips of planes: phases of a row apart, many short rows, rows in pieces.
+    "strips, stride": Shape(
+        ("", "", SHIFTED[2]),
+        (2, 9, 11, 13),
+        (20, 9, 3, 3),
+        {"stride": 2, "padding": 2, "dilation": 2},
+    ),
+    "strips, short rows": Shape(("", "", SHIFTED[2]), (3, 10, 40, 3), (18, 10, 3, 2)),
+    "strips, halves of rows": Shape(("", "", SHIFTED[2]), (1, 10, 9, 9), (150, 10, 3, 3)),
+    "strips, long rows": Shape(("", "", SHIFTED[2]), (1, 10, 700), (20, 10, 5)),
+    # Blocks of channels as even as they get; weights few or many; parts of registers.
+    "pixels, all channels": Shape(LAST, (1, 24, 30, 30), (40, 24, 1, 1), channels_last=True),
+    "pixels, even blocks": Shape(
+        LAST, (2, 20, 28, 28), (144, 20, 1, 3), {"padding": (0, 1)}, channels_last=True
+    ),
+    "pixels, many weights": Shape(
+        LAST, (1, 90, 12, 30), (200, 90, 2, 3), {"dilation": 2}, channels_last=True
+    ),
+    # Strips of pixels: lines interleaved, taps merged, blocks of channels, the source itself.
+    "strips, interleaved lines": Shape(
+        ("", "", LAST[2]),
+        (2, 3, 17, 19),
+        (21, 3, 3, 3),
+        {"stride": 2, "padding": 1},
+        channels_last=True,
+    ),
+    "strips, merged taps": Shape(
+        LAST, (1, 20, 9, 12), (18, 20, 2, 3), {"padding": 1}, channels_last=True
+    ),
+    "strips, blocks of channels": Shape(
+        LAST, (1, 150, 6, 7), (14, 150, 3, 3), {"padding": 2, "dilation": 2}, channels_last=True
+    ),
+    "strips, source in place": Shape(LAST, (2, 70, 9, 8), (100, 70, 1, 1), channels_last=True),
+    "strips, far pixels": Shape(LAST, (1, 70, 9, 8), (300, 70, 1, 1), channels_last=True),
+    "strips, in groups": Shape(
+        LAST, (1, 40, 6, 7), (60, 20, 1, 3), {"groups": 2, "padding": (0, 1)}, channels_last=True
     ),
 }
 
