@@ -10,6 +10,20 @@
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
+/// Columns cut into blocks of at most kTileVectors registers, as even as they get: a tile of one
+/// register waits for each of its sums.
+template <class A>
+struct EvenBlocks {
+  int64_t registers, count;
+
+  explicit EvenBlocks(int64_t columns)
+      : registers(ceil_div(columns, kLanes<A>)), count(ceil_div(registers, kTileVectors)) {}
+  /// The first column of a block.
+  int64_t begin(int64_t block) const { return block * registers / count * kLanes<A>; }
+  /// The block of a register.
+  int64_t of(int64_t index) const { return ((index + 1) * count - 1) / registers; }
+};
+
 /// `length` consecutive destinations along the width, at `column` of the block.
 struct Segment {
   int64_t batch;

@@ -36,27 +36,13 @@ constexpr int64_t kManyTaps = 1024;
 /// though no fewer than a tile.
 constexpr int64_t kWidenedBytes = int64_t(1) << 20;
 
-/// Destination channels cut into blocks of at most kTileVectors registers, as even as they get: a
-/// tile of one register waits for each of its sums.
-template <class A>
-struct ColumnBlocks {
-  int64_t registers, count;
-
-  explicit ColumnBlocks(int64_t rows)
-      : registers(ceil_div(rows, kLanes<A>)), count(ceil_div(registers, kTileVectors)) {}
-  /// The first channel of a block.
-  int64_t begin(int64_t block) const { return block * registers / count * kLanes<A>; }
-  /// The block of a register.
-  int64_t of(int64_t index) const { return ((index + 1) * count - 1) / registers; }
-};
-
 /// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
 template <class T>
 void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
-  const ColumnBlocks<A> blocks(p.rows);
+  const EvenBlocks<A> blocks(p.rows);
   const int64_t padded_rows = blocks.registers * lanes;
   // A piece is `lanes` destination channels times all of K; the pieces of a block interleave.
   const int64_t pieces = blocks.registers;
@@ -288,7 +274,7 @@ struct GemmChannelsLastBlocking {
     depth = counts.depth();
     inner = taps * depth;
     pixels = p.batch * p.pixels();
-    column_blocks = ColumnBlocks<A>(p.rows).count;
+    column_blocks = EvenBlocks<A>(p.rows).count;
     padded_rows = round_up(p.rows, kLanes<A>);
     stores = in_place && pixels_are_even(p.dest_strides, p.batch,
                                          {p.walk[0].count, p.walk[1].count, p.walk[2].count});
@@ -337,7 +323,7 @@ template <class T>
 void gemm_channels_last(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const GemmChannelsLastBlocking<T> blocking(p);
-  const ColumnBlocks<A> blocks(p.rows);
+  const EvenBlocks<A> blocks(p.rows);
   constexpr bool in_place = blocking.in_place;
   const int64_t taps = blocking.taps, depth = blocking.depth, inner = blocking.inner;
   const int64_t pixels = blocking.pixels, pixel_block = blocking.pixel_block;

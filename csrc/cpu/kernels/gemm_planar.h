@@ -200,7 +200,7 @@ struct GemmPlanarBlocking {
     const int64_t taps = p.taps();
     inner = p.depth * taps;
     pixels = p.batch * p.pixels();
-    panels = ceil_div(pixels, columns);
+    panels = EvenBlocks<A>(pixels).count;
     row_block = choose_row_block(p.rows, p.groups * panels);
     row_blocks = ceil_div(p.rows, row_block);
 
@@ -235,6 +235,7 @@ template <class T>
 void gemm_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const GemmPlanarBlocking<T> blocking(p);
+  const EvenBlocks<A> cut(p.batch * p.pixels());
   constexpr int64_t columns = blocking.columns;
   const int64_t inner = blocking.inner, pixels = blocking.pixels, panels = blocking.panels;
   const int64_t row_block = blocking.row_block, row_blocks = blocking.row_blocks;
@@ -272,10 +273,11 @@ void gemm_planar(const Contraction<T>& p) {
     int64_t run_count = 0, pointed = -1, gathered = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / (panels * row_blocks);
-      const int64_t first = item / row_blocks % panels * columns;
+      const int64_t panel_index = item / row_blocks % panels, first = cut.begin(panel_index);
+      const int64_t last = cut.begin(panel_index + 1);
       const int64_t row_begin = item % row_blocks * row_block;
       const int64_t row_end = row_begin + row_block < p.rows ? row_begin + row_block : p.rows;
-      const int64_t count = pixels - first < columns ? pixels - first : columns;
+      const int64_t count = (pixels < last ? pixels : last) - first;
       const int vectors = vectors_for<A>(count);
       const int64_t pitch = vectors * kLanes<A>;
 

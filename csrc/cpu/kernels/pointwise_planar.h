@@ -17,7 +17,8 @@ struct PointwisePlanarBlocking {
   using A = Accumulator<T>;
   static constexpr int64_t columns = kTileColumns<A>;
   int64_t pixels, depth_block;
-  int64_t block_pixels, blocks;  // of an image
+  int64_t registers, blocks;  // of an image
+  int64_t block_pixels;       // at most
   int64_t row_block, row_blocks;
   bool in_place;                       // rows of the weight are dense
   int64_t packed_bytes, buffer_bytes;  // of the call, of each thread
@@ -30,7 +31,8 @@ struct PointwisePlanarBlocking {
     int64_t most = images * panels / kWantedItems;
     most = most < 1 ? 1 : most > kBlockPanels ? kBlockPanels : most;
     blocks = ceil_div(panels, most);
-    block_pixels = ceil_div(panels, blocks) * columns;
+    registers = ceil_div(pixels, kLanes<A>);
+    block_pixels = ceil_div(registers, blocks) * kLanes<A>;
     row_block = choose_row_block(p.rows, images * blocks);
     row_blocks = ceil_div(p.rows, row_block);
     in_place = p.depth == 1 || p.weight_strides.depth == 1;
@@ -38,6 +40,9 @@ struct PointwisePlanarBlocking {
     const int64_t sum_rows = row_block < p.rows ? row_block : p.rows;
     buffer_bytes = sizeof(A) * (columns * sum_rows + block_pixels * depth_block);
   }
+
+  /// The first pixel of a block: blocks are as even as they get.
+  int64_t begin(int64_t block) const { return block * registers / blocks * kLanes<A>; }
 
   Footprint footprint() const { return {kTileRows, columns, packed_bytes, buffer_bytes}; }
 };
@@ -66,9 +71,9 @@ void pointwise_planar(const Contraction<T>& p) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row_begin = item % blocking.row_blocks * blocking.row_block;
       const int64_t rest = item / blocking.row_blocks, image = rest / blocking.blocks;
-      const int64_t first = rest % blocking.blocks * blocking.block_pixels;
-      const int64_t left = blocking.pixels - first;
-      const int64_t count = left < blocking.block_pixels ? left : blocking.block_pixels;
+      const int64_t block = rest % blocking.blocks, first = blocking.begin(block);
+      const int64_t last = blocking.begin(block + 1);
+      const int64_t count = (last < blocking.pixels ? last : blocking.pixels) - first;
       const int64_t rows_left = p.rows - row_begin;
       const int64_t rows = rows_left < blocking.row_block ? rows_left : blocking.row_block;
       const int64_t group = image % p.groups, channel = group * p.rows + row_begin;
@@ -82,10 +87,9 @@ void pointwise_planar(const Contraction<T>& p) {
 
       // Panels of about as many registers each. One that ends in part of a register is copied, and
       // its sums wait in scratch.
-      const int64_t registers = ceil_div(count, lanes), over = count % lanes;
-      const int64_t panel_count = ceil_div(registers, kTileVectors);
-      const auto panel_begin = [&](int64_t i) { return i * registers / panel_count * lanes; };
-      const int64_t tail = panel_begin(panel_count - 1), tail_width = registers * lanes - tail;
+      const EvenBlocks<A> panel_blocks(count);
+      const int64_t over = count % lanes, tail = panel_blocks.begin(panel_blocks.count - 1);
+      const int64_t tail_width = panel_blocks.registers * lanes - tail;
       for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
         const int64_t to_go = p.depth - k;
         const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
@@ -100,9 +104,9 @@ void pointwise_planar(const Contraction<T>& p) {
           for (int r = 0; r < some; ++r) from[r] = matrix + (row + r) * weight_row + k;
           TileOperands<A> tile{from, 0, 1, depth, 1, planes, p.source_strides.channel};
           if (bias != nullptr && k + depth == p.depth) tile.bias = bias + row;
-          for (int64_t i = 0; i < panel_count; ++i) {
-            const int64_t pixel = panel_begin(i), width = panel_begin(i + 1) - pixel;
-            const bool waits = over > 0 && i + 1 == panel_count, copied = row > 0 || waits;
+          for (int64_t i = 0; i < panel_blocks.count; ++i) {
+            const int64_t pixel = panel_blocks.begin(i), width = panel_blocks.begin(i + 1) - pixel;
+            const bool waits = over > 0 && i + 1 == panel_blocks.count, copied = row > 0 || waits;
             A* panel = panels + pixel * blocking.depth_block;
             tile.b = copied ? panel : planes + pixel;
             tile.b_step = copied ? width : p.source_strides.channel;

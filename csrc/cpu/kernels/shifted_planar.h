@@ -230,7 +230,7 @@ void shifted_planar(const Contraction<T>& p) {
       const A* matrix = weight + group * weight_group;
 
       // Panels of about as many registers each, and where they go.
-      const ColumnBlocks<A> panels((chunk.rows - 1) * layout.pitch + chunk.width);
+      const EvenBlocks<A> panels((chunk.rows - 1) * layout.pitch + chunk.width);
       for (int64_t panel = 0; panel < panels.count; ++panel) {
         const int64_t column = panels.begin(panel), width = panels.begin(panel + 1) - column;
         const int64_t run_count =

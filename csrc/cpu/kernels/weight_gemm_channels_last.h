@@ -91,11 +91,11 @@ struct WeightGemmChannelsLastBlocking {
   using A = Accumulator<T>;
   static constexpr int64_t columns = kTileColumns<A>;
   Strips strips;
-  bool merged;             // the taps of a kernel line are one of more channels
-  bool interleaved;        // all lines too: a position of a strip holds the channels of each
-  int64_t lines;           // that are apart
-  int64_t taps, depth;     // of the merged taps
-  ColumnBlocks<A> blocks;  // of these channels
+  bool merged;           // the taps of a kernel line are one of more channels
+  bool interleaved;      // all lines too: a position of a strip holds the channels of each
+  int64_t lines;         // that are apart
+  int64_t taps, depth;   // of the merged taps
+  EvenBlocks<A> blocks;  // of these channels
   SumsLayout layout;
   int64_t item_blocks, parts;            // channel blocks of an item, items of a kernel line
   int64_t pitch;                         // elements of a pixel of a strip
@@ -151,7 +151,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   const WeightGemmChannelsLastBlocking<T> blocking(p);
   const Strips& strips = blocking.strips;
-  const ColumnBlocks<A>& blocks = blocking.blocks;
+  const EvenBlocks<A>& blocks = blocking.blocks;
   const int64_t lines = blocking.lines, parts = blocking.parts, splits = blocking.splits;
   const int64_t pitch = blocking.pitch, sums_pitch = blocking.layout.pitch;
   const int64_t tap_width = blocking.layout.tap;

@@ -30,7 +30,7 @@ void transpose_grad(const T* grad, const Strides& strides, int64_t rows, const D
                     int64_t run_count, int64_t pixels, Accumulator<T>* to) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  const ColumnBlocks<A> blocks(rows);
+  const EvenBlocks<A> blocks(rows);
   const int64_t pixel = strides.axis[2];
   for (int64_t index = 0; index < blocks.registers; ++index) {
     const int64_t first = index * lanes, block = blocks.of(index), column = blocks.begin(block);
@@ -277,7 +277,7 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
       const int64_t k = channel * taps, run_of_k = channels * taps;
       const int64_t rows_left = p.rows - first_row;
       const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
-      const ColumnBlocks<A> columns(rows_here);
+      const EvenBlocks<A> columns(rows_here);
       const Rows<A> sums =
           direct ? Rows<A>{reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group +
                                k * p.dest_strides.depth + first_row,
