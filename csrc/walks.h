@@ -94,6 +94,30 @@ void merge_pointwise(WeightContraction<T>& p) {
   merge_pointwise(p, p.source_strides, p.grad_strides);
 }
 
+/// Whether destination i of a merged shape reads source i and nothing else.
+inline bool is_pointwise(const ContractionShape& shape) {
+  bool same = shape.taps() == 1;
+  for (const Walk& walk : shape.walk) {
+    same &= walk.taps[0].offset == 0 && walk.step == 1 && walk.count == walk.size;
+  }
+  return same;
+}
+
+/// Source and weight of a 1x1, stride-1, unpadded convolution of one image play the same part.
+/// Exchanges them: the pixels become rows, and the rows pixels.
+template <class T>
+void exchange_parts(Contraction<T>& p) {
+  Walk& walk = p.walk[2];
+  std::swap(p.source, p.weight);
+  const int64_t pixels = walk.count;
+  walk.count = walk.size = p.rows;
+  p.rows = pixels;
+  const WeightStrides weight = p.weight_strides;
+  p.weight_strides = {0, p.source_strides.axis[2], p.source_strides.channel, {0, 0, 0}};
+  p.source_strides = {0, weight.depth, {0, 0, weight.row}};
+  std::swap(p.dest_strides.channel, p.dest_strides.axis[2]);
+}
+
 /// Source and grad of a 1x1, stride-1, unpadded weight gradient play the same part. Exchanges them
 /// where that makes neighbours in the weight out of what a kernel computes side by side: its rows.
 /// The kernel transposes the part with the rows, so that a larger one must be worth storing the
@@ -101,10 +125,8 @@ void merge_pointwise(WeightContraction<T>& p) {
 template <class T>
 void exchange_parts(WeightContraction<T>& p) {
   const Walk& walk = p.walk[2];
-  const bool pointwise = p.taps() == 1 && p.walk[0].count == 1 && p.walk[1].count == 1 &&
-                         walk.step == 1 && walk.taps[0].offset == 0 && walk.count == walk.size &&
-                         p.walk[0].size == 1 && p.walk[1].size == 1;
-  if (!pointwise || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
+  const bool one_row = p.walk[0].count == 1 && p.walk[1].count == 1;
+  if (!one_row || !is_pointwise(p) || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
   const int64_t pixels = p.batch * walk.count;
   if ((p.depth - p.rows) * pixels > p.rows * p.depth) return;
   std::swap(p.source, p.grad);

@@ -229,6 +229,24 @@ bool suits_few_pixels(const Contraction<T>& p) {
          (p.weight_strides.row == 1 || weight_rows_are_dense(p, p.weight_strides));
 }
 
+/// The same where the rows of the weight are dense: they are broadcast, vectors along the pixels.
+template <class T>
+bool suits_weight_rows(const Contraction<T>& p) {
+  return p.taps() == 1 && p.batch * p.pixels() <= plan::kMinPlane && p.rows >= plan::kMinPlane &&
+         p.weight_strides.depth == 1 && p.weight_strides.row != 1;
+}
+
+/// Whether a 1x1 convolution has so few pixels that packing its weight, which is as large as all
+/// else, costs more than storing the destination across its layout: the weight takes the part of
+/// the source, vectors along the destination channels.
+template <class T>
+bool suits_weight_as_pixels(const Contraction<T>& p) {
+  const bool one_row = p.walk[0].count == 1 && p.walk[1].count == 1 && p.batch == 1;
+  return one_row && p.groups == 1 && p.bias == nullptr && is_pointwise(p) &&
+         p.walk[2].count <= plan::kMinPlane && p.rows >= plan::kMinPlane &&
+         p.source_strides.channel != 1 && p.weight_strides.row == 1;
+}
+
 /// Whether a planar contraction is a product of matrices as they lie, wide enough for whole tiles
 /// and of accumulators. Planes that start a multiple of 4 KiB apart are none: they compete for the
 /// same few lines of a cache.
@@ -276,6 +294,11 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   if (suits_few_pixels(p)) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
+  } else if (choice.algorithm == Algorithm::gemm_channels_last && suits_weight_rows(p)) {
+    choice = {Algorithm::gemm_planar, "few pixels: the weight is read as it lies"};
+  } else if (suits_weight_as_pixels(p)) {
+    exchange_parts(p);
+    choice = {Algorithm::gemm_planar, "few pixels: vectors along the weight, read as it lies"};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
     choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
   } else if (const int64_t size = winograd_tile(p, channels_last, kernels.lanes)) {

@@ -242,6 +242,9 @@ bool weight_columns_in_place(const Contraction<T>& p) {
 /// weights well to kMaxPixelBlock.
 inline int64_t choose_pixel_block(int64_t pixels, int64_t taps, int64_t items_each) {
   if (taps >= kManyTaps) return kTileRows;
+  // Few pixels: fetching weights is most of the work, and twice would be twice of it.
+  if (pixels <= 2 * kPixelBlock && items_each >= kWantedItems / 2)
+    return round_up(pixels, kTileRows);
   int64_t block = kPixelBlock;
   while (block < kMaxPixelBlock && 2 * block * taps <= kMaxPointers &&
          ceil_div(pixels, 2 * block) * items_each >= kWantedItems) {
@@ -264,8 +267,8 @@ struct GemmChannelsLastBlocking {
   int64_t run, tap_block;  // a slice of K: some channels of one tap, or all channels of some taps
   bool packs;              // the weights
   bool stores;             // tiles write the destination, but for part of a register of channels
-  int64_t weight_bytes, table_bytes, zero_bytes;                  // of the call
-  int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes;  // of each thread
+  int64_t weight_bytes, table_bytes, zero_bytes;                                // of the call
+  int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes, copied_bytes;  // of each thread
 
   explicit GemmChannelsLastBlocking(const Contraction<T>& p) {
     merged = p.depth * p.taps() <= kMaxMergedInner && kernel_rows_are_runs(p, p.source_strides);
@@ -288,6 +291,7 @@ struct GemmChannelsLastBlocking {
       pixel_block = fits > pixel_block ? pixel_block : fits < kTileRows ? kTileRows : fits;
     }
     pixel_blocks = ceil_div(pixels, pixel_block);
+    if (in_place) pixel_block = round_up(ceil_div(pixels, pixel_blocks), kTileRows);
     run = depth < kChannelBlock ? depth : kChannelBlock;
     tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
 
@@ -298,12 +302,13 @@ struct GemmChannelsLastBlocking {
     pointer_bytes = sizeof(T*) * (pixel_block * taps * (in_place ? 1 : 2) + counts.lines());
     sum_bytes = sizeof(A) * pixel_block * columns;
     border_bytes = merged ? sizeof(T) * pixel_block * inner : 0;
+    copied_bytes = packs ? 0 : sizeof(A) * run * item_blocks * columns;
     widened_bytes = in_place ? 0 : sizeof(A) * pixel_block * inner;
   }
 
   Footprint footprint() const {
     return {kTileRows, columns, weight_bytes + table_bytes + zero_bytes,
-            pointer_bytes + sum_bytes + border_bytes + widened_bytes};
+            pointer_bytes + sum_bytes + border_bytes + widened_bytes + copied_bytes};
   }
 };
 
@@ -357,6 +362,7 @@ void gemm_channels_last(const Contraction<T>& p) {
     Scratch sum_buffer(blocking.sum_bytes);
     Scratch border(blocking.border_bytes);
     Scratch widened(blocking.widened_bytes);
+    Scratch copied(blocking.copied_bytes);
     const PixelPointers<T> pointers{p, blocking.merged, zero_tap.as<T>(), border.as<T>()};
     const T** pixel_rows = pointer_table.as<const T*>();
     const A** tile_rows = reinterpret_cast<const A**>(pixel_rows);
@@ -399,6 +405,13 @@ void gemm_channels_last(const Contraction<T>& p) {
               tile.b = packs ? weights + (group * padded_rows + column) * inner
                              : weights + group * p.weight_strides.group + column;
               tile.b += (tap * depth + c) * tile.b_step;
+              if (!packs) {
+                // Rows of a weight in place are pages apart: the first tile copies what others
+                // read.
+                A* panel = copied.as<A>() + (column - blocks.begin(block_begin)) * channels;
+                if (i > 0) tile.b = panel, tile.b_step = width;
+                tile.copy = i == 0 && count > kTileRows ? panel : nullptr;
+              }
               tile.column_bias = bias != nullptr && last_slice && !waits ? bias + channel : nullptr;
               multiply<A>(tile, to.at(i), to.pitch, !first_slice, rows, int(width / kLanes<A>));
             }

@@ -148,6 +148,30 @@ inline void store_run(const Accumulator<T>* sums, Accumulator<T> bias, int64_t c
   for (; i < count; ++i) to[i * stride] = narrow<T>(sums[i] + bias);
 }
 
+/// The same for `rows` neighbouring channels, whose elements are neighbours in the destination:
+/// squares of rows and pixels are transposed in registers.
+template <class T>
+inline void store_channels(const Rows<Accumulator<T>>& sums, const T* bias, int64_t rows,
+                           int64_t count, T* to, int64_t stride) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  for (int64_t row = 0; row < rows; row += lanes) {
+    const int64_t rows_here = rows - row < lanes ? rows - row : lanes;
+    for (int64_t i = 0; i < count; i += lanes) {
+      const int64_t pixels = count - i < lanes ? count - i : lanes;
+      Vec<A> square[lanes] = {};
+      for (int64_t r = 0; r < rows_here; ++r) {
+        const A add = bias != nullptr ? widen(bias[row + r]) : A(0);
+        square[r] = load_partial(sums.at(row + r) + i, pixels) + broadcast(add);
+      }
+      transpose<A>(square);
+      for (int64_t j = 0; j < pixels; ++j) {
+        store_partial(to + (i + j) * stride + row, square[j], rows_here);
+      }
+    }
+  }
+}
+
 /// A run of destination pixels at consecutive addresses, `stride` apart.
 struct DestRun {
   int64_t offset;  // of the first, from channel 0 of image 0
@@ -313,6 +337,15 @@ void gemm_planar(const Contraction<T>& p) {
         }
       }
       if (stores) continue;
+      if (p.dest_strides.channel == 1) {
+        const T* bias = p.bias != nullptr ? p.bias + first_channel : nullptr;
+        for (int64_t r = 0; r < run_count; ++r) {
+          store_channels<T>({c.data + runs[r].column, c.pitch}, bias, row_end - row_begin,
+                            runs[r].length, p.dest + first_channel + runs[r].offset,
+                            p.dest_strides.axis[2]);
+        }
+        continue;
+      }
       for (int64_t row = row_begin; row < row_end; ++row) {
         const int64_t channel = group * p.rows + row;
         const A bias = p.bias != nullptr ? widen(p.bias[channel]) : A(0);
