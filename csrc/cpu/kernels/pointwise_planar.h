@@ -11,6 +11,19 @@
 
 constexpr int64_t kBlockPanels = 4;
 
+/// Up to so large a K the lines that a tile writes come later than it does.
+constexpr int64_t kShallow = 64;
+
+/// Brings the lines of the next tile to L1, `rows` of a full tile `pitch` elements apart.
+template <class A>
+inline void fetch_ahead(const A* next, int64_t pitch, int rows) {
+  for (int r = 0; r < rows; ++r) {
+    for (int64_t j = 0; j < kTileColumns<A>; j += kLanes<A>) {
+      __builtin_prefetch(next + r * pitch + j, 1);
+    }
+  }
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct PointwisePlanarBlocking {
@@ -114,6 +127,10 @@ void pointwise_planar(const Contraction<T>& p) {
             const Rows<A> c = waits ? Rows<A>{sums + row * width, width}
                                     : Rows<A>{dest + row * p.dest_strides.channel + pixel,
                                               p.dest_strides.channel};
+            if (p.depth <= kShallow && i + 1 < panel_blocks.count) {
+              fetch_ahead(dest + row * p.dest_strides.channel + panel_blocks.begin(i + 1),
+                          p.dest_strides.channel, some);
+            }
             multiply<A>(tile, c.data, c.pitch, k > 0, some, int(width / lanes));
           }
         }
