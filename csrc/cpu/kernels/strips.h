@@ -56,6 +56,18 @@ struct Strips {
   /// Where a tap of the width starts in a strip's row.
   int64_t start(int64_t tap) const { return shape.walk[2].taps[tap].offset - low; }
 
+  /// The destinations of a chunk, counted from its first, for which a tap of the width adds
+  /// something: all that do not read zeros.
+  Inside reads_inside(int64_t tap, const Chunk& chunk) const {
+    const Walk& source = shape.walk[2];
+    if (source.mode != PaddingMode::zeros) return {0, chunk.width};
+    const int64_t offset = source.taps[tap].offset;
+    const int64_t begin = source.inside_begin(offset) - chunk.x;
+    const int64_t end = source.inside_end(offset) - chunk.x;
+    const int64_t first = begin < 0 ? 0 : begin < chunk.width ? begin : chunk.width;
+    return {first, end < first ? first : end < chunk.width ? end : chunk.width};
+  }
+
   /// Kernel lines, in the order of the taps.
   int64_t lines() const { return shape.walk[0].tap_count * shape.walk[1].tap_count; }
 

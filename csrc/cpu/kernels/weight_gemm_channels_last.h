@@ -105,7 +105,7 @@ struct WeightGemmChannelsLastBlocking {
   bool in_place;                         // the source is its own strip
   bool grad_in_place;                    // its pixels lie close already
   int64_t sum_bytes, table_bytes;        // of the call
-  int64_t strip_elements, strip_bytes, grad_bytes, pointer_bytes;  // of each thread
+  int64_t pointers, strip_elements, strip_bytes, grad_bytes, pointer_bytes;  // of each thread
 
   explicit WeightGemmChannelsLastBlocking(const WeightContraction<T>& p)
       : strips(p, kPanelPixels),
@@ -138,7 +138,8 @@ struct WeightGemmChannelsLastBlocking {
     strip_elements = strips.rows * strips.positions() * pitch + (merged ? padded : 0);
     strip_bytes = sizeof(A) * strip_elements;
     grad_bytes = grad_in_place ? 0 : sizeof(A) * strips.rows * strips.width * row_block;
-    pointer_bytes = sizeof(A*) * round_up(row_block, kTileRows) * strips.rows;
+    pointers = round_up(row_block, kTileRows) * strips.rows;
+    pointer_bytes = sizeof(A*) * pointers + sizeof(int64_t) * strips.rows;
   }
 
   Footprint footprint() const {
@@ -165,6 +166,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
     A* strip = strip_buffer.as<A>();
     A* grad = grad_buffer.as<A>();
     const A** pointers = pointer_buffer.as<const A*>();
+    int64_t* kept = reinterpret_cast<int64_t*>(pointers + blocking.pointers);
     if (blocking.reads_gaps) fill(strip, blocking.strip_elements, A(0));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t split = item % splits, part = item / splits % parts;
@@ -191,20 +193,27 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
         const Strips::Chunk chunk = strips.chunk(index);
         const int64_t strip_row = strips.positions(chunk.width) * pitch;
         const T* source = p.source + group * p.depth;
+        // Rows of padding add nothing.
+        int64_t kept_count = 0;
         const int64_t line_end = blocking.interleaved ? strips.lines() : line + 1;
-        for (int64_t l = line; l < line_end && !blocking.in_place; ++l) {
-          for (int64_t r = 0; r < chunk.rows; ++r) {
+        for (int64_t r = 0; r < chunk.rows; ++r) {
+          bool reads = false;
+          for (int64_t l = line; l < line_end; ++l) {
             const T* row = strips.source_row(source, p.source_strides, chunk.row + r, l);
+            reads |= row != nullptr;
+            if (blocking.in_place || (row == nullptr && !blocking.interleaved)) continue;
             strips.copy_pixel_row(row == nullptr ? row : row + first_channel,
                                   p.source_strides.axis[2], channels, chunk.x, chunk.width, pitch,
-                                  strip + r * strip_row + (l - line) * p.depth);
+                                  strip + kept_count * strip_row + (l - line) * p.depth);
           }
+          if (reads) kept[kept_count++] = r;
         }
         const A* place = reinterpret_cast<const A*>(source) +
                          strips.first_pixel(chunk) * p.source_strides.axis[2];
         // Rows of strips that follow each other without a gap are one.
-        const bool joined = strip_row == chunk.width * strips.step * pitch;
-        const int64_t runs = joined ? 1 : chunk.rows, run = chunk.pixels() / runs;
+        const bool joined =
+            strip_row == chunk.width * strips.step * pitch && kept_count == chunk.rows;
+        const int64_t runs = joined ? 1 : kept_count, run = joined ? chunk.pixels() : chunk.width;
         const T* from = p.grad + strips.first_pixel(chunk) * pixel + group * p.rows;
         for (int64_t block = 0; block < p.rows; block += blocking.row_block) {
           const int64_t rows_left = p.rows - block;
@@ -220,14 +229,21 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
           }
           for (int64_t row = 0; row < rows_here; ++row) {
             const A** to = pointers + row / kTileRows * kTileRows * runs + row % kTileRows;
-            for (int64_t r = 0; r < runs; ++r) to[r * kTileRows] = close + r * run * distance + row;
+            for (int64_t r = 0; r < runs; ++r) {
+              to[r * kTileRows] = close + kept[r] * run * distance + row;
+            }
           }
           TileOperands<A> tile{nullptr, 0, runs, run, distance, nullptr, strips.step * pitch};
           tile.b_tap = strip_row;
           for (int64_t tap = 0; tap < blocking.taps; ++tap) {
+            if (!joined && !blocking.merged) {
+              const Inside reads = strips.reads_inside(tap, chunk);
+              tile.start = reads.begin * distance, tile.run = reads.end - reads.begin;
+            }
             for (int64_t b = block_begin; b < block_end; ++b) {
               const int64_t width = blocks.begin(b + 1) - blocks.begin(b);
               tile.b = strip + strips.start(tap) * pitch + blocks.begin(b) - first_channel;
+              if (!joined) tile.b += tile.start / distance * tile.b_step;
               A* to = sums + block * sums_pitch + tap * tap_width + blocks.begin(b);
               for (int64_t row = 0; row < rows_here; row += kTileRows) {
                 const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
