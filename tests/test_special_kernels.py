@@ -36,6 +36,7 @@ POINTWISE = ("pointwise_planar", "pointwise_planar", "weight_gemm_planar")
 FEW = ("few_pixels", "few_pixels", "")
 SLIDING = ("grouped_channels_last", "grouped_channels_last", "weight_grouped_channels_last")
 SHIFTED = ("shifted_planar", "shifted_planar", "weight_gemm_planar")
+TRANSPOSED = ("transposed_planar", "transposed_planar", "weight_gemm_planar")
 LAST = ("gemm_channels_last", "gemm_channels_last", "weight_gemm_channels_last")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
 
@@ -135,6 +136,24 @@ SHAPES = {
         (11, 9, 3, 5),
         {"padding": (1, 2), "groups": 1},
         padding_mode="reflect",
+    ),
+    # Rows transposed: padding on all sides, slabs of channels, rows in pieces, strides, groups.
+    "transposed": Shape(TRANSPOSED, (2, 35, 9, 11), (70, 35, 5, 5), {"padding": 2}),
+    "transposed, much padding": Shape(
+        TRANSPOSED, (1, 40, 7, 6), (33, 40, 3, 3), {"padding": 5, "dilation": 5}
+    ),
+    "transposed, slabs": Shape(
+        TRANSPOSED, (1, 300, 9, 30), (40, 300, 5, 3), {"padding": (2, 1), "dilation": 2}
+    ),
+    "transposed, in pieces": Shape(TRANSPOSED, (1, 33, 500), (130, 33, 4), {"padding": 3}),
+    "transposed, stride": Shape(
+        (TRANSPOSED[0], "", ""), (2, 34, 12, 15), (36, 34, 3, 4), {"stride": (2, 3), "padding": 1}
+    ),
+    "transposed, in groups": Shape(
+        TRANSPOSED, (1, 99, 6, 10), (102, 33, 2, 3), {"padding": 1, "groups": 3}
+    ),
+    "transposed, 3-d": Shape(
+        TRANSPOSED, (1, 32, 4, 5, 6), (32, 32, 3, 3, 3), {"padding": 1, "dilation": (1, 1, 2)}
     ),
     # Strips of planes: phases of a row apart, many short rows, rows in pieces.
     "strips, stride": Shape(

@@ -35,6 +35,7 @@ struct ConvKernels {
 
   Kernel<Contraction<T>> gemm_planar;
   Kernel<Contraction<T>> shifted_planar;
+  Kernel<Contraction<T>> transposed_planar;
   Kernel<Contraction<T>> pointwise_planar;
   Kernel<Contraction<T>> gemm_channels_last;
   Kernel<Contraction<T>> few_pixels;

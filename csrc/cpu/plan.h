@@ -15,6 +15,7 @@ namespace cnnops {
 enum class Algorithm {
   gemm_planar,            // vectors along pixels; any strides, any geometry
   shifted_planar,         // several taps on long rows; vectors along pixels of shifted rows
+  transposed_planar,      // several taps of many channels; vectors along channels
   pointwise_planar,       // 1x1 kernels on planes as they lie; vectors along pixels
   gemm_channels_last,     // vectors along channels
   few_pixels,             // few destination pixels; vectors along the weight as it lies
@@ -95,6 +96,9 @@ inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes
 /// Gathering im2col costs about an eighth of multiplying it, so more columns may not be dropped.
 constexpr int64_t kMaxDroppedShare = 16;
 constexpr int64_t kMaxShiftedElements = 320 << 10;
+
+/// Channels on both sides that pay for transposing rows.
+constexpr int64_t kMinTransposed = 32;
 
 constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
                                 "rows too narrow for registers, channels fill them"};
@@ -274,6 +278,16 @@ bool suits_shifted_rows(const Contraction<T>& p) {
   return dropped * plan::kMaxDroppedShare <= width.count && elements <= plan::kMaxShiftedElements;
 }
 
+/// Whether so many channels meet in a planar contraction that transposing its rows, in and out,
+/// costs little beside the products.
+template <class T>
+bool suits_transposing(const Contraction<T>& p) {
+  bool zeros = true;
+  for (const Walk& walk : p.walk) zeros &= walk.mode == PaddingMode::zeros;
+  return zeros && p.taps() > 1 && p.source_strides.axis[2] == 1 && p.dest_strides.axis[2] == 1 &&
+         p.depth >= plan::kMinTransposed && p.rows >= plan::kMinTransposed;
+}
+
 /// Whether the planes of the source lie densely; those of a destination may lie anyhow.
 template <class T>
 bool reads_dense_planes(const Contraction<T>& p) {
@@ -304,12 +318,15 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   } else if (const int64_t size = winograd_tile(p, channels_last, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
+  } else if (choice.algorithm == Algorithm::gemm_planar && suits_transposing(p)) {
+    choice = {Algorithm::transposed_planar, "channels enough to transpose rows: no im2col"};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_shifted_rows(p)) {
     choice = {Algorithm::shifted_planar, "rows long beside their padding: taps are shifts"};
   }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
     case Algorithm::shifted_planar: return {choice, kernels.shifted_planar};
+    case Algorithm::transposed_planar: return {choice, kernels.transposed_planar};
     case Algorithm::pointwise_planar: return {choice, kernels.pointwise_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};

@@ -17,6 +17,8 @@
 //
 #include "cpu/kernels/shifted_planar.h"
 //
+#include "cpu/kernels/transposed_planar.h"
+//
 #include "cpu/kernels/few_pixels.h"
 //
 #include "cpu/kernels/band.h"
@@ -75,6 +77,8 @@ const ConvKernels<T>& conv_kernels() {
       kLanes<Accumulator<T>>,
       {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
       {"shifted_planar", shifted_planar<T>, footprint<T, ShiftedPlanarBlocking>},
+      {"transposed_planar", transposed_planar<T>, footprint<T, TransposedPlanarBlocking>,
+       transposed_planar_prepared_bytes<T>, gemm_channels_last_prepare<T>},
       {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        gemm_channels_last_prepared_bytes<T>, gemm_channels_last_prepare<T>},
