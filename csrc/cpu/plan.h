@@ -22,6 +22,7 @@ enum class Algorithm {
   grouped_planar,         // the same on transposed blocks of planes
   winograd_2x2,           // dense 3x3, stride 1, float, in tiles of 2x2 outputs
   winograd_4x4,           // and of 4x4 outputs
+  fold_taps_planar,       // input gradients from products with all taps; vectors along pixels
 };
 
 /// What a contraction runs, and why.
@@ -151,6 +152,17 @@ inline bool winograd_strides(const Strides& strides) {
   return strides.channel == 1 || strides.axis[2] == 1;
 }
 
+/// Products with all taps are stored and read again, which so many source channels pay for.
+constexpr int64_t kMinFoldedDepth = 16;
+
+/// Taps, and strides of an axis, of products that are folded: a block of them holds all taps of a
+/// channel.
+constexpr int64_t kMaxFoldedTaps = 1024, kMaxFoldedStride = 64;
+
+/// Strides that a kernel reaches beyond its own: so many source rows neighbouring blocks both
+/// multiply.
+constexpr int64_t kMaxFoldedReach = 8;
+
 }  // namespace plan
 
 /// The kernel for a forward or input-gradient contraction.
@@ -275,6 +287,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};
     case Algorithm::winograd_2x2: return {choice, kernels.winograd_2x2};
     case Algorithm::winograd_4x4: return {choice, kernels.winograd_4x4};
+    default: break;  // the others are kernels of input gradients
   }
   return {choice, kernels.gemm_planar};
 }
@@ -293,6 +306,50 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
     default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};
+}
+
+/// Whether an input gradient is best made from products with all taps: phases of a stride share
+/// them, and so do the taps of few channels.
+template <class T>
+bool suits_folding(const InputGradient<T>& p) {
+  bool strided = false;
+  int64_t taps = 1, pixels = p.batch;
+  for (const ConvAxis& axis : p.axis) {
+    // Checked before anything is multiplied: these may be huge.
+    if (axis.kernel > plan::kMaxFoldedTaps || axis.stride > plan::kMaxFoldedStride) return false;
+    if (axis.dilation > plan::kMaxFoldedReach || axis.output == 0) return false;
+    if ((axis.kernel - 1) * axis.dilation > plan::kMaxFoldedReach * axis.stride) return false;
+    strided = strided || axis.stride > 1;
+    taps *= axis.kernel;
+    pixels *= axis.output;
+  }
+  return (strided || (p.rows <= plan::kFewChannels && taps > 1)) && taps <= plan::kMaxFoldedTaps &&
+         p.depth >= plan::kMinFoldedDepth && pixels > plan::kFewPixels;
+}
+
+/// Whether the weight has its destination channels and taps side by side, in this order.
+template <class T>
+bool rows_are_dense(const InputGradient<T>& p) {
+  int64_t expected = 1;
+  for (int i = kAxes - 1; i >= 0; --i) {
+    if (p.axis[i].kernel > 1 && p.weight_strides.axis[i] != expected) return false;
+    expected *= p.axis[i].kernel;
+  }
+  return p.rows == 1 || p.weight_strides.row == expected;
+}
+
+/// The plan of `p`; no kernel where its phases are better run one by one.
+template <class T>
+Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
+  constexpr Plan<InputGradient<T>> none{{Algorithm::fold_taps_planar, ""}, {"", nullptr, nullptr}};
+  if (!suits_folding(p)) return none;
+  const ConvKernels<T>& kernels = conv_kernels<T>();
+  const bool planes = planes_are_dense(p.source_strides, {1, p.axis[1].output, p.axis[2].output});
+  if (!channels_last && planes && rows_are_dense(p)) {
+    return {{Algorithm::fold_taps_planar, "phases and taps share products with the source"},
+            kernels.fold_taps_planar};
+  }
+  return none;
 }
 
 }  // namespace cnnops

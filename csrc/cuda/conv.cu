@@ -136,6 +136,10 @@ class CudaEngine {
     run_fma_gemm(device_, p, channels_last_);
   }
   template <class T>
+  bool run_whole(const InputGradient<T>&) const {
+    return false;
+  }
+  template <class T>
   void run(const WeightContraction<T>& p) {
     if constexpr (kHasMma<T>) {
       if (tensor_cores_) return run_implicit_gemm_weight(device_, p);
