@@ -13,16 +13,17 @@
 namespace cnnops {
 
 enum class Algorithm {
-  gemm_planar,            // vectors along pixels; any strides, any geometry
-  pointwise_planar,       // 1x1 kernels on planes as they lie; vectors along pixels
-  gemm_channels_last,     // vectors along channels
-  few_pixels,             // few destination pixels; vectors along the weight as it lies
-  direct_planar,          // few channels in a group; vectors along the width
-  grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
-  grouped_planar,         // the same on transposed blocks of planes
-  winograd_2x2,           // dense 3x3, stride 1, float, in tiles of 2x2 outputs
-  winograd_4x4,           // and of 4x4 outputs
-  fold_taps_planar,       // input gradients from products with all taps; vectors along pixels
+  gemm_planar,              // vectors along pixels; any strides, any geometry
+  pointwise_planar,         // 1x1 kernels on planes as they lie; vectors along pixels
+  gemm_channels_last,       // vectors along channels
+  few_pixels,               // few destination pixels; vectors along the weight as it lies
+  direct_planar,            // few channels in a group; vectors along the width
+  grouped_channels_last,    // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
+  grouped_planar,           // the same on transposed blocks of planes
+  winograd_2x2,             // dense 3x3, stride 1, float, in tiles of 2x2 outputs
+  winograd_4x4,             // and of 4x4 outputs
+  fold_taps_planar,         // input gradients from products with all taps; vectors along pixels
+  fold_taps_channels_last,  // the same; vectors along channels
 };
 
 /// What a contraction runs, and why.
@@ -344,10 +345,13 @@ Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
   constexpr Plan<InputGradient<T>> none{{Algorithm::fold_taps_planar, ""}, {"", nullptr, nullptr}};
   if (!suits_folding(p)) return none;
   const ConvKernels<T>& kernels = conv_kernels<T>();
-  const bool planes = planes_are_dense(p.source_strides, {1, p.axis[1].output, p.axis[2].output});
-  if (!channels_last && planes && rows_are_dense(p)) {
-    return {{Algorithm::fold_taps_planar, "phases and taps share products with the source"},
-            kernels.fold_taps_planar};
+  const char* reason = "phases and taps share products with the source";
+  if (channels_last) {
+    return {{Algorithm::fold_taps_channels_last, reason}, kernels.fold_taps_channels_last};
+  }
+  if (planes_are_dense(p.source_strides, {1, p.axis[1].output, p.axis[2].output}) &&
+      rows_are_dense(p)) {
+    return {{Algorithm::fold_taps_planar, reason}, kernels.fold_taps_planar};
   }
   return none;
 }

@@ -47,6 +47,8 @@
 //
 #include "cpu/kernels/fold_taps_planar.h"
 //
+#include "cpu/kernels/fold_taps_channels_last.h"
+//
 #include "cpu/kernels/fold_padding.h"
 
 template <class T, template <class> class Blocking>
@@ -88,6 +90,8 @@ const ConvKernels<T>& conv_kernels() {
       winograd_kernel<T, 2>(),
       winograd_kernel<T, 4>(),
       {"fold_taps_planar", fold_taps_planar<T>, gradient_footprint<T, FoldTapsPlanarBlocking>},
+      {"fold_taps_channels_last", fold_taps_channels_last<T>,
+       gradient_footprint<T, FoldTapsChannelsLastBlocking>},
       {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
       {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
        weight_footprint<T, WeightGemmChannelsLastBlocking>},

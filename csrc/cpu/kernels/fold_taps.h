@@ -14,6 +14,9 @@
 /// Products of a block: they share an L2 cache of 1 MiB or more with the operands.
 constexpr int64_t kFoldBytes = 640 << 10;
 
+/// Smaller blocks, though not below this, are for having kWantedItems of them.
+constexpr int64_t kMinFoldBytes = 128 << 10;
+
 /// Long rows are cut where fewer source rows than so many times those that bands share would fit,
 /// though not below kMinFoldWidth pixels.
 constexpr int64_t kMinFoldRows = 8;
@@ -67,39 +70,43 @@ struct FoldCut {
   }
 };
 
-/// The blocks of an InputGradient whose source pixels have `bytes` of products.
+/// The blocks of an InputGradient. An item is a block and one of `channel_blocks`, and a source
+/// pixel has `bytes` of products in it.
 struct FoldBlocks {
-  FoldCut height, width;
+  int64_t most;  // bytes of a block that is not a single row
+  FoldCut width, height;
   int64_t images, image_blocks;
 
-  FoldBlocks(const Channels& channels, const ConvAxis* axis, int64_t bytes)
-      : FoldBlocks(channels, axis, bytes, width_of(axis, bytes)) {}
-
-  int64_t pixels() const { return images * height.sources * width.sources; }
-  /// Of one destination depth.
-  int64_t count() const { return image_blocks * height.count * width.count; }
-
- private:
-  FoldBlocks(const Channels& channels, const ConvAxis* axis, int64_t bytes, int64_t columns)
-      : height(axis[1], kFoldBytes / (bytes * columns) - shared_sources(axis[1])),
-        width(axis[2], columns >= axis[2].output ? axis[2].input : columns) {
+  FoldBlocks(const Channels& channels, const ConvAxis* axis, int64_t channel_blocks, int64_t bytes)
+      : most(most_bytes(channels, axis, channel_blocks, bytes)),
+        width(axis[2], columns_of(axis, bytes)),
+        height(axis[1], most / (bytes * width.sources) - shared_sources(axis[1])) {
     const int64_t plane = height.sources * width.sources;
-    const int64_t fits = kFoldBytes / (bytes * plane);
-    const int64_t wanted = kMinFoldPixels / plane < fits ? kMinFoldPixels / plane : fits;
-    images = height.count * width.count > 1 || wanted < 1 ? 1
-             : wanted < channels.batch                    ? wanted
-                                                          : channels.batch;
+    const int64_t fits = most / (bytes * plane), wanted = kMinFoldPixels / plane;
+    images = fits < wanted ? fits : wanted;
+    if (images > channels.batch) images = channels.batch;
+    if (images < 1 || height.count * width.count > 1) images = 1;
     image_blocks = ceil_div(channels.batch, images);
   }
 
-  /// Source pixels of a row of a block.
-  static int64_t width_of(const ConvAxis* axis, int64_t bytes) {
-    const int64_t most = kMinFoldRows * (1 + shared_sources(axis[1]));
-    const int64_t rows = axis[1].output < most ? axis[1].output : most;
-    int64_t columns = axis[2].output;
-    while (columns > kMinFoldWidth && rows * columns * bytes > kFoldBytes) {
-      columns = ceil_div(columns, 2);
-    }
+  int64_t pixels() const { return images * height.sources * width.sources; }
+  /// Of one destination depth and group.
+  int64_t count() const { return image_blocks * height.count * width.count; }
+
+ private:
+  static int64_t most_bytes(const Channels& channels, const ConvAxis* axis, int64_t channel_blocks,
+                            int64_t bytes) {
+    const int64_t planes = channels.batch * channels.groups * channel_blocks * axis[0].input;
+    const int64_t wanted = planes * axis[1].output * axis[2].output * bytes / kWantedItems;
+    return wanted > kFoldBytes ? kFoldBytes : wanted < kMinFoldBytes ? kMinFoldBytes : wanted;
+  }
+
+  /// Strides of the width that a block covers.
+  int64_t columns_of(const ConvAxis* axis, int64_t bytes) const {
+    const int64_t few = kMinFoldRows * (1 + shared_sources(axis[1]));
+    const int64_t rows = axis[1].output < few ? axis[1].output : few;
+    int64_t columns = ceil_div(axis[2].input, axis[2].stride);
+    while (columns > kMinFoldWidth && rows * columns * bytes > most) columns = ceil_div(columns, 2);
     return columns;
   }
 };
@@ -133,4 +140,30 @@ inline void for_each_reaching(const ConvAxis& axis, int64_t i, const F& f) {
     if (from < 0) return;
     if (from % axis.stride == 0 && from / axis.stride < axis.output) f(k, from / axis.stride);
   }
+}
+
+/// A tap of the width as a phase of the destinations sees it: position j reads the product of
+/// source j + offset, for j in [begin, end).
+struct WidthTap {
+  int64_t kernel, offset;
+  int64_t begin, end;
+};
+
+/// The taps of the width by phases of the destinations of a range, those of phase i at
+/// [first[i], first[i + 1]).
+inline void list_width_taps(const ConvAxis& axis, const FoldRange& range, WidthTap* to,
+                            int64_t* first) {
+  int64_t found = 0;
+  for (int64_t phase = 0; phase < axis.stride; ++phase) {
+    first[phase] = found;
+    const int64_t count = ceil_div(range.count() - phase, axis.stride);
+    for (int64_t k = 0; k < axis.kernel; ++k) {
+      const int64_t from = range.begin + phase + axis.pad_begin - k * axis.dilation;
+      if (count <= 0 || from % axis.stride != 0) continue;
+      const int64_t offset = from / axis.stride - range.low, last = range.sources() - offset;
+      const int64_t begin = offset < 0 ? -offset : 0, end = last < count ? last : count;
+      if (begin < end) to[found++] = {k, offset, begin, end};
+    }
+  }
+  first[axis.stride] = found;
 }

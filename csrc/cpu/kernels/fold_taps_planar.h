@@ -17,13 +17,6 @@ inline bool planes_compete(int64_t stride) {
   return stride * int64_t(sizeof(T)) % 4096 == 0;
 }
 
-/// A tap of the width as a phase of the destinations sees it: position j reads the product of
-/// source j + offset, for j in [begin, end).
-struct WidthTap {
-  int64_t kernel, offset;
-  int64_t begin, end;
-};
-
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct FoldTapsPlanarBlocking {
@@ -42,7 +35,7 @@ struct FoldTapsPlanarBlocking {
       : taps(p.axis[1].kernel * p.axis[2].kernel),
         channel_block(channels_of(p, taps)),
         channel_blocks(ceil_div(p.rows, channel_block)),
-        blocks(p, p.axis, channel_block * taps * int64_t(sizeof(A))) {
+        blocks(p, p.axis, channel_blocks, channel_block * taps * int64_t(sizeof(A))) {
     depth_block = p.depth < kPanelDepth ? p.depth : kPanelDepth;
     pitch = round_up(blocks.pixels(), lanes);
     const ConvAxis& width = p.axis[2];
@@ -150,25 +143,6 @@ void fold_row(const FoldedRow<A>& row, const WidthTap* taps, const int64_t* firs
                     phases);
     }
   }
-}
-
-/// The taps of the width by phases of the destinations of a range, those of phase i at
-/// [first[i], first[i + 1]).
-inline void list_width_taps(const ConvAxis& axis, const FoldRange& range, WidthTap* to,
-                            int64_t* first) {
-  int64_t found = 0;
-  for (int64_t phase = 0; phase < axis.stride; ++phase) {
-    first[phase] = found;
-    const int64_t count = ceil_div(range.count() - phase, axis.stride);
-    for (int64_t k = 0; k < axis.kernel; ++k) {
-      const int64_t from = range.begin + phase + axis.pad_begin - k * axis.dilation;
-      if (count <= 0 || from % axis.stride != 0) continue;
-      const int64_t offset = from / axis.stride - range.low, last = range.sources() - offset;
-      const int64_t begin = offset < 0 ? -offset : 0, end = last < count ? last : count;
-      if (begin < end) to[found++] = {k, offset, begin, end};
-    }
-  }
-  first[axis.stride] = found;
 }
 
 /// The source pixels of a block, as matrices [K x pixels] of one depth.
