@@ -12,7 +12,7 @@
 // as large as L2 allows.
 
 /// Products of a block: they share an L2 cache of 1 MiB or more with the operands.
-constexpr int64_t kFoldBytes = 640 << 10;
+constexpr int64_t kFoldBytes = 768 << 10;
 
 /// Smaller blocks, though not below this, are for having kWantedItems of them.
 constexpr int64_t kMinFoldBytes = 128 << 10;

@@ -7,18 +7,19 @@
 // which meets all pixels of the item before the next. Folding runs along channels; where kernels do
 // not overlap along the width, the channels of all its taps are one run in source and destination.
 
-/// Destination channels of an item, if there are more: registers of each tap are full, and few
-/// pixels still make several items.
-constexpr int64_t kFoldChannels = 64;
+/// Columns of an item, if a register of channels of all taps makes no more: 256 x 256 weights stay
+/// in L2 while all pixels of a block pass.
+constexpr int64_t kFoldColumns = 256;
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct FoldTapsChannelsLastBlocking {
   using A = Accumulator<T>;
-  static constexpr int64_t columns = kTileColumns<A>;
+  static constexpr int64_t lanes = kLanes<A>;
   int64_t taps;  // of a depth
   int64_t channel_block, channel_blocks;
-  int64_t width;  // products of a pixel, in whole registers
+  int64_t width;    // products of a pixel, in whole registers
+  int64_t columns;  // of them in a tile: all tiles but the last have as many
   FoldBlocks blocks;
   int64_t depth_block;                 // of the source channels
   bool joined;                         // the taps of the width are one run of channels
@@ -27,9 +28,10 @@ struct FoldTapsChannelsLastBlocking {
 
   explicit FoldTapsChannelsLastBlocking(const InputGradient<T>& p)
       : taps(p.axis[1].kernel * p.axis[2].kernel),
-        channel_block(p.rows > kFoldChannels ? kFoldChannels : p.rows),
+        channel_block(channels_of(p, taps)),
         channel_blocks(ceil_div(p.rows, channel_block)),
-        width(round_up(taps * channel_block, kLanes<A>)),
+        width(round_up(taps * channel_block, lanes)),
+        columns(ceil_div(width / lanes, ceil_div(width, kTileColumns<A>)) * lanes),
         blocks(p, p.axis, channel_blocks, width * int64_t(sizeof(A))) {
     depth_block = p.depth < kChannelBlock ? p.depth : kChannelBlock;
     const ConvAxis& wide = p.axis[2];
@@ -41,9 +43,15 @@ struct FoldTapsChannelsLastBlocking {
     pointer_bytes = sizeof(T*) * blocks.pixels();
     pixel_bytes = __is_same(T, A) ? 0 : sizeof(A) * kTileRows * depth_block;
     // Registers of products end up to a register after the last.
-    product_bytes = sizeof(A) * (blocks.pixels() * width + kLanes<A>);
+    product_bytes = sizeof(A) * (blocks.pixels() * width + lanes);
     tap_bytes = sizeof(WidthTap) * wide.kernel + sizeof(int64_t) * (wide.stride + 1) +
-                sizeof(A*) * (p.axis[1].kernel + taps) + sizeof(A) * round_up(width, kLanes<A>);
+                sizeof(A*) * (p.axis[1].kernel + taps) + sizeof(A) * width;
+  }
+
+  static int64_t channels_of(const Channels& p, int64_t taps) {
+    const int64_t wanted = kFoldColumns / taps / lanes * lanes;
+    const int64_t most = wanted < lanes ? lanes : wanted;
+    return most < p.rows ? most : p.rows;
   }
 
   /// Destination channels of a block.
@@ -176,34 +184,37 @@ void fold_taps_channels_last(const InputGradient<T>& p) {
           }
         }
       }
-      for (int64_t column = 0; column < width; column += blocking.columns) {
-        const int64_t left = width - column;
-        const int64_t columns = left < blocking.columns ? left : blocking.columns;
-        bool accumulate = false;
-        for_each_reaching(deep, block.depth, [&](int64_t kd, int64_t z) {
-          for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
-            const int64_t to_go = p.depth - k;
-            const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
-            const int64_t start = z * p.source_strides.axis[0] + k;
-            const A* slice = weight + column * inner + (kd * p.depth + k) * columns;
-            for (int64_t i = 0; i < pixels; i += kTileRows) {
-              const int some = int(pixels - i < kTileRows ? pixels - i : kTileRows);
-              const A* rows[kTileRows];
-              for (int r = 0; r < some; ++r) {
-                if constexpr (in_place) {
-                  rows[r] = pixel[i + r] + start;
-                } else {
-                  A* copied = widened.as<A>() + r * depth;
-                  copy_strided(pixel[i + r] + start, 1, depth, copied);
-                  rows[r] = copied;
+      for (int64_t first = 0; first < pixels; first += kPixelBlock) {
+        const int64_t end_pixel = first + kPixelBlock < pixels ? first + kPixelBlock : pixels;
+        for (int64_t column = 0; column < width; column += blocking.columns) {
+          const int64_t left = width - column;
+          const int64_t columns = left < blocking.columns ? left : blocking.columns;
+          bool accumulate = false;
+          for_each_reaching(deep, block.depth, [&](int64_t kd, int64_t z) {
+            for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
+              const int64_t to_go = p.depth - k;
+              const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
+              const int64_t start = z * p.source_strides.axis[0] + k;
+              const A* slice = weight + column * inner + (kd * p.depth + k) * columns;
+              for (int64_t i = first; i < end_pixel; i += kTileRows) {
+                const int some = int(end_pixel - i < kTileRows ? end_pixel - i : kTileRows);
+                const A* rows[kTileRows];
+                for (int r = 0; r < some; ++r) {
+                  if constexpr (in_place) {
+                    rows[r] = pixel[i + r] + start;
+                  } else {
+                    A* copied = widened.as<A>() + r * depth;
+                    copy_strided(pixel[i + r] + start, 1, depth, copied);
+                    rows[r] = copied;
+                  }
                 }
+                multiply<A>({rows, 0, 1, depth, 1, slice, columns}, products + i * width + column,
+                            width, accumulate, some, vectors_for<A>(columns));
               }
-              multiply<A>({rows, 0, 1, depth, 1, slice, columns}, products + i * width + column,
-                          width, accumulate, some, vectors_for<A>(columns));
+              accumulate = true;
             }
-            accumulate = true;
-          }
-        });
+          });
+        }
       }
 
       bool reached = false;
