@@ -132,6 +132,12 @@ struct FoldBlock {
   int64_t pixels() const { return images * plane(); }
 };
 
+/// Destination channels of block `number` of up to `block` of them.
+inline int64_t channels_of_block(const Channels& p, int64_t block, int64_t number) {
+  const int64_t left = p.rows - number * block;
+  return left < block ? left : block;
+}
+
 /// Calls f(tap, source) for the taps of an axis that reach destination `i`.
 template <class F>
 inline void for_each_reaching(const ConvAxis& axis, int64_t i, const F& f) {

@@ -54,12 +54,6 @@ struct FoldTapsChannelsLastBlocking {
     return most < p.rows ? most : p.rows;
   }
 
-  /// Destination channels of a block.
-  int64_t channels(const Channels& p, int64_t block) const {
-    const int64_t left = p.rows - block * channel_block;
-    return left < channel_block ? left : channel_block;
-  }
-
   Footprint footprint() const {
     return {kTileRows, columns, packed_bytes + column_bytes,
             pointer_bytes + pixel_bytes + product_bytes + tap_bytes};
@@ -86,7 +80,7 @@ void pack_tap_columns(const InputGradient<T>& p, const FoldTapsChannelsLastBlock
     for (int64_t i = begin; i < end; ++i) {
       const int64_t block = i / pieces, first = i % pieces * lanes;
       const int64_t number = block % blocking.channel_blocks;
-      const int64_t there = blocking.channels(p, number);
+      const int64_t there = channels_of_block(p, blocking.channel_block, number);
       const T* from = p.weight + block / blocking.channel_blocks * strides.group +
                       number * channels * strides.row;
       const int64_t column = first / blocking.columns * blocking.columns;
@@ -168,7 +162,7 @@ void fold_taps_channels_last(const InputGradient<T>& p) {
     for (int64_t item = begin; item < end; ++item) {
       const FoldBlock block(p, p.axis, blocking.blocks, item / blocking.channel_blocks);
       const int64_t number = item % blocking.channel_blocks;
-      const int64_t channels = blocking.channels(p, number);
+      const int64_t channels = channels_of_block(p, blocking.channel_block, number);
       const int64_t channel = block.group * p.rows + number * blocking.channel_block;
       const A* weight =
           packed.as<A>() + (block.group * blocking.channel_blocks + number) * width * inner;

@@ -11,6 +11,10 @@
 /// Rows of products of an item.
 constexpr int64_t kFoldRows = 8 * kTileRows;
 
+/// Source channels that are multiplied at a time: 128 x 64 floats and the weights of a tile stay in
+/// a large L1.
+constexpr int64_t kFoldDepth = 128;
+
 /// Whether planes so far apart start in the same few lines of a cache.
 template <class T>
 inline bool planes_compete(int64_t stride) {
@@ -26,6 +30,7 @@ struct FoldTapsPlanarBlocking {
   int64_t taps;  // of a depth
   int64_t channel_block, channel_blocks;
   FoldBlocks blocks;
+  int64_t tiles;        // of the rows of a block, for one tap of the depth
   int64_t depth_block;  // of the source channels
   int64_t pitch;        // of products
   int64_t line;         // elements of a destination row of a block, in whole registers
@@ -36,17 +41,19 @@ struct FoldTapsPlanarBlocking {
         channel_block(channels_of(p, taps)),
         channel_blocks(ceil_div(p.rows, channel_block)),
         blocks(p, p.axis, channel_blocks, channel_block * taps * int64_t(sizeof(A))) {
-    depth_block = p.depth < kPanelDepth ? p.depth : kPanelDepth;
+    depth_block = p.depth < kFoldDepth ? p.depth : kFoldDepth;
     pitch = round_up(blocks.pixels(), lanes);
     const ConvAxis& width = p.axis[2];
     line = round_up(ceil_div(blocks.width.step, width.stride), lanes) * width.stride;
-    packed_bytes = sizeof(A) * p.groups * p.rows * p.axis[0].kernel * taps * p.depth;
+    tiles = ceil_div(channel_block * taps, kTileRows);
+    packed_bytes =
+        sizeof(A) * p.groups * channel_blocks * p.axis[0].kernel * tiles * kTileRows * p.depth;
     panel_bytes = sizeof(A) * columns * depth_block;
     // A register before the first row and one after the last: see sum_taps.
     product_bytes = sizeof(A) * (channel_block * taps * pitch + 2 * lanes);
     line_bytes = sizeof(A) * line;
     tap_bytes = sizeof(WidthTap) * width.kernel + sizeof(int64_t) * (width.stride + 1) +
-                sizeof(A*) * p.axis[1].kernel;
+                sizeof(int64_t) * p.axis[1].kernel;
   }
 
   static int64_t channels_of(const Channels& p, int64_t taps) {
@@ -60,10 +67,11 @@ struct FoldTapsPlanarBlocking {
 };
 
 /// The products that make a destination row of one channel: for each tap of the height that reaches
-/// it the row of the first tap of the width, `pitch` elements before that of the next.
+/// it where the row of the first tap of the width starts, `pitch` elements before that of the next.
 template <class A>
 struct FoldedRow {
-  const A* const* from;
+  const A* products;
+  const int64_t* offsets;
   int64_t count;
   int64_t pitch;
 };
@@ -80,7 +88,7 @@ inline Vec<A> sum_taps(const FoldedRow<A>& row, const WidthTap* tap, const Width
     if (tap->begin >= j + lanes || tap->end <= j) continue;
     const int64_t at = tap->kernel * row.pitch + tap->offset + j;
     Vec<A> part{};
-    for (int64_t i = 0; i < row.count; ++i) part += load(row.from[i] + at);
+    for (int64_t i = 0; i < row.count; ++i) part += load(row.products + row.offsets[i] + at);
     if (tap->begin > j || tap->end < j + lanes) {
       Vec<Index> lane;
       for (int i = 0; i < lanes; ++i) lane[i] = i;
@@ -194,6 +202,48 @@ struct FoldSource {
   }
 };
 
+/// Packs the weight as [group][channel block][tap of the depth][tile][K][kTileRows]: rows of a
+/// tile, which mostly are neighbours in memory, stay neighbours.
+template <class T>
+void pack_tap_rows(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& blocking,
+                   Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  // So many source channels are read side by side, each along its rows.
+  constexpr int64_t kStreams = 16;
+  const int64_t taps = blocking.taps, deep = p.axis[0].kernel;
+  const int64_t slices = ceil_div(p.depth, kStreams), blocks = p.groups * blocking.channel_blocks;
+  const int64_t work = kStreams * blocking.channel_block * taps * deep;
+  parallel_for(slices * blocks, ceil_div(16384, work), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t block = i % blocks, first = i / blocks * kStreams;
+      const int64_t last = first + kStreams < p.depth ? first + kStreams : p.depth;
+      const int64_t number = block % blocking.channel_blocks;
+      const T* from = p.weight + block / blocking.channel_blocks * p.weight_strides.group +
+                      number * blocking.channel_block * p.weight_strides.row;
+      const int64_t rows = channels_of_block(p, blocking.channel_block, number) * taps;
+      for (int64_t kd = 0; kd < deep; ++kd) {
+        A* tile = to + (block * deep + kd) * blocking.tiles * kTileRows * p.depth;
+        for (int64_t row = 0; row < rows; row += kTileRows, tile += kTileRows * p.depth) {
+          const int64_t some = rows - row < kTileRows ? rows - row : kTileRows;
+          int64_t offset[kTileRows];
+          for (int64_t r = 0; r < some; ++r) {
+            offset[r] = ((row + r) / taps * deep + kd) * taps + (row + r) % taps;
+          }
+          const bool dense = offset[some - 1] - offset[0] == some - 1;
+          for (int64_t c = first; c < last; ++c) {
+            const T* at = from + c * p.weight_strides.depth;
+            if (dense) {
+              copy_strided(at + offset[0], 1, some, tile + c * kTileRows);
+            } else {
+              for (int64_t r = 0; r < some; ++r) tile[c * kTileRows + r] = widen(at[offset[r]]);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
 template <class T>
 void fold_taps_planar(const InputGradient<T>& p) {
   using A = Accumulator<T>;
@@ -202,17 +252,8 @@ void fold_taps_planar(const InputGradient<T>& p) {
   const ConvAxis &deep = p.axis[0], &high = p.axis[1], &wide = p.axis[2];
   const int64_t taps = blocking.taps, pitch = blocking.pitch;
 
-  // The weight as [group][(channel, tap)][K], which in memory lies with K outermost.
   Scratch packed(blocking.packed_bytes);
-  const Tap only{0, 0};
-  Contraction<T> pointwise;
-  static_cast<Channels&>(pointwise) = p;
-  pointwise.rows = p.rows * deep.kernel * taps;
-  for (Walk& walk : pointwise.walk) walk.taps = &only;
-  pointwise.weight = p.weight;
-  pointwise.weight_strides = {p.weight_strides.group, 1, p.weight_strides.depth, {0, 0, 0}};
-  const int64_t no_offset = 0;
-  pack_weight_rows(pointwise, &no_offset, packed.as<A>());
+  pack_tap_rows(p, blocking, packed.as<A>());
 
   const int64_t items = p.groups * deep.input * blocking.blocks.count() * blocking.channel_blocks;
   const int64_t item_work = blocking.channel_block * taps * p.depth * blocking.blocks.pixels();
@@ -226,21 +267,21 @@ void fold_taps_planar(const InputGradient<T>& p) {
     A* line = line_buffer.as<A>();
     WidthTap* width_taps = tap_buffer.as<WidthTap>();
     int64_t* first_tap = reinterpret_cast<int64_t*>(width_taps + wide.kernel);
-    const A** rows_of = reinterpret_cast<const A**>(first_tap + wide.stride + 1);
+    int64_t* offsets = first_tap + wide.stride + 1;
 
     for (int64_t item = begin; item < end; ++item) {
       const FoldBlock block(p, p.axis, blocking.blocks, item / blocking.channel_blocks);
-      const int64_t first_row = item % blocking.channel_blocks * blocking.channel_block;
-      const int64_t left = p.rows - first_row;
-      const int64_t channels = left < blocking.channel_block ? left : blocking.channel_block;
+      const int64_t number = item % blocking.channel_blocks;
+      const int64_t channels = channels_of_block(p, blocking.channel_block, number);
+      const int64_t first_channel = block.group * p.rows + number * blocking.channel_block;
       const FoldSource<T> source(p, block);
 
       // Panels of about the same number of registers.
       const int64_t pixels = block.pixels(), registers = ceil_div(pixels, lanes);
       const int64_t panels = ceil_div(registers, kTileVectors);
-      for (int64_t number = 0; number < panels; ++number) {
-        const int64_t first = number * registers / panels * lanes;
-        const int64_t next = (number + 1) * registers / panels * lanes;
+      for (int64_t i = 0; i < panels; ++i) {
+        const int64_t first = i * registers / panels * lanes;
+        const int64_t next = (i + 1) * registers / panels * lanes;
         const int64_t count = (next < pixels ? next : pixels) - first;
         const int vectors = int((next - first) / lanes);
         bool accumulate = false;
@@ -248,7 +289,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
           for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
             const int64_t to_go = p.depth - k;
             const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
-            TileOperands<A> tile{nullptr, 0, 1, depth, 1, panel, vectors * lanes};
+            TileOperands<A> tile{nullptr, 0, 1, depth, kTileRows, panel, vectors * lanes};
             if (source.in_place(first, count)) {
               tile.b =
                   reinterpret_cast<const A*>(source.at(z, first)) + k * p.source_strides.channel;
@@ -256,16 +297,18 @@ void fold_taps_planar(const InputGradient<T>& p) {
             } else {
               source.copy(z, first, count, k, depth, panel, tile.b_step);
             }
+            const A* weight =
+                packed.as<A>() +
+                (((block.group * blocking.channel_blocks + number) * deep.kernel + kd) *
+                     blocking.tiles * p.depth +
+                 k) *
+                    kTileRows;
             for (int64_t row = 0; row < channels * taps; row += kTileRows) {
+              const int64_t rows_left = channels * taps - row;
+              const int some = int(rows_left < kTileRows ? rows_left : kTileRows);
               const A* from[kTileRows];
+              for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
               tile.rows = from;
-              int some = 0;
-              for (; some < kTileRows && row + some < channels * taps; ++some) {
-                const int64_t channel = first_row + (row + some) / taps;
-                const int64_t at = ((block.group * p.rows + channel) * deep.kernel + kd) * taps +
-                                   (row + some) % taps;
-                from[some] = packed.as<A>() + at * p.depth + k;
-              }
               multiply<A>(tile, products + row * pitch + first, pitch, accumulate, some, vectors);
             }
             accumulate = true;
@@ -277,24 +320,22 @@ void fold_taps_planar(const InputGradient<T>& p) {
       for_each_reaching(deep, block.depth, [&](int64_t, int64_t) { reached = true; });
       list_width_taps(wide, block.width, width_taps, first_tap);
       const int64_t strides = ceil_div(block.width.count(), wide.stride);
-      for (int64_t i = 0; i < block.images; ++i) {
-        for (int64_t m = 0; m < channels; ++m) {
-          const int64_t channel = block.group * p.rows + first_row + m;
-          const A bias = p.bias != nullptr ? widen(p.bias[channel]) : A(0);
-          T* plane = p.dest + (block.image + i) * p.dest_strides.batch +
-                     channel * p.dest_strides.channel + block.depth * p.dest_strides.axis[0] +
-                     block.width.begin * p.dest_strides.axis[2];
-          for (int64_t h = block.height.begin; h < block.height.end; ++h) {
-            FoldedRow<A> row{rows_of, 0, pitch};
-            for_each_reaching(high, h, [&](int64_t kh, int64_t y) {
-              if (!reached) return;
-              rows_of[row.count++] = products + (m * taps + kh * wide.kernel) * pitch +
-                                     i * block.plane() +
-                                     (y - block.height.low) * block.width.sources();
-            });
+      for (int64_t h = block.height.begin; h < block.height.end; ++h) {
+        FoldedRow<A> row{nullptr, offsets, 0, pitch};
+        for_each_reaching(high, h, [&](int64_t kh, int64_t y) {
+          if (!reached) return;
+          offsets[row.count++] =
+              kh * wide.kernel * pitch + (y - block.height.low) * block.width.sources();
+        });
+        for (int64_t i = 0; i < block.images; ++i) {
+          T* to = p.dest + (block.image + i) * p.dest_strides.batch +
+                  first_channel * p.dest_strides.channel + block.depth * p.dest_strides.axis[0] +
+                  h * p.dest_strides.axis[1] + block.width.begin * p.dest_strides.axis[2];
+          for (int64_t m = 0; m < channels; ++m, to += p.dest_strides.channel) {
+            const A bias = p.bias != nullptr ? widen(p.bias[first_channel + m]) : A(0);
+            row.products = products + m * taps * pitch + i * block.plane();
             fold_row(row, width_taps, first_tap, strides, line, wide.stride);
-            store_run(line, bias, block.width.count(), plane + h * p.dest_strides.axis[1],
-                      p.dest_strides.axis[2]);
+            store_run(line, bias, block.width.count(), to, p.dest_strides.axis[2]);
           }
         }
       }
