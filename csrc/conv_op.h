@@ -10,8 +10,10 @@
 //   Tensor to_channels_last(const Tensor&);       A dense channels_last tensor of its elements.
 //   void copy(const Tensor& from, const Tensor& to);               Between the two layouts.
 //   void run(Contraction<T>&);  void run(WeightContraction<T>&);
-//   bool run_whole(const InputGradient<T>&);      False, and nothing done, where phases are to be
-//   run. void fold(const Fold<T>&); void fill(const Fill<T>&);
+//   bool run_whole(const InputGradient<T>&);
+//       Runs it, or returns false: then its phases are run one by one.
+//   void fold(const Fold<T>&);
+//   void fill(const Fill<T>&);
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -164,6 +164,16 @@ constexpr int64_t kMaxFoldedTaps = 1024, kMaxFoldedStride = 64;
 /// multiply.
 constexpr int64_t kMaxFoldedReach = 8;
 
+/// Rows that two blocks both multiply are few only where a block has several times as many, and all
+/// of them stay in cache: four times as many float products, at most. Of rows that are longer than
+/// kMinFoldedRow pixels a block may hold a part.
+constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
+
+/// Where the channels of a phase fill registers anyway and several taps are added up, storing their
+/// products and packing all of the weight for them must be worth it: from so long sums and so many
+/// source pixels on.
+constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
+
 }  // namespace plan
 
 /// The kernel for a forward or input-gradient contraction.
@@ -312,8 +322,8 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
 /// Whether an input gradient is best made from products with all taps: phases of a stride share
 /// them, and so do the taps of few channels.
 template <class T>
-bool suits_folding(const InputGradient<T>& p) {
-  bool strided = false;
+bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes) {
+  bool strided = false, overlapping = false;
   int64_t taps = 1, pixels = p.batch;
   for (const ConvAxis& axis : p.axis) {
     // Checked before anything is multiplied: these may be huge.
@@ -321,11 +331,23 @@ bool suits_folding(const InputGradient<T>& p) {
     if (axis.dilation > plan::kMaxFoldedReach || axis.output == 0) return false;
     if ((axis.kernel - 1) * axis.dilation > plan::kMaxFoldedReach * axis.stride) return false;
     strided = strided || axis.stride > 1;
+    overlapping = overlapping || axis.kernel > axis.stride;
     taps *= axis.kernel;
     pixels *= axis.output;
   }
-  return (strided || (p.rows <= plan::kFewChannels && taps > 1)) && taps <= plan::kMaxFoldedTaps &&
-         p.depth >= plan::kMinFoldedDepth && pixels > plan::kFewPixels;
+  const bool few = p.rows <= plan::kFewChannels && taps > 1;
+  if ((!strided && !few) || taps > plan::kMaxFoldedTaps) return false;
+  if (p.depth < plan::kMinFoldedDepth || pixels <= plan::kFewPixels) return false;
+  if (channels_last && p.rows >= lanes && overlapping &&
+      (p.depth < plan::kMinOverlappingDepth || pixels < plan::kMinOverlappingPixels)) {
+    return false;
+  }
+  const ConvAxis& high = p.axis[1];
+  const int64_t shared = ((high.kernel - 1) * high.dilation + high.stride - 1) / high.stride;
+  const int64_t channels = !channels_last ? 1 : p.rows < lanes ? p.rows : lanes;
+  const int64_t width = p.axis[2].output;
+  const int64_t row = width < plan::kMinFoldedRow ? width : plan::kMinFoldedRow;
+  return channels * high.kernel * p.axis[2].kernel * row * shared * 4 <= plan::kMaxFoldedProducts;
 }
 
 /// Whether the weight has its destination channels and taps side by side, in this order.
@@ -343,8 +365,8 @@ bool rows_are_dense(const InputGradient<T>& p) {
 template <class T>
 Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
   constexpr Plan<InputGradient<T>> none{{Algorithm::fold_taps_planar, ""}, {"", nullptr, nullptr}};
-  if (!suits_folding(p)) return none;
   const ConvKernels<T>& kernels = conv_kernels<T>();
+  if (!suits_folding(p, channels_last, kernels.lanes)) return none;
   const char* reason = "phases and taps share products with the source";
   if (channels_last) {
     return {{Algorithm::fold_taps_channels_last, reason}, kernels.fold_taps_channels_last};

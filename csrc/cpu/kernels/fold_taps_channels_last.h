@@ -74,37 +74,48 @@ void pack_tap_columns(const InputGradient<T>& p, const FoldTapsChannelsLastBlock
     offsets[j] = tap / p.axis[2].kernel * strides.axis[1] +
                  tap % p.axis[2].kernel * strides.axis[2] + m * strides.row;
   }
-  // A piece is a register of columns times all of K.
-  const int64_t pieces = width / lanes, blocks = p.groups * blocking.channel_blocks;
-  parallel_for(blocks * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
+  // A piece is some of K times all columns, which lie side by side in most layouts.
+  constexpr int64_t kStreams = 16;
+  const int64_t slices = ceil_div(inner, kStreams);
+  const int64_t work = kStreams * width * blocking.channel_blocks;
+  parallel_for(p.groups * slices, ceil_div(16384, work), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t block = i / pieces, first = i % pieces * lanes;
-      const int64_t number = block % blocking.channel_blocks;
-      const int64_t there = channels_of_block(p, blocking.channel_block, number);
-      const T* from = p.weight + block / blocking.channel_blocks * strides.group +
-                      number * channels * strides.row;
-      const int64_t column = first / blocking.columns * blocking.columns;
-      const int64_t pitch = width - column < blocking.columns ? width - column : blocking.columns;
-      A* out = to + (block * width + column) * inner + first - column;
-      // Whether the register is in memory as it is wanted: elements at the same distance.
-      const int64_t count = used - first < lanes ? used - first : lanes;
-      const int64_t step = count > 1 ? offsets[first + 1] - offsets[first] : 1;
-      bool even = there == channels && (count == lanes || step == 1);
-      for (int64_t j = 1; j < count; ++j) {
-        even = even && offsets[first + j] - offsets[first + j - 1] == step;
-      }
-      for (int64_t k = 0; k < inner; ++k, out += pitch) {
-        const T* at = from + k / p.depth * strides.axis[0] + k % p.depth * strides.depth;
-        if (even && step == 1) {
-          store(out, load_partial(at + offsets[first], count));
-        } else if (even) {
-          store(out, load_strided(at + offsets[first], step));
-        } else {
-          alignas(64) A values[lanes] = {};
-          for (int64_t j = 0; j < count; ++j) {
-            if ((first + j) % channels < there) values[j] = widen(at[offsets[first + j]]);
+      const int64_t group = i / slices, k_begin = i % slices * kStreams;
+      const int64_t k_end = k_begin + kStreams < inner ? k_begin + kStreams : inner;
+      for (int64_t number = 0; number < blocking.channel_blocks; ++number) {
+        const int64_t there = channels_of_block(p, channels, number);
+        const int64_t block = group * blocking.channel_blocks + number;
+        const T* from = p.weight + group * strides.group + number * channels * strides.row;
+        for (int64_t first = 0; first < width; first += lanes) {
+          const int64_t column = first / blocking.columns * blocking.columns;
+          const int64_t left = width - column;
+          const int64_t pitch = left < blocking.columns ? left : blocking.columns;
+          A* out = to + (block * width + column) * inner + first - column;
+          const int64_t* offset = offsets + first;
+          // Leading elements that there are, and the distance of all of them, or 0.
+          int64_t count = used - first < lanes ? used - first : lanes;
+          const bool one_tap = channels % lanes == 0;
+          if (one_tap && there - first % channels < count) count = there - first % channels;
+          if (count < 0) count = 0;
+          int64_t step = count > 1 ? offset[1] - offset[0] : 1;
+          for (int64_t j = 1; j < count; ++j) {
+            if (offset[j] - offset[j - 1] != step) step = 0;
           }
-          store(out, load(values));
+          if ((!one_tap && there < channels) || (count < lanes && step != 1)) step = 0;
+          for (int64_t k = k_begin; k < k_end; ++k) {
+            const T* at = from + k / p.depth * strides.axis[0] + k % p.depth * strides.depth;
+            if (step == 1) {
+              store(out + k * pitch, load_partial(at + offset[0], count));
+            } else if (step != 0) {
+              store(out + k * pitch, load_strided(at + offset[0], step));
+            } else {
+              alignas(64) A values[lanes] = {};
+              for (int64_t j = 0; j < count; ++j) {
+                if ((first + j) % channels < there) values[j] = widen(at[offset[j]]);
+              }
+              store(out + k * pitch, load(values));
+            }
+          }
         }
       }
     }
@@ -112,16 +123,18 @@ void pack_tap_columns(const InputGradient<T>& p, const FoldTapsChannelsLastBlock
 }
 
 /// dest[i] = bias + the sum of from[0..count)[i], for `channels` channels of `pixels` pixels, which
-/// lie `from_step` and `to_step` apart.
-template <class T>
+/// lie `from_step` and `to_step` apart. kCount is `count`, or 0 for any.
+template <class T, int kCount>
 inline void fold_pixels(const Accumulator<T>* const* from, int64_t count, int64_t from_step,
                         const Accumulator<T>* bias, int64_t channels, int64_t pixels, T* to,
                         int64_t to_step) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
+  if (kCount > 0) count = kCount;
   for (int64_t i = 0; i < pixels; ++i, to += to_step) {
     for (int64_t c = 0; c < channels; c += lanes) {
       Vec<A> sum = load(bias + c);
+#pragma GCC unroll 4
       for (int64_t t = 0; t < count; ++t) sum += load(from[t] + i * from_step + c);
       if (c + lanes <= channels) {
         store_narrow(to + c, sum);
@@ -130,6 +143,16 @@ inline void fold_pixels(const Accumulator<T>* const* from, int64_t count, int64_
       }
     }
   }
+}
+template <class T>
+inline void fold_pixels(const Accumulator<T>* const* from, int64_t count, int64_t from_step,
+                        const Accumulator<T>* bias, int64_t channels, int64_t pixels, T* to,
+                        int64_t to_step) {
+  const auto fold = count == 1   ? fold_pixels<T, 1>
+                    : count == 2 ? fold_pixels<T, 2>
+                    : count == 4 ? fold_pixels<T, 4>
+                                 : fold_pixels<T, 0>;
+  fold(from, count, from_step, bias, channels, pixels, to, to_step);
 }
 
 template <class T>
