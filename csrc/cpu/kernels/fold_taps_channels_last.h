@@ -2,10 +2,11 @@
 // all taps (fold_taps.h): products[pixels x (tap, channel)] = source[pixels x K] * weight, where
 // source pixels are read where they lie, and then dest[pixel] = the sum of those that reach it.
 //
-// An item is a block of source pixels and a block of destination channels, all of them where few
-// columns are filled otherwise. The weight is packed in column blocks of kTileColumns, each of
-// which meets all pixels of the item before the next. Folding runs along channels; where kernels do
-// not overlap along the width, the channels of all its taps are one run in source and destination.
+// An item is a block of source pixels and a block of destination channels, whose taps are up to
+// kFoldColumns columns but at least a register of channels each. Its weights are packed in column
+// blocks of about the same width and stay in L2, while kPixelBlock pixels at a time meet all of
+// them. Folding runs along channels; where kernels do not overlap along the width, the channels of
+// all its taps are one run in source and destination.
 
 /// Columns of an item, if a register of channels of all taps makes no more: 256 x 256 weights stay
 /// in L2 while all pixels of a block pass.
