@@ -4,7 +4,8 @@
 //                              weight[g, m, c, kernel(t)] * source[n, g, c, position(j, t)]
 // The forward pass is one Contraction. The gradient for the input (also the transposed convolution)
 // is one for each phase of the stride: the destinations j * stride + phase together see only every
-// stride-th tap, and for them the taps form a dense convolution of grad_output.
+// stride-th tap, and for them the taps form a dense convolution of grad_output. An InputGradient is
+// all the phases in one, for kernels that multiply before they know which phase a product is of.
 //
 // A WeightContraction computes  dest[g, m, c, t] = sum over n, j of
 //                              grad[n, g, m, j] * source[n, g, c, position(j, t)]
@@ -113,12 +114,16 @@ struct WeightStrides {
 /// Direct kernels keep the phases of so large a stride at most.
 constexpr int64_t kMaxDirectStep = 4;
 
-/// The sizes that both contractions share.
-struct ContractionShape {
+/// Images, groups and channels.
+struct Channels {
   int64_t batch = 1;
   int64_t groups = 1;
   int64_t rows = 1;   // destination channels (WeightContraction: grad channels) of a group
   int64_t depth = 1;  // source channels of a group
+};
+
+/// The sizes that both contractions share.
+struct ContractionShape : Channels {
   Walk walk[kAxes];
 
   int64_t taps() const { return walk[0].tap_count * walk[1].tap_count * walk[2].tap_count; }
@@ -178,6 +183,23 @@ struct WeightContraction : ContractionShape {
   Strides grad_strides;
   T* dest = nullptr;
   WeightStrides dest_strides;
+};
+
+/// The gradient for the input of a zero-padded convolution with all its phases, which an engine may
+/// have a kernel for:
+///   dest[n, g, m, i] = bias[g, m] + sum over c, k, and the o that tap k takes to i, of
+///                          weight[g, m, c, k] * source[n, g, c, o]
+/// where tap k takes output o of an axis to input o * stride + k * dilation - pad_begin.
+template <class T>
+struct InputGradient : Channels {
+  ConvAxis axis[kAxes];
+  const T* source = nullptr;
+  Strides source_strides;
+  const T* weight = nullptr;
+  WeightStrides weight_strides;
+  const T* bias = nullptr;  // one for each of groups * rows, or none
+  T* dest = nullptr;
+  Strides dest_strides;
 };
 
 /// The adjoint of padding by index: dest[n, c, i] = bias[c] + sum of source[n, c, q] over the

@@ -10,6 +10,8 @@
 //   Tensor to_channels_last(const Tensor&);       A dense channels_last tensor of its elements.
 //   void copy(const Tensor& from, const Tensor& to);               Between the two layouts.
 //   void run(Contraction<T>&);  void run(WeightContraction<T>&);
+//   bool run_whole(const InputGradient<T>&);
+//       Runs it, or returns false: then its phases are run one by one.
 //   void fold(const Fold<T>&);
 //   void fill(const Fill<T>&);
 #pragma once
@@ -149,50 +151,61 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   return output;
 }
 
-/// The gradient for the input of a zero-padded convolution, into `dest`.
-template <class Engine>
-void grad_input_into(Engine& engine, const Tensor& dest, const Tensor& source, const Tensor& weight,
-                     const std::optional<Tensor>& bias, const ConvGeometry& geometry) {
+/// An InputGradient as one contraction for each phase of the strides.
+template <class Engine, class T>
+void run_phases(Engine& engine, const InputGradient<T>& whole, const ConvGeometry& geometry) {
   std::map<int64_t, OwnedWalk> phases[kAxes];
   bool complete = true;
   for (int i = 0; i < kAxes; ++i) {
     phases[i] = grad_input_phases(geometry.axis[i]);
     complete = complete && covers_input(phases[i], geometry.axis[i]);
   }
-  with_conv_type(source.scalar_type(), [&](auto type) {
-    using T = decltype(type);
-    const T* bias_data = bias ? engine.template read<T>(*bias) : nullptr;
-    T* dest_data = engine.template write<T>(dest);
-    const T* source_data = engine.template read<T>(source);
-    const T* weight_data = engine.template read<T>(weight);
-    const Strides strides = strides_of(dest, geometry);
-    if (!complete) {
-      engine.fill(fill_of(dest_data, strides, bias_data, geometry, &ConvAxis::input));
-    }
-    for (const auto& d : phases[0]) {
-      for (const auto& h : phases[1]) {
-        for (const auto& w : phases[2]) {
-          Contraction<T> p;
-          set_channels(p, geometry, true);
-          p.source = source_data;
-          p.source_strides = strides_of(source, geometry);
-          p.weight = weight_data;
-          p.weight_strides = weight_strides_of(weight, geometry, true);
-          p.bias = bias_data;
-          p.dest = dest_data;
-          p.dest_strides = strides;
-          const std::array of_axis{&d, &h, &w};
-          for (int i = 0; i < kAxes; ++i) {
-            const auto& [phase, owned] = *of_axis[i];
-            set_walk(p.walk[i], owned);
-            p.dest += phase * strides.axis[i];
-            // The distance to a second position, which with a huge stride there is none of.
-            if (owned.walk.count > 1) p.dest_strides.axis[i] *= geometry.axis[i].stride;
-          }
-          engine.run(p);
+  if (!complete) {
+    engine.fill(fill_of(whole.dest, whole.dest_strides, whole.bias, geometry, &ConvAxis::input));
+  }
+  for (const auto& d : phases[0]) {
+    for (const auto& h : phases[1]) {
+      for (const auto& w : phases[2]) {
+        Contraction<T> p;
+        set_channels(p, geometry, true);
+        p.source = whole.source;
+        p.source_strides = whole.source_strides;
+        p.weight = whole.weight;
+        p.weight_strides = whole.weight_strides;
+        p.bias = whole.bias;
+        p.dest = whole.dest;
+        p.dest_strides = whole.dest_strides;
+        const std::array of_axis{&d, &h, &w};
+        for (int i = 0; i < kAxes; ++i) {
+          const auto& [phase, owned] = *of_axis[i];
+          set_walk(p.walk[i], owned);
+          p.dest += phase * whole.dest_strides.axis[i];
+          // The distance to a second position, which with a huge stride there is none of.
+          if (owned.walk.count > 1) p.dest_strides.axis[i] *= geometry.axis[i].stride;
         }
+        engine.run(p);
       }
     }
+  }
+}
+
+/// The gradient for the input of a zero-padded convolution, into `dest`.
+template <class Engine>
+void grad_input_into(Engine& engine, const Tensor& dest, const Tensor& source, const Tensor& weight,
+                     const std::optional<Tensor>& bias, const ConvGeometry& geometry) {
+  with_conv_type(source.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    InputGradient<T> whole;
+    set_channels(whole, geometry, true);
+    for (int i = 0; i < kAxes; ++i) whole.axis[i] = geometry.axis[i];
+    whole.source = engine.template read<T>(source);
+    whole.source_strides = strides_of(source, geometry);
+    whole.weight = engine.template read<T>(weight);
+    whole.weight_strides = weight_strides_of(weight, geometry, true);
+    whole.bias = bias ? engine.template read<T>(*bias) : nullptr;
+    whole.dest = engine.template write<T>(dest);
+    whole.dest_strides = strides_of(dest, geometry);
+    if (!engine.run_whole(whole)) run_phases(engine, whole, geometry);
   });
 }
 

@@ -45,7 +45,7 @@ void set_walk(Walk& to, const OwnedWalk& owned) {
   to.tap_count = static_cast<int64_t>(owned.taps.size());
 }
 
-void set_channels(ContractionShape& to, const ConvGeometry& geometry, bool transposed) {
+void set_channels(Channels& to, const ConvGeometry& geometry, bool transposed) {
   to.batch = geometry.batch;
   to.groups = geometry.groups;
   to.rows = transposed ? geometry.in_channels_per_group() : geometry.out_channels_per_group();

@@ -33,7 +33,7 @@ bool covers_input(const std::map<int64_t, OwnedWalk>& phases, const ConvAxis& ax
 void set_walk(Walk& to, const OwnedWalk& owned);
 
 /// Batch, groups and channels of a contraction from input to output, or with `transposed` back.
-void set_channels(ContractionShape& to, const ConvGeometry& geometry, bool transposed);
+void set_channels(Channels& to, const ConvGeometry& geometry, bool transposed);
 
 /// The fold that ends the gradient for an input whose padding reads inside it: `padded` is
 /// `geometry` with the padding made part of the input. Pointers and strides are left to set.

@@ -55,9 +55,31 @@ def test_depthwise_convolutions(phase: str, layout: str) -> None:
 
 
 def test_phases_of_a_stride_are_steps() -> None:
-    plan = cnnops.plan("conv_transpose2d", (1, 32, 9, 9), (32, 16, 4, 4), stride=2, padding=1)
+    plan = cnnops.plan("conv_transpose2d", (1, 12, 9, 9), (12, 16, 4, 4), stride=2, padding=1)
     assert len(plan.steps) == 4
     assert str(plan).startswith("convolution_grad_input: 4 x gemm_planar (")
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_phases_with_enough_channels_are_one_step(layout: str) -> None:
+    (step,) = cnnops.plan(
+        *("conv_transpose2d", (1, 128, 9, 9), (128, 16, 4, 4)),
+        stride=2,
+        padding=1,
+        memory_format=LAYOUTS[layout],
+    ).steps
+    kernel = "fold_taps_planar" if layout == "nchw" else "fold_taps_channels_last"
+    assert step.algorithm == kernel
+    assert step.operator == "convolution_grad_input"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stride": 1 << 40}, {"padding": 600, "dilation": 600}, {"stride": 100, "padding": 1}],
+)
+def test_far_strides_and_dilations_are_phases(options: dict[str, int]) -> None:
+    steps = cnnops.plan("conv2d", (1, 3, 30, 30), (32, 3, 3, 3), phase="bwd_input", **options).steps
+    assert not {"fold_taps_planar", "fold_taps_channels_last"} & {it.algorithm for it in steps}
 
 
 @pytest.mark.parametrize(

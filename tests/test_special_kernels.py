@@ -38,6 +38,8 @@ SLIDING = ("grouped_channels_last", "grouped_channels_last", "weight_grouped_cha
 SHIFTED = ("shifted_planar", "shifted_planar", "weight_gemm_planar")
 TRANSPOSED = ("transposed_planar", "transposed_planar", "weight_gemm_planar")
 LAST = ("gemm_channels_last", "gemm_channels_last", "weight_gemm_channels_last")
+PRODUCTS = ("", "fold_taps_planar", "")
+PRODUCTS_LAST = ("", "fold_taps_channels_last", "")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
 
 SHAPES = {
@@ -193,6 +195,40 @@ SHAPES = {
         LAST, (1, 40, 6, 7), (60, 20, 1, 3), {"groups": 2, "padding": (0, 1)}, channels_last=True
     ),
 }
+
+# Gradients for inputs by products with all taps, in both layouts: image, weight, options.
+FOLDED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    # Overlapping taps at strides whose phases are shuffled in registers, and others.
+    "stride 2": ((2, 19, 13, 29), (130, 19, 3, 3), {"stride": 2, "padding": 1}),
+    "strides 3 and 4": ((1, 5, 20, 43), (20, 5, 5, 7), {"stride": (3, 4), "padding": 2}),
+    "stride 8": ((1, 3, 21, 70), (17, 3, 3, 16), {"stride": (1, 8), "padding": (1, 4)}),
+    "stride 16": ((1, 2, 5, 130), (16, 2, 1, 20), {"stride": (1, 16), "padding": (0, 7)}),
+    # Taps beside each other, with what is left over in the input; fewer taps than phases.
+    "patches": ((2, 3, 24, 32), (40, 3, 4, 4), {"stride": 4}),
+    "patches, left over": ((1, 3, 25, 34), (24, 3, 4, 4), {"stride": 4}),
+    "patches of many channels": ((1, 40, 12, 14), (33, 40, 2, 2), {"stride": 2}),
+    "phases without taps": ((1, 18, 15, 17), (32, 18, 1, 1), {"stride": (2, 3)}),
+    # Few channels at stride 1: bands that share rows; a row that is cut.
+    "few channels": ((1, 3, 90, 70), (32, 3, 3, 3), {"padding": 1}),
+    "few channels, wide kernel": ((1, 5, 11, 31), (16, 5, 5, 7), {"padding": (2, 3)}),
+    "one channel": ((3, 1, 9, 10), (48, 1, 3, 3), {}),
+    "dilation": ((1, 4, 19, 23), (16, 4, 3, 3), {"padding": (2, 3), "dilation": (2, 3)}),
+    "stride and dilation": ((1, 6, 21, 30), (20, 6, 3, 4), {"stride": 2, "dilation": (3, 1)}),
+    # Long sums; groups; channels that fill blocks and those that do not; images that share blocks.
+    "deep": ((1, 24, 17, 18), (300, 24, 3, 3), {"stride": 2, "padding": 1}),
+    "groups": ((2, 10, 14, 15), (48, 5, 3, 2), {"stride": 2, "groups": 2}),
+    "many channels": ((1, 70, 17, 19), (128, 70, 3, 3), {"stride": 2, "padding": 1}),
+    "small planes": ((37, 6, 5, 4), (16, 6, 2, 2), {"stride": (2, 1)}),
+    "1-d": ((2, 1, 777), (70, 1, 10), {"stride": 5}),
+    "1-d, long": ((1, 2, 9003), (16, 2, 7), {"stride": 2, "padding": 3}),
+    "3-d": ((1, 5, 6, 9, 12), (24, 5, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "3-d, few channels": ((1, 2, 5, 7, 18), (16, 2, 3, 3, 3), {"padding": 1}),
+    "3-d, patches": ((2, 20, 4, 6, 10), (16, 20, 3, 2, 2), {"stride": (3, 2, 2)}),
+}
+for title, (image, weight, options) in FOLDED.items():
+    SHAPES[title] = Shape(PRODUCTS, image, weight, options)
+    if len(image) > 3:
+        SHAPES[title + ", channels last"] = Shape(PRODUCTS_LAST, image, weight, options, True)
 
 
 def _operation(shape: Shape) -> Callable[..., Tensor]:

@@ -45,6 +45,9 @@ struct ConvKernels {
   Kernel<Contraction<T>> winograd_2x2;  // float alone
   Kernel<Contraction<T>> winograd_4x4;
 
+  Kernel<InputGradient<T>> fold_taps_planar;
+  Kernel<InputGradient<T>> fold_taps_channels_last;
+
   Kernel<WeightContraction<T>> weight_gemm_planar;
   Kernel<WeightContraction<T>> weight_gemm_channels_last;
   Kernel<WeightContraction<T>> weight_direct_planar;

@@ -52,8 +52,13 @@ class NotingEngine {
 
   template <class Problem>
   void run(Problem& p) const {
+    note(plan_of(p, channels_last_), p);
+  }
+  template <class T>
+  bool run_whole(const InputGradient<T>& p) const {
     const auto plan = plan_of(p, channels_last_);
-    plan_notes().push_back({plan.kernel.name, plan.choice.reason, plan.kernel.footprint(p)});
+    if (plan.kernel.run != nullptr) note(plan, p);
+    return plan.kernel.run != nullptr;
   }
   template <class T>
   void fold(const Fold<T>& p) const {
@@ -69,6 +74,11 @@ class NotingEngine {
   }
 
  private:
+  template <class Problem>
+  static void note(const Plan<Problem>& plan, const Problem& p) {
+    plan_notes().push_back({plan.kernel.name, plan.choice.reason, plan.kernel.footprint(p)});
+  }
+
   bool channels_last_;
 };
 

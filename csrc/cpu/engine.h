@@ -57,6 +57,12 @@ class CpuEngine {
     plan.kernel.run(p);
   }
   template <class T>
+  bool run_whole(const InputGradient<T>& p) const {
+    const auto plan = plan_of(p, channels_last_);
+    if (plan.kernel.run != nullptr) plan.kernel.run(p);
+    return plan.kernel.run != nullptr;
+  }
+  template <class T>
   void run(WeightContraction<T>& p) const {
     plan_of(p, channels_last_).kernel.run(p);
   }

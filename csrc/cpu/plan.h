@@ -13,17 +13,19 @@
 namespace cnnops {
 
 enum class Algorithm {
-  gemm_planar,            // vectors along pixels; any strides, any geometry
-  shifted_planar,         // several taps on long rows; vectors along pixels of shifted rows
-  transposed_planar,      // several taps of many channels; vectors along channels
-  pointwise_planar,       // 1x1 kernels on planes as they lie; vectors along pixels
-  gemm_channels_last,     // vectors along channels
-  few_pixels,             // few destination pixels; vectors along the weight as it lies
-  direct_planar,          // few channels in a group; vectors along the width
-  grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
-  grouped_planar,         // the same on transposed blocks of planes
-  winograd_2x2,           // dense 3x3, stride 1, float, in tiles of 2x2 outputs
-  winograd_4x4,           // and of 4x4 outputs
+  gemm_planar,              // vectors along pixels; any strides, any geometry
+  shifted_planar,           // several taps on long rows; vectors along pixels of shifted rows
+  transposed_planar,        // several taps of many channels; vectors along channels
+  pointwise_planar,         // 1x1 kernels on planes as they lie; vectors along pixels
+  gemm_channels_last,       // vectors along channels
+  few_pixels,               // few destination pixels; vectors along the weight as it lies
+  direct_planar,            // few channels in a group; vectors along the width
+  grouped_channels_last,    // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
+  grouped_planar,           // the same on transposed blocks of planes
+  winograd_2x2,             // dense 3x3, stride 1, float, in tiles of 2x2 outputs
+  winograd_4x4,             // and of 4x4 outputs
+  fold_taps_planar,         // input gradients from products with all taps; vectors along pixels
+  fold_taps_channels_last,  // the same; vectors along channels
 };
 
 /// What a contraction runs, and why.
@@ -159,6 +161,27 @@ inline bool worth_keeping(Algorithm algorithm, const ContractionShape& shape, in
 inline bool winograd_strides(const Strides& strides) {
   return strides.channel == 1 || strides.axis[2] == 1;
 }
+
+/// Products with all taps are stored and read again, which so many source channels pay for.
+constexpr int64_t kMinFoldedDepth = 16;
+
+/// Taps, and strides of an axis, of products that are folded: a block of them holds all taps of a
+/// channel.
+constexpr int64_t kMaxFoldedTaps = 1024, kMaxFoldedStride = 64;
+
+/// Strides that a kernel reaches beyond its own: so many source rows neighbouring blocks both
+/// multiply.
+constexpr int64_t kMaxFoldedReach = 8;
+
+/// Rows that two blocks both multiply are few only where a block has several times as many, and all
+/// of them stay in cache: four times as many float products, at most. Of rows that are longer than
+/// kMinFoldedRow pixels a block may hold a part.
+constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
+
+/// Where the channels of a phase fill registers anyway and several taps are added up, storing their
+/// products and packing all of the weight for them must be worth it: from so long sums and so many
+/// source pixels on.
+constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
 
 }  // namespace plan
 
@@ -335,6 +358,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};
     case Algorithm::winograd_2x2: return {choice, kernels.winograd_2x2};
     case Algorithm::winograd_4x4: return {choice, kernels.winograd_4x4};
+    default: break;  // the others are kernels of input gradients
   }
   return {choice, kernels.gemm_planar};
 }
@@ -353,6 +377,65 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
     default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};
+}
+
+/// Whether an input gradient is best made from products with all taps: phases of a stride share
+/// them, and so do the taps of few channels.
+template <class T>
+bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes) {
+  bool strided = false, overlapping = false;
+  int64_t taps = 1, pixels = p.batch;
+  for (const ConvAxis& axis : p.axis) {
+    // Checked before anything is multiplied: these may be huge.
+    if (axis.kernel > plan::kMaxFoldedTaps || axis.stride > plan::kMaxFoldedStride) return false;
+    if (axis.dilation > plan::kMaxFoldedReach || axis.output == 0) return false;
+    if ((axis.kernel - 1) * axis.dilation > plan::kMaxFoldedReach * axis.stride) return false;
+    strided = strided || axis.stride > 1;
+    overlapping = overlapping || axis.kernel > axis.stride;
+    taps *= axis.kernel;
+    pixels *= axis.output;
+  }
+  const bool few = p.rows <= plan::kFewChannels && taps > 1;
+  if ((!strided && !few) || taps > plan::kMaxFoldedTaps) return false;
+  if (p.depth < plan::kMinFoldedDepth || pixels <= plan::kFewPixels) return false;
+  if (channels_last && p.rows >= lanes && overlapping &&
+      (p.depth < plan::kMinOverlappingDepth || pixels < plan::kMinOverlappingPixels)) {
+    return false;
+  }
+  const ConvAxis& high = p.axis[1];
+  const int64_t shared = ((high.kernel - 1) * high.dilation + high.stride - 1) / high.stride;
+  const int64_t channels = !channels_last ? 1 : p.rows < lanes ? p.rows : lanes;
+  const int64_t width = p.axis[2].output;
+  const int64_t row = width < plan::kMinFoldedRow ? width : plan::kMinFoldedRow;
+  return channels * high.kernel * p.axis[2].kernel * row * shared * 4 <= plan::kMaxFoldedProducts;
+}
+
+/// Whether the weight has its destination channels and taps side by side, in this order.
+template <class T>
+bool rows_are_dense(const InputGradient<T>& p) {
+  int64_t expected = 1;
+  for (int i = kAxes - 1; i >= 0; --i) {
+    if (p.axis[i].kernel > 1 && p.weight_strides.axis[i] != expected) return false;
+    expected *= p.axis[i].kernel;
+  }
+  return p.rows == 1 || p.weight_strides.row == expected;
+}
+
+/// The plan of `p`; no kernel where its phases are better run one by one.
+template <class T>
+Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
+  constexpr Plan<InputGradient<T>> none{{Algorithm::fold_taps_planar, ""}, {"", nullptr, nullptr}};
+  const ConvKernels<T>& kernels = conv_kernels<T>();
+  if (!suits_folding(p, channels_last, kernels.lanes)) return none;
+  const char* reason = "phases and taps share products with the source";
+  if (channels_last) {
+    return {{Algorithm::fold_taps_channels_last, reason}, kernels.fold_taps_channels_last};
+  }
+  if (planes_are_dense(p.source_strides, {1, p.axis[1].output, p.axis[2].output}) &&
+      rows_are_dense(p)) {
+    return {{Algorithm::fold_taps_planar, reason}, kernels.fold_taps_planar};
+  }
+  return none;
 }
 
 }  // namespace cnnops

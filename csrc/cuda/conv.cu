@@ -135,6 +135,11 @@ class CudaEngine {
     }
     run_fma_gemm(device_, p, channels_last_);
   }
+  // Every phase is a kernel of its own.
+  template <class T>
+  bool run_whole(const InputGradient<T>&) const {
+    return false;
+  }
   template <class T>
   void run(const WeightContraction<T>& p) {
     if constexpr (kHasMma<T>) {

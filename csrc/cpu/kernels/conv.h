@@ -49,10 +49,20 @@
 //
 #include "cpu/kernels/weight_grouped_planar.h"
 //
+#include "cpu/kernels/fold_taps.h"
+//
+#include "cpu/kernels/fold_taps_planar.h"
+//
+#include "cpu/kernels/fold_taps_channels_last.h"
+//
 #include "cpu/kernels/fold_padding.h"
 
 template <class T, template <class> class Blocking>
 Footprint footprint(const Contraction<T>& p) {
+  return Blocking<T>(p).footprint();
+}
+template <class T, template <class> class Blocking>
+Footprint gradient_footprint(const InputGradient<T>& p) {
   return Blocking<T>(p).footprint();
 }
 template <class T, template <class> class Blocking>
@@ -88,6 +98,9 @@ const ConvKernels<T>& conv_kernels() {
       {"grouped_planar", grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},
       winograd_kernel<T, 2>(),
       winograd_kernel<T, 4>(),
+      {"fold_taps_planar", fold_taps_planar<T>, gradient_footprint<T, FoldTapsPlanarBlocking>},
+      {"fold_taps_channels_last", fold_taps_channels_last<T>,
+       gradient_footprint<T, FoldTapsChannelsLastBlocking>},
       {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
       {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
        weight_footprint<T, WeightGemmChannelsLastBlocking>},

@@ -1,0 +1,344 @@
+// The gradient for the input (transposed convolution) of planar tensors, from products with all
+// taps (fold_taps.h): products[(channel, tap) x pixels] = weight * source[K x pixels], where source
+// is a matrix as it lies, and then dest[channel] = their sum at each position.
+//
+// An item is a block of source pixels and a block of destination channels, whose rows of products
+// are kFoldRows or more: enough to pay for reading the source again for each. Panels of
+// kTileColumns pixels are read in place, or copied where they are no whole registers of one run or
+// where planes compete for the same lines of a cache. Folding runs along destination rows: the
+// phases of the width are registers of sums, shuffled into the order of the row.
+
+/// Rows of products of an item.
+constexpr int64_t kFoldRows = 8 * kTileRows;
+
+/// Source channels that are multiplied at a time: 128 x 64 floats and the weights of a tile stay in
+/// a large L1.
+constexpr int64_t kFoldDepth = 128;
+
+/// Whether planes so far apart start in the same few lines of a cache.
+template <class T>
+inline bool planes_compete(int64_t stride) {
+  return stride * int64_t(sizeof(T)) % 4096 == 0;
+}
+
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct FoldTapsPlanarBlocking {
+  using A = Accumulator<T>;
+  static constexpr int64_t columns = kTileColumns<A>;
+  static constexpr int64_t lanes = kLanes<A>;
+  int64_t taps;  // of a depth
+  int64_t channel_block, channel_blocks;
+  FoldBlocks blocks;
+  int64_t tiles;        // of the rows of a block, for one tap of the depth
+  int64_t depth_block;  // of the source channels
+  int64_t pitch;        // of products
+  int64_t line;         // elements of a destination row of a block, in whole registers
+  int64_t packed_bytes, panel_bytes, product_bytes, line_bytes, tap_bytes;
+
+  explicit FoldTapsPlanarBlocking(const InputGradient<T>& p)
+      : taps(p.axis[1].kernel * p.axis[2].kernel),
+        channel_block(channels_of(p, taps)),
+        channel_blocks(ceil_div(p.rows, channel_block)),
+        blocks(p, p.axis, channel_blocks, channel_block * taps * int64_t(sizeof(A))) {
+    depth_block = p.depth < kFoldDepth ? p.depth : kFoldDepth;
+    pitch = round_up(blocks.pixels(), lanes);
+    const ConvAxis& width = p.axis[2];
+    line = round_up(ceil_div(blocks.width.step, width.stride), lanes) * width.stride;
+    tiles = ceil_div(channel_block * taps, kTileRows);
+    packed_bytes =
+        sizeof(A) * p.groups * channel_blocks * p.axis[0].kernel * tiles * kTileRows * p.depth;
+    panel_bytes = sizeof(A) * columns * depth_block;
+    // A register before the first row and one after the last: see sum_taps.
+    product_bytes = sizeof(A) * (channel_block * taps * pitch + 2 * lanes);
+    line_bytes = sizeof(A) * line;
+    tap_bytes = sizeof(WidthTap) * width.kernel + sizeof(int64_t) * (width.stride + 1) +
+                sizeof(int64_t) * p.axis[1].kernel;
+  }
+
+  static int64_t channels_of(const Channels& p, int64_t taps) {
+    const int64_t wanted = ceil_div(kFoldRows, taps);
+    return ceil_div(p.rows, ceil_div(p.rows, wanted));
+  }
+
+  Footprint footprint() const {
+    return {kTileRows, columns, packed_bytes, panel_bytes + product_bytes + line_bytes + tap_bytes};
+  }
+};
+
+/// The products that make a destination row of one channel: for each tap of the height that reaches
+/// it where the row of the first tap of the width starts, `pitch` elements before that of the next.
+template <class A>
+struct FoldedRow {
+  const A* products;
+  const int64_t* offsets;
+  int64_t count;
+  int64_t pitch;
+};
+
+/// The sums of taps [tap, end) for the destinations of a phase from j on, zero where no tap
+/// reaches. Reads up to a register before and after what a tap reaches, and leaves it out.
+template <class A>
+inline Vec<A> sum_taps(const FoldedRow<A>& row, const WidthTap* tap, const WidthTap* end,
+                       int64_t j) {
+  constexpr int lanes = kLanes<A>;
+  using Index = typename IndexOf<sizeof(A)>::type;
+  Vec<A> sum{};
+  for (; tap < end; ++tap) {
+    if (tap->begin >= j + lanes || tap->end <= j) continue;
+    const int64_t at = tap->kernel * row.pitch + tap->offset + j;
+    Vec<A> part{};
+    for (int64_t i = 0; i < row.count; ++i) part += load(row.products + row.offsets[i] + at);
+    if (tap->begin > j || tap->end < j + lanes) {
+      Vec<Index> lane;
+      for (int i = 0; i < lanes; ++i) lane[i] = i;
+      const int64_t left = tap->end - j < lanes ? tap->end - j : lanes;
+      part = (lane >= Index(tap->begin > j ? tap->begin - j : 0)) & (lane < Index(left)) ? part
+                                                                                         : Vec<A>{};
+    }
+    sum += part;
+  }
+  return sum;
+}
+
+/// Shuffles kPhases registers, lane j of register i being element j * kPhases + i, into order.
+template <int kPhases, class A>
+inline void interleave_phases(Vec<A> (&phase)[kPhases]) {
+#pragma GCC unroll 4
+  for (int round = 1; round < kPhases; round *= 2) {
+    Vec<A> next[kPhases];
+#pragma GCC unroll 8
+    for (int i = 0; i < kPhases / 2; ++i) {
+      interleave<A>(phase[i], phase[i + kPhases / 2], &next[2 * i], &next[2 * i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kPhases; ++i) phase[i] = next[i];
+  }
+}
+
+/// Sums of a destination row of `strides` strides, in order; those of phase i come from the taps
+/// [first[i], first[i + 1]).
+template <int kPhases, class A>
+void fold_row(const FoldedRow<A>& row, const WidthTap* taps, const int64_t* first, int64_t strides,
+              A* to) {
+  constexpr int lanes = kLanes<A>;
+  for (int64_t j = 0; j < strides; j += lanes) {
+    Vec<A> phase[kPhases];
+#pragma GCC unroll 16
+    for (int i = 0; i < kPhases; ++i) {
+      phase[i] = sum_taps(row, taps + first[i], taps + first[i + 1], j);
+    }
+    interleave_phases<kPhases, A>(phase);
+#pragma GCC unroll 16
+    for (int i = 0; i < kPhases; ++i) store(to + j * kPhases + i * lanes, phase[i]);
+  }
+}
+
+/// The same for `phases` phases, whatever their number.
+template <class A>
+void fold_row(const FoldedRow<A>& row, const WidthTap* taps, const int64_t* first, int64_t strides,
+              A* to, int64_t phases) {
+  switch (phases) {
+    case 1: return fold_row<1, A>(row, taps, first, strides, to);
+    case 2: return fold_row<2, A>(row, taps, first, strides, to);
+    case 4: return fold_row<4, A>(row, taps, first, strides, to);
+    case 8: return fold_row<8, A>(row, taps, first, strides, to);
+    case 16: return fold_row<16, A>(row, taps, first, strides, to);
+  }
+  for (int64_t j = 0; j < strides; j += kLanes<A>) {
+    for (int64_t i = 0; i < phases; ++i) {
+      store_strided(to + j * phases + i, sum_taps(row, taps + first[i], taps + first[i + 1], j),
+                    phases);
+    }
+  }
+}
+
+/// The source pixels of a block, as matrices [K x pixels] of one depth.
+template <class T>
+struct FoldSource {
+  using A = Accumulator<T>;
+  const InputGradient<T>& p;
+  const FoldBlock& block;
+  const T* channels;  // channel 0 of the first image, at the block's first pixel
+  int64_t run;        // pixels that lie side by side
+
+  FoldSource(const InputGradient<T>& of, const FoldBlock& in) : p(of), block(in) {
+    const Strides& strides = p.source_strides;
+    channels = p.source + block.image * strides.batch + block.group * p.depth * strides.channel +
+               block.height.low * strides.axis[1] + block.width.low * strides.axis[2];
+    run = block.width.sources() == p.axis[2].output ? block.plane() : block.width.sources();
+  }
+
+  /// Pixel `number` of depth `z` in channel 0.
+  const T* at(int64_t z, int64_t number) const {
+    const int64_t image = number / block.plane(), in_plane = number % block.plane();
+    return channels + image * p.source_strides.batch + z * p.source_strides.axis[0] +
+           in_plane / block.width.sources() * p.source_strides.axis[1] +
+           in_plane % block.width.sources() * p.source_strides.axis[2];
+  }
+
+  /// Whether tiles may read pixels [first, first + count) where they lie.
+  bool in_place(int64_t first, int64_t count) const {
+    return __is_same(T, A) && count % kLanes<A> == 0 && first % run + count <= run &&
+           !planes_compete<T>(p.source_strides.channel);
+  }
+
+  /// Copies those of channels [channel, channel + depth), `pitch` elements a row; what is left of
+  /// the last register becomes zero.
+  void copy(int64_t z, int64_t first, int64_t count, int64_t channel, int64_t depth, A* to,
+            int64_t pitch) const {
+    for (int64_t c = 0; pitch > count && c < depth; ++c) {
+      store(to + (c + 1) * pitch - kLanes<A>, Vec<A>{});
+    }
+    for (int64_t done = 0; done < count;) {
+      const int64_t rest = run - (first + done) % run;
+      const int64_t some = rest < count - done ? rest : count - done;
+      const T* from = at(z, first + done) + channel * p.source_strides.channel;
+      for (int64_t c = 0; c < depth; ++c) {
+        copy_strided(from + c * p.source_strides.channel, 1, some, to + c * pitch + done);
+      }
+      done += some;
+    }
+  }
+};
+
+/// Packs the weight as [group][channel block][tap of the depth][tile][K][kTileRows]: rows of a
+/// tile, which mostly are neighbours in memory, stay neighbours.
+template <class T>
+void pack_tap_rows(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& blocking,
+                   Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  // So many source channels are read side by side, each along its rows.
+  constexpr int64_t kStreams = 16;
+  const int64_t taps = blocking.taps, deep = p.axis[0].kernel;
+  const int64_t slices = ceil_div(p.depth, kStreams), blocks = p.groups * blocking.channel_blocks;
+  const int64_t work = kStreams * blocking.channel_block * taps * deep;
+  parallel_for(slices * blocks, ceil_div(16384, work), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t block = i % blocks, first = i / blocks * kStreams;
+      const int64_t last = first + kStreams < p.depth ? first + kStreams : p.depth;
+      const int64_t number = block % blocking.channel_blocks;
+      const T* from = p.weight + block / blocking.channel_blocks * p.weight_strides.group +
+                      number * blocking.channel_block * p.weight_strides.row;
+      const int64_t rows = channels_of_block(p, blocking.channel_block, number) * taps;
+      for (int64_t kd = 0; kd < deep; ++kd) {
+        A* tile = to + (block * deep + kd) * blocking.tiles * kTileRows * p.depth;
+        for (int64_t row = 0; row < rows; row += kTileRows, tile += kTileRows * p.depth) {
+          const int64_t some = rows - row < kTileRows ? rows - row : kTileRows;
+          int64_t offset[kTileRows];
+          for (int64_t r = 0; r < some; ++r) {
+            offset[r] = ((row + r) / taps * deep + kd) * taps + (row + r) % taps;
+          }
+          const bool dense = offset[some - 1] - offset[0] == some - 1;
+          for (int64_t c = first; c < last; ++c) {
+            const T* at = from + c * p.weight_strides.depth;
+            if (dense) {
+              copy_strided(at + offset[0], 1, some, tile + c * kTileRows);
+            } else {
+              for (int64_t r = 0; r < some; ++r) tile[c * kTileRows + r] = widen(at[offset[r]]);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void fold_taps_planar(const InputGradient<T>& p) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const FoldTapsPlanarBlocking<T> blocking(p);
+  const ConvAxis &deep = p.axis[0], &high = p.axis[1], &wide = p.axis[2];
+  const int64_t taps = blocking.taps, pitch = blocking.pitch;
+
+  Scratch packed(blocking.packed_bytes);
+  pack_tap_rows(p, blocking, packed.as<A>());
+
+  const int64_t items = p.groups * deep.input * blocking.blocks.count() * blocking.channel_blocks;
+  const int64_t item_work = blocking.channel_block * taps * p.depth * blocking.blocks.pixels();
+  parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
+    Scratch panel_buffer(blocking.panel_bytes);
+    Scratch product_buffer(blocking.product_bytes);
+    Scratch line_buffer(blocking.line_bytes);
+    Scratch tap_buffer(blocking.tap_bytes);
+    A* panel = panel_buffer.as<A>();
+    A* products = product_buffer.as<A>() + lanes;
+    A* line = line_buffer.as<A>();
+    WidthTap* width_taps = tap_buffer.as<WidthTap>();
+    int64_t* first_tap = reinterpret_cast<int64_t*>(width_taps + wide.kernel);
+    int64_t* offsets = first_tap + wide.stride + 1;
+
+    for (int64_t item = begin; item < end; ++item) {
+      const FoldBlock block(p, p.axis, blocking.blocks, item / blocking.channel_blocks);
+      const int64_t number = item % blocking.channel_blocks;
+      const int64_t channels = channels_of_block(p, blocking.channel_block, number);
+      const int64_t first_channel = block.group * p.rows + number * blocking.channel_block;
+      const FoldSource<T> source(p, block);
+
+      // Panels of about the same number of registers.
+      const int64_t pixels = block.pixels(), registers = ceil_div(pixels, lanes);
+      const int64_t panels = ceil_div(registers, kTileVectors);
+      for (int64_t i = 0; i < panels; ++i) {
+        const int64_t first = i * registers / panels * lanes;
+        const int64_t next = (i + 1) * registers / panels * lanes;
+        const int64_t count = (next < pixels ? next : pixels) - first;
+        const int vectors = int((next - first) / lanes);
+        bool accumulate = false;
+        for_each_reaching(deep, block.depth, [&](int64_t kd, int64_t z) {
+          for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
+            const int64_t to_go = p.depth - k;
+            const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
+            TileOperands<A> tile{nullptr, 0, 1, depth, kTileRows, panel, vectors * lanes};
+            if (source.in_place(first, count)) {
+              tile.b =
+                  reinterpret_cast<const A*>(source.at(z, first)) + k * p.source_strides.channel;
+              tile.b_step = p.source_strides.channel;
+            } else {
+              source.copy(z, first, count, k, depth, panel, tile.b_step);
+            }
+            const A* weight =
+                packed.as<A>() +
+                (((block.group * blocking.channel_blocks + number) * deep.kernel + kd) *
+                     blocking.tiles * p.depth +
+                 k) *
+                    kTileRows;
+            for (int64_t row = 0; row < channels * taps; row += kTileRows) {
+              const int64_t rows_left = channels * taps - row;
+              const int some = int(rows_left < kTileRows ? rows_left : kTileRows);
+              const A* from[kTileRows];
+              for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
+              tile.rows = from;
+              multiply<A>(tile, products + row * pitch + first, pitch, accumulate, some, vectors);
+            }
+            accumulate = true;
+          }
+        });
+      }
+
+      bool reached = false;
+      for_each_reaching(deep, block.depth, [&](int64_t, int64_t) { reached = true; });
+      list_width_taps(wide, block.width, width_taps, first_tap);
+      const int64_t strides = ceil_div(block.width.count(), wide.stride);
+      for (int64_t h = block.height.begin; h < block.height.end; ++h) {
+        FoldedRow<A> row{nullptr, offsets, 0, pitch};
+        for_each_reaching(high, h, [&](int64_t kh, int64_t y) {
+          if (!reached) return;
+          offsets[row.count++] =
+              kh * wide.kernel * pitch + (y - block.height.low) * block.width.sources();
+        });
+        for (int64_t i = 0; i < block.images; ++i) {
+          T* to = p.dest + (block.image + i) * p.dest_strides.batch +
+                  first_channel * p.dest_strides.channel + block.depth * p.dest_strides.axis[0] +
+                  h * p.dest_strides.axis[1] + block.width.begin * p.dest_strides.axis[2];
+          for (int64_t m = 0; m < channels; ++m, to += p.dest_strides.channel) {
+            const A bias = p.bias != nullptr ? widen(p.bias[first_channel + m]) : A(0);
+            row.products = products + m * taps * pitch + i * block.plane();
+            fold_row(row, width_taps, first_tap, strides, line, wide.stride);
+            store_run(line, bias, block.width.count(), to, p.dest_strides.axis[2]);
+          }
+        }
+      }
+    }
+  });
+}
