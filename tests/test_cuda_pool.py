@@ -126,6 +126,44 @@ def test_the_plan_runs_the_kernel_made_for_the_shape(
     torch.testing.assert_close(means(emulated), means(torch.ops.cnnops))
 
 
+# Poolings whose positions take 64 bits, by a parameter far beyond the plane: kernel_size, stride,
+# padding and dilation.
+FAR = 2**31 - 1
+FAR_POOLINGS = {
+    "pool_direct": ([2, 3], [FAR, 2], [1, 1], [1, 1]),
+    "pool_window": ([7, 6], [FAR, 3], [3, 1], [1, 1]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", FAR_POOLINGS)
+def test_positions_beyond_32_bits(emulated: object, name: str, layout: str) -> None:
+    kernel, stride, padding, dilation = FAR_POOLINGS[name]
+    x = torch.randn(2, 9, 8, 11).contiguous(memory_format=LAYOUTS[layout])
+    cpu = torch.ops.cnnops
+    windows = (kernel, stride, padding)
+    expected = cpu.max_pool_with_indices(x, *windows, dilation, False)
+    with library.counting() as costs:
+        found = emulated.max_pool_with_indices(x, *windows, dilation, False)  # type: ignore[attr-defined]
+        (kernel_name,) = {cost.kernel for cost in costs()}
+    assert name in kernel_name
+    assert "long int" in kernel_name
+    assert all(map(torch.equal, found, expected))
+    expected = cpu.avg_pool(x, *windows, False, False, None)
+    found = emulated.avg_pool(x, *windows, False, False, None)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, expected)
+    back = (expected, [8, 11], *windows, False, False, None)
+    found = emulated.avg_pool_backward(*back)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, cpu.avg_pool_backward(*back))
+
+
+def test_adaptive_windows_of_products_beyond_32_bits(emulated: object) -> None:
+    # Window o begins at o * 92681 / 46341.
+    x = torch.randn(1, 1, 92681)
+    found = emulated.adaptive_avg_pool(x, [46341])  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, torch.nn.functional.adaptive_avg_pool1d(x, 46341))
+
+
 # Each depthwise kernel with a call that it is for: input, multiplier, kernel, stride, layout. With
 # 16 planes there are blocks enough, so that one takes several tiles of the batch one after another.
 DEPTHWISE = {
