@@ -16,29 +16,36 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
-import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from emulator import build
+import pytest
+
+from emulator import build, library  # noqa: F401  what tests import first, before the forks
 from emulator.equivalent import reason_for
 from emulator.mutations import KINDS, SYNCHRONISATION, Mutant, mutants, sample
 
 FOLDER = build.ROOT / "build" / "mutants"
 SOURCES = build.ROOT / "csrc" / "cuda"
 
-#: Seconds for the tests of a mutant; they take a quarter of that where nothing is wrong.
-DEADLINE = 120
+_FORK = multiprocessing.get_context("fork")
+
+#: Seconds for the tests of a mutant; they take a third of that where nothing is wrong.
+DEADLINE = 180
 
 #: Emulated tests, of all that there are; those of the modules that have no device are all emulated.
-EMULATED = "cuda-emulated or tensor_cores or fma_convolution or cuda_pool"
+EMULATED = (
+    "cuda-emulated or tensor_cores or fma_convolution or cuda_depthwise or cuda_pool"
+    " or cuda_addresses or cuda_order"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Kernel:
 
     Attributes:
         units: their files in csrc/cuda.
-        tests: names of tests/test_*.py, those that are likely to notice first.
+        tests: in tests/test_*, those that are likely to notice first.
 
     """
 
@@ -55,11 +62,12 @@ class Kernel:
     tests: tuple[str, ...]
 
 
-_MMA = ("tensor_cores", "conv", "conv_transpose")
-_FMA = ("fma_convolution", "conv", "conv_transpose")
-_DEPTHWISE = ("cuda_pool", "conv", "conv_transpose")
-_ANY = ("tensor_cores", "fma_convolution", "cuda_pool", "conv", "conv_transpose")
-_POOL = Kernel(("pool.cu",), ("cuda_pool", "pool"))
+_CONV = ("conv.py", "conv_transpose.py", "cuda_addresses.py", "cuda_order.py")
+_MMA = ("tensor_cores.py", *_CONV)
+_FMA = ("fma_convolution.py", *_CONV)
+_DEPTHWISE = ("cuda_depthwise.py", *_CONV)
+_ANY = ("tensor_cores.py", "fma_convolution.py", "cuda_depthwise.py", *_CONV)
+_POOL = Kernel(("pool.cu",), ("cuda_pool.py", "pool.py", "cuda_addresses.py"))
 _MMA_UNITS = ("implicit_gemm.cu", "implicit_gemm_weight.cu")
 _FMA_UNITS = ("fma_gemm.cu", "fma_gemm_weight.cu")
 _CONV_UNITS = ("conv.cu", "depthwise.cu", *_FMA_UNITS, *_MMA_UNITS)
@@ -121,27 +129,48 @@ def chosen(arguments: argparse.Namespace) -> list[Mutant]:
     return found
 
 
-def run_tests(library: Path, tests: Sequence[str]) -> str | None:
-    """The first test that fails with this library; None where all pass."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=no"]
-    command += ["-k", EMULATED, *tests]
-    environment = {**os.environ, "CNNOPS_EMULATED_LIBRARY": str(library)}
+class _FirstFailure:
+    """A plugin of pytest that notes which test failed first."""
+
+    test: str | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called by pytest after each part of a test."""
+        if report.failed and self.test is None:
+            self.test = report.nodeid.removeprefix("tests/")
+
+
+def _test(built: Path, tests: Sequence[str], answer: Connection) -> None:
+    """What a forked process does: sends the first test that fails, or None."""
+    os.environ["CNNOPS_EMULATED_LIBRARY"] = str(built)
+    os.chdir(build.ROOT)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    first = _FirstFailure()
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--tb=no", "-k", EMULATED]
+    code = pytest.main([*options, *tests], plugins=[first])
+    answer.send(first.test or (None if code == 0 else f"pytest, with exit code {int(code)}"))
+
+
+def run_tests(built: Path, tests: Sequence[str], deadline: float = DEADLINE) -> str | None:
+    """The first test that fails with this library; None where all pass.
+
+    They run in a fork of this process, which has imported torch already.
+    """
+    mine, answer = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_test, args=(built, tests, answer))
+    process.start()
+    answer.close()
     try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            cwd=build.ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=DEADLINE if len(tests) > 1 else 6 * DEADLINE,
-        )
-    except subprocess.TimeoutExpired:
-        return "the deadline"
-    if done.returncode == 0:
-        return None
-    failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(.*?)(?: - |$)", done.stdout, re.MULTILINE)
-    return failed[1] if failed else f"exit code {done.returncode}"
+        if not mine.poll(deadline):
+            return "the deadline"
+        found: str | None = mine.recv()
+        return found
+    except EOFError:  # it ended without an answer
+        return "a crash"
+    finally:
+        process.kill()
+        process.join()
 
 
 def verdict_on(mutant: Mutant) -> str:
@@ -151,11 +180,11 @@ def verdict_on(mutant: Mutant) -> str:
     for old in changed.parent.glob("*"):
         old.unlink()
     changed.write_text(mutant.apply((SOURCES / mutant.file).read_text()))
-    library = build.build_changed(changed, kernel.units, FOLDER)
-    if library is None:
+    built = build.build_changed(changed, kernel.units, FOLDER)
+    if built is None:
         return "does not compile"
-    tests = [f"tests/test_{name}.py" for name in kernel.tests]
-    failed = run_tests(library, tests) or run_tests(library, ["tests"])
+    tests = [f"tests/test_{name}" for name in kernel.tests]
+    failed = run_tests(built, tests) or run_tests(built, ["tests"], 6 * DEADLINE)
     return f"found by {failed}" if failed else "survives"
 
 
@@ -184,7 +213,7 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code: 1 where a mutant survives without a reason."""
     wanted = chosen(parse(arguments))
     (FOLDER / "cuda").mkdir(parents=True, exist_ok=True)
-    tests = {f"tests/test_{test}.py" for it in wanted for test in KERNELS[it.file].tests}
+    tests = {f"tests/test_{test}" for it in wanted for test in KERNELS[it.file].tests}
     if failed := run_tests(build.build("library"), sorted(tests)):
         raise SystemExit(f"without any mutation: {failed}")
     record = FOLDER / "found.json"
