@@ -91,8 +91,8 @@ def build_changed(changed: Path, units: Sequence[str], folder: Path) -> Path | N
     for unit in units:
         source = changed if changed.name == unit else ROOT / "csrc" / "cuda" / unit
         objects.append(folder / f"csrc.cuda.{unit}.o")
-        # Few tests run before one fails, so that compiling is what takes the time.
-        command = [*_compiler(), *flags, "-w", "-g0", "-O0", "-x", "c++", "-c", str(source)]
+        # Without what only debuggers need: it takes a quarter of the time.
+        command = [*_compiler(), *flags, "-w", "-g0", "-x", "c++", "-c", str(source)]
         command += ["-o", str(objects[-1])]
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
             return None

@@ -29,7 +29,29 @@ class Equivalent:
     changes: tuple[tuple[str, str], ...] = ()
 
 
-EQUIVALENT: tuple[Equivalent, ...] = ()
+_BEYOND = "what is computed beyond the result is not stored, and read within bounds"
+_CLAMPED = "both branches are the same where the two are equal"
+
+EQUIVALENT: tuple[Equivalent, ...] = (
+    Equivalent(
+        "depthwise_weight.cuh",
+        "if (first_tap + k >= width.taps) break;",
+        _BEYOND,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "fma_gemm.cuh",
+        "weight + i / kRowVectors * args.packed_rows, weight_inside);",
+        _BEYOND,
+        (("weight_inside", "true"),),
+    ),
+    Equivalent(
+        "implicit_gemm.cuh",
+        "const Index image = p.split_pixel(index < last ? index : last, j);",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+)
 
 
 def reason_for(mutant: Mutant) -> str | None:
