@@ -30,6 +30,7 @@ class Equivalent:
 
 
 _BEYOND = "what is computed beyond the result is not stored, and read within bounds"
+_SMALL = "partial sums of several shares hold at most 64 MiB, those of one as many as a weight"
 _CLAMPED = "both branches are the same where the two are equal"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
@@ -50,6 +51,24 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "const Index image = p.split_pixel(index < last ? index : last, j);",
         _CLAMPED,
         (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const int64_t of_chunk = (int64_t{chunk} * p.groups + of_lane) * p.rows + row;",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "implicit_gemm.cuh",
+        "float* dest = share.partial + static_cast<int64_t>(blockIdx.y) * pixels * channels + channel;",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "implicit_gemm_weight.cuh",
+        "static_cast<int64_t>(group) * p.rows + first_row;",
+        _SMALL,
+        (("int64_t", "int32_t"),),
     ),
 )
 
