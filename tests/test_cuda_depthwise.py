@@ -109,9 +109,11 @@ LAYERS = {
     "rows of weights in turns": Layer((1, 40, 9, 20), (9, 31), (4, 15)),
     "one row": Layer((2, 5, 1, 13), (1, 5), (0, 2)),
     "one column": Layer((2, 5, 13, 1), (5, 1), (2, 0)),
-    # More units of taps than a block has threads, and threads that are left over.
-    "many taps": Layer((1, 2, 8, 8), (51, 51), (25, 25)),
-    "taps far apart": Layer((2, 3, 4, 9), (17, 3), (63, 1), 1, (8, 1)),
+    # More units of taps than a block has threads. Images must be so large that all taps meet them.
+    "many taps": Layer((1, 1, 26, 26), (51, 51), (25, 25)),
+    # The last block has units of a row of taps that there is not, far behind the image.
+    "many taps, apart": Layer((1, 1, 105, 28), (53, 49), (0, 24), 1, (2, 1)),
+    "taps far apart": Layer((1, 3, 132, 9), (17, 3), (0, 1), 1, (8, 1)),
     "wide": Layer((1, 3, 3, 129), (3, 3), (1, 1)),
     "as wide as a tile": Layer((1, 3, 5, 64), (3, 3), (1, 1)),
     "a column more than a tile": Layer((1, 3, 5, 65), (3, 3), (1, 1)),

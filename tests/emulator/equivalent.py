@@ -60,7 +60,14 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "implicit_gemm.cuh",
-        "float* dest = share.partial + static_cast<int64_t>(blockIdx.y) * pixels * channels + channel;",
+        "float* dest = share.partial + static_cast<int64_t>(blockIdx.y) * pixels * channels + "
+        "channel;",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "join_chunks.cuh",
+        "sum += simt::load(&partial[static_cast<int64_t>(chunk) * size + i]);",
         _SMALL,
         (("int64_t", "int32_t"),),
     ),
