@@ -77,6 +77,17 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         _SMALL,
         (("int64_t", "int32_t"),),
     ),
+    Equivalent(
+        "pack_k_major.cuh",
+        "packing.rows_innermost = taps == 1 || problem.weight_strides.row < tap_stride;",
+        "lines are packed in either order; one of them reads neighbours",
+    ),
+    Equivalent(
+        "join_shares.cuh",
+        "sum += simt::load(args.partial + static_cast<int64_t>(share) * size + element);",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
 )
 
 
