@@ -31,6 +31,7 @@ PLANES = {"small": (5, 7), "slices": (60, 70)}
 INDICES: dict[str, Callable[[int, torch.Size], torch.Tensor]] = {
     "one": lambda plane, size: torch.full(size, plane - 1),
     "rising": lambda plane, size: torch.arange(size.numel()).view(size) * 3 // 2 % plane,
+    "spread": lambda plane, size: torch.arange(size.numel()).view(size) * 4 % plane,
     "any": lambda plane, size: torch.randint(plane, size),
 }
 
@@ -67,21 +68,23 @@ def test_scattering_adds_in_the_order_of_the_cpu(
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("outside", [-1, 0, 2**40, -(2**62)])
+@pytest.mark.parametrize("where", [(0, 1), (-1, -1)], ids=["first", "last"])
 def test_an_index_outside_makes_its_plane_nan(
-    emulated: object, plane: str, layout: str, outside: int
+    emulated: object, plane: str, layout: str, outside: int, where: tuple[int, int]
 ) -> None:
+    # Also the slices of the plane that no index near the wrong one touches.
     size = PLANES[plane]
-    values, at = _indexed(size, "any", layout, torch.float32)
+    values, at = _indexed(size, "spread", layout, torch.float32)
     large = torch.randn(2, 5, *size).contiguous(memory_format=LAYOUTS[layout])
     gathered = torch.ops.cnnops.max_pool_gather(large, at)
     wrong = at.clone()
-    wrong[1, 3, 1, 2] = outside if outside else size[0] * size[1]
+    wrong[(1, 3, *where)] = outside if outside else size[0] * size[1]
     for name in ("max_pool_backward", "max_unpool"):
         expected = getattr(torch.ops.cnnops, name)(values, at, size)
         expected[1, 3] = torch.nan
         ours = getattr(emulated, name)(values, wrong, size)
         torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
-    gathered[1, 3, 1, 2] = torch.nan
+    gathered[(1, 3, *where)] = torch.nan
     ours = emulated.max_pool_gather(large, wrong)  # type: ignore[attr-defined]
     torch.testing.assert_close(ours, gathered, rtol=0, atol=0, equal_nan=True)
 
