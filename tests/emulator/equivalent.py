@@ -83,6 +83,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "lines are packed in either order; one of them reads neighbours",
     ),
     Equivalent(
+        "pool_reduce.cuh",
+        "return T(-1) > T(0) ? T(0) : static_cast<T>(T(1) << (8 * sizeof(T) - 2)) * T(-2);",
+        "-1 converted to a type is never its 0",
+        ((">", ">="),),
+    ),
+    Equivalent(
         "join_shares.cuh",
         "sum += simt::load(args.partial + static_cast<int64_t>(share) * size + element);",
         _SMALL,
