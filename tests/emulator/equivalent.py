@@ -1,4 +1,4 @@
-"""Mutants of the CUDA kernels that no test can notice, because they compute the same.
+"""Mutants of the CUDA kernels that no test can notice: nearly all compute the same.
 
 Each with its reason. One that is here although a test would notice it hides nothing: it is only not
 tried.
@@ -87,6 +87,25 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "return T(-1) > T(0) ? T(0) : static_cast<T>(T(1) << (8 * sizeof(T) - 2)) * T(-2);",
         "-1 converted to a type is never its 0",
         ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_reduce.cuh",
+        "simt::store(indices + at, static_cast<int64_t>(state[0].at));",
+        "differs on planes of more than 2^31 elements only, which are too large to emulate",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "for (int i = thread; i < tile.planes * tile.source_height * tile.source_width;",
+        "the element beyond belongs to a plane beyond, which the loop passes over",
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "if (!Op::kBackward && range.step > 1) range.begin = "
+        "range.begin < range.step ? 0 : range.begin;",
+        "with a step of 1, as that of all gradients is, only 0 is less than it",
+        (("&&", "||"),),
     ),
     Equivalent(
         "join_shares.cuh",
