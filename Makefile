@@ -5,6 +5,7 @@ VENV ?= .venv
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST_ARGS ?=
+MUTATE_ARGS ?=
 # Half of the GPUs as machine code, the newer ones by PTX: a fifth of the time that all would take.
 export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0+PTX
 
@@ -26,7 +27,7 @@ help:
 	@echo "make emulator-report  what memory requests of the CUDA kernels cost, counted emulated"
 	@echo "make cuda-report  what nvcc made of the CUDA kernels, against their promises and budget"
 	@echo "make cuda-budget  the same, and make the budget what there is"
-	@echo "make mutate  remove each barrier of the CUDA kernels in turn: do tests notice? Takes hours"
+	@echo "make mutate  plant mistakes in the CUDA kernels, one at a time: do tests notice? An hour"
 	@echo "make build   install into $(VENV) and build the library"
 	@echo "make lint    ruff, mypy and clang-format, changing nothing"
 	@echo "make format  ruff and clang-format, in place"
@@ -52,7 +53,7 @@ emulator-report: build
 	$(PY) tests/emulator/report.py
 
 mutate: build
-	$(PY) tests/emulator/mutate.py
+	$(PY) tests/emulator/mutate.py $(MUTATE_ARGS)
 
 build: $(VENV)/cnnops-built
 

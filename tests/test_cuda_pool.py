@@ -1,4 +1,4 @@
-"""What the CUDA kernels of pooling and of depthwise convolution promise beyond the grid.
+"""What the CUDA kernels of pooling promise beyond the grid.
 
 They run on the emulator. The CPU's own operators, which other tests hold against torch, are the
 reference.
@@ -31,6 +31,7 @@ PLANES = {"small": (5, 7), "slices": (60, 70)}
 INDICES: dict[str, Callable[[int, torch.Size], torch.Tensor]] = {
     "one": lambda plane, size: torch.full(size, plane - 1),
     "rising": lambda plane, size: torch.arange(size.numel()).view(size) * 3 // 2 % plane,
+    "spread": lambda plane, size: torch.arange(size.numel()).view(size) * 4 % plane,
     "any": lambda plane, size: torch.randint(plane, size),
 }
 
@@ -67,21 +68,23 @@ def test_scattering_adds_in_the_order_of_the_cpu(
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("outside", [-1, 0, 2**40, -(2**62)])
+@pytest.mark.parametrize("where", [(0, 1), (-1, -1)], ids=["first", "last"])
 def test_an_index_outside_makes_its_plane_nan(
-    emulated: object, plane: str, layout: str, outside: int
+    emulated: object, plane: str, layout: str, outside: int, where: tuple[int, int]
 ) -> None:
+    # Also the slices of the plane that no index near the wrong one touches.
     size = PLANES[plane]
-    values, at = _indexed(size, "any", layout, torch.float32)
+    values, at = _indexed(size, "spread", layout, torch.float32)
     large = torch.randn(2, 5, *size).contiguous(memory_format=LAYOUTS[layout])
     gathered = torch.ops.cnnops.max_pool_gather(large, at)
     wrong = at.clone()
-    wrong[1, 3, 1, 2] = outside if outside else size[0] * size[1]
+    wrong[(1, 3, *where)] = outside if outside else size[0] * size[1]
     for name in ("max_pool_backward", "max_unpool"):
         expected = getattr(torch.ops.cnnops, name)(values, at, size)
         expected[1, 3] = torch.nan
         ours = getattr(emulated, name)(values, wrong, size)
         torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
-    gathered[1, 3, 1, 2] = torch.nan
+    gathered[(1, 3, *where)] = torch.nan
     ours = emulated.max_pool_gather(large, wrong)  # type: ignore[attr-defined]
     torch.testing.assert_close(ours, gathered, rtol=0, atol=0, equal_nan=True)
 
@@ -126,40 +129,39 @@ def test_the_plan_runs_the_kernel_made_for_the_shape(
     torch.testing.assert_close(means(emulated), means(torch.ops.cnnops))
 
 
-# Each depthwise kernel with a call that it is for: input, multiplier, kernel, stride, layout. With
-# 16 planes there are blocks enough, so that one takes several tiles of the batch one after another.
-DEPTHWISE = {
-    "depthwise_planar<float, true>": ((3, 16, 12, 20), 1, 5, 1, "contiguous"),
-    "depthwise_planar<float, false>": ((2, 3, 20, 37), 2, 3, 2, "contiguous"),
-    "depthwise_channels<float, 4, true>": ((2, 40, 9, 11), 1, 5, 1, "channels_last"),
-    "depthwise_channels<float, 4, false>": ((2, 40, 9, 11), 1, 3, 2, "channels_last"),
-    "depthwise_channels<float, 1, true>": ((2, 5, 9, 11), 2, 3, 1, "channels_last"),
-    "depthwise_channels<float, 1, false>": ((2, 5, 9, 11), 2, 3, 2, "channels_last"),
+# Poolings whose positions take 64 bits, by a parameter far beyond the plane: kernel_size, stride,
+# padding and dilation.
+FAR = 2**31 - 1
+FAR_POOLINGS = {
+    "pool_direct": ([2, 3], [FAR, 2], [1, 1], [1, 1]),
+    "pool_window": ([7, 6], [FAR, 3], [3, 1], [1, 1]),
 }
 
 
-@pytest.mark.parametrize("name", DEPTHWISE)
-def test_depthwise_convolutions_run_depthwise_kernels(emulated: object, name: str) -> None:
-    size, multiplier, kernel, stride, layout = DEPTHWISE[name]
-    channels = size[1]
-    memory_format = LAYOUTS[layout]
-    x = torch.randn(size).contiguous(memory_format=memory_format)
-    weight = torch.randn(channels * multiplier, 1, kernel, kernel)
-    arguments = ([stride] * 2, [kernel // 2] * 4, [1, 1], channels, "zeros")
-    exact = torch.ops.cnnops.convolution(x.double(), weight.double(), None, *arguments)
-    grad = torch.randn_like(exact).float()
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", FAR_POOLINGS)
+def test_positions_beyond_32_bits(emulated: object, name: str, layout: str) -> None:
+    kernel, stride, padding, dilation = FAR_POOLINGS[name]
+    x = torch.randn(2, 9, 8, 11).contiguous(memory_format=LAYOUTS[layout])
+    cpu = torch.ops.cnnops
+    windows = (kernel, stride, padding)
+    expected = cpu.max_pool_with_indices(x, *windows, dilation, False)
+    with library.counting() as costs:
+        found = emulated.max_pool_with_indices(x, *windows, dilation, False)  # type: ignore[attr-defined]
+        (kernel_name,) = {cost.kernel for cost in costs()}
+    assert name in kernel_name
+    assert "long int" in kernel_name
+    assert all(map(torch.equal, found, expected))
+    expected = cpu.avg_pool(x, *windows, False, False, None)
+    found = emulated.avg_pool(x, *windows, False, False, None)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, expected)
+    back = (expected, [8, 11], *windows, False, False, None)
+    found = emulated.avg_pool_backward(*back)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, cpu.avg_pool_backward(*back))
 
-    def forward() -> torch.Tensor:
-        return emulated.convolution(x, weight, None, *arguments)  # type: ignore[attr-defined,no-any-return]
 
-    def backward() -> torch.Tensor:
-        return emulated.convolution_grad_weight(grad, x, [kernel] * 2, *arguments)  # type: ignore[attr-defined,no-any-return]
-
-    assert name in _kernels(forward)
-    assert name.replace("depthwise", "depthwise_weight") in _kernels(backward)
-    torch.testing.assert_close(forward().double(), exact, rtol=1e-5, atol=1e-5)
-    exact = torch.ops.cnnops.convolution_grad_weight(
-        grad.double(), x.double(), [kernel] * 2, *arguments
-    )
-    torch.testing.assert_close(backward().double(), exact, rtol=1e-5, atol=1e-4)
-    assert torch.equal(backward(), backward())
+def test_adaptive_windows_of_products_beyond_32_bits(emulated: object) -> None:
+    # Window o begins at o * 92681 / 46341.
+    x = torch.randn(1, 1, 92681)
+    found = emulated.adaptive_avg_pool(x, [46341])  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, torch.nn.functional.adaptive_avg_pool1d(x, 46341))

@@ -94,7 +94,8 @@ def test_bug_is_found(bug: str, schedule: str) -> None:
 def test_message_names_kernel_block_thread_line_and_how_to_repeat() -> None:
     said = run("ReadOutOfBounds", "schedule=ahead,seed=5").stdout
     pattern = (
-        r"emulator: kernel planted::block_sum<\(planted::Bug\)\d+>: .* at kernels.cuh:(\d+); "
+        r"emulator: kernel planted::block_sum<planted::Bug::kReadOutOfBounds>: .* "
+        r"at kernels.cuh:(\d+); "
         r"block \(\d+, 0, 0\) of \(5, 1, 1\), thread \(\d+, 0, 0\) of \(128, 1, 1\); "
         r"to repeat: CNNOPS_EMULATOR=schedule=ahead,seed=5"
     )

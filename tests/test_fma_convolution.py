@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,14 +17,31 @@ pytestmark = pytest.mark.skipif(
     build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
 )
 
+TYPE_NAMES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.int64: "long int",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 EXACT = [torch.float32, torch.float64, torch.int64]
+PHASES = ("forward", "input", "weight")
+#: The large tile is for float32 only, and int64 has one tile.
+TILES = {"large": "128, 128", "medium": "64, 64", "narrow": "16, 64"}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A 2-d convolution; its sizes choose the tile by csrc/cuda/plan.h on 4 multiprocessors."""
+    """A 2-d convolution.
 
+    Attributes:
+        tiles: those of PHASES for float32, which csrc/cuda/plan.h chooses by the sizes, on the
+            emulator's 4 multiprocessors.
+
+    """
+
+    tiles: tuple[str, str, str]
     input: tuple[int, int, int, int]
     out_channels: int
     kernel: tuple[int, int]
@@ -39,14 +57,19 @@ class Layer:
 
 
 LAYERS = {
-    "large": Layer((1, 34, 16, 32), 128, (1, 1)),
-    "large for the weight": Layer((1, 96, 7, 6), 100, (1, 1)),
-    "medium": Layer((2, 9, 9, 8), 70, (3, 2), stride=2, padding=2),
-    "narrow": Layer((2, 12, 7, 9), 20, (3, 3), padding=1, groups=4),
-    "circular": Layer((1, 3, 6, 5), 7, (3, 3), padding=2, mode="circular"),
-    "reflect": Layer((1, 3, 6, 5), 24, (3, 3), padding=2, mode="reflect"),
-    "vectors of pixels": Layer((1, 5, 6, 8), 36, (3, 3), padding=1),
-    "weights side by side": Layer((2, 4, 5, 5), 33, (1, 1)),
+    "large": Layer(("large", "medium", "medium"), (1, 34, 16, 32), 128, (1, 1)),
+    "large, odd": Layer(("large", "narrow", "medium"), (1, 5, 13, 31), 101, (1, 1)),
+    "large for the weight": Layer(("medium", "medium", "large"), (1, 96, 7, 6), 100, (1, 1)),
+    "medium": Layer(("medium", "narrow", "medium"), (2, 9, 9, 8), 70, (3, 2), stride=2, padding=2),
+    "narrow": Layer(("narrow", "narrow", "narrow"), (2, 12, 7, 9), 20, (3, 3), padding=1, groups=4),
+    "circular": Layer(
+        ("medium", "narrow", "medium"), (1, 3, 6, 5), 7, (3, 3), padding=2, mode="circular"
+    ),
+    "reflect": Layer(
+        ("medium", "narrow", "medium"), (1, 3, 6, 5), 24, (3, 3), padding=2, mode="reflect"
+    ),
+    "vectors of pixels": Layer(("medium", "narrow", "medium"), (1, 5, 6, 8), 36, (3, 3), padding=1),
+    "weights side by side": Layer(("medium", "narrow", "medium"), (2, 4, 5, 5), 33, (1, 1)),
 }
 
 
@@ -68,8 +91,25 @@ def _reference(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, [layer.padding] * 4, mode=layer.mode), w, None, layer.stride)
 
 
-def _check_costs(costs: list[library.Cost]) -> None:
+def _check_costs(
+    costs: list[library.Cost], phase: str, layer: Layer, dtype: torch.dtype, layout: str
+) -> None:
+    """That the one kernel ran that the plan has for this, without bank conflicts."""
     ran = [cost for cost in costs if "fma_gemm" in cost.kernel]
+    (kernel,) = {cost.kernel for cost in ran}
+    found = re.fullmatch(
+        r"cuda::(\w+)<([\w ]+), int, (?:cuda::)?FmaTile<(\d+, \d+),.*>, (\w+), (\w+)>", kernel
+    )
+    assert found, kernel
+    tile = layer.tiles[PHASES.index(phase)]
+    if dtype == torch.int64 or (dtype != torch.float32 and tile == "large"):
+        tile = "medium"
+    mapped = layer.mode != "zeros" and phase != "input"  # that makes the padded gradient first
+    assert found[1] == ("fma_gemm_weight" if phase == "weight" else "fma_gemm")
+    assert found[2] == TYPE_NAMES[dtype]
+    assert found[3] == TILES[tile]
+    assert found[4] == str(layout == "channels_last").lower()
+    assert found[5] == str(mapped).lower()
     shared = [cost for cost in ran if cost.kind.startswith("shared")]
     assert shared
     assert [cost for cost in shared if cost.transactions != cost.ideal] == []
@@ -83,15 +123,18 @@ def _check_contractions(layer: Layer, dtype: torch.dtype, layout: str) -> None:
     y64 = _reference(layer, x64, w64)
     g = _integers(*y64.shape, dtype=dtype, layout=layout)
     input64, weight64 = torch.autograd.grad(y64, (x64, w64), g.double())
-    ops, size = torch.ops.cnnops, list(layer.input[2:])
-    with library.counting() as costs:
-        y = ops.convolution(x, w, None, *layer.arguments)
-        grad_input = ops.convolution_grad_input(g, w, None, size, *layer.arguments)
-        grad_weight = ops.convolution_grad_weight(g, x, list(layer.kernel), *layer.arguments)
-        _check_costs(costs())
-    assert torch.equal(y, y64.to(dtype))
-    assert torch.equal(grad_input, input64.to(dtype))
-    assert torch.equal(grad_weight, weight64.to(dtype))
+    ops, size, kernel = torch.ops.cnnops, list(layer.input[2:]), list(layer.kernel)
+    calls = {
+        "forward": lambda: ops.convolution(x, w, None, *layer.arguments),
+        "input": lambda: ops.convolution_grad_input(g, w, None, size, *layer.arguments),
+        "weight": lambda: ops.convolution_grad_weight(g, x, kernel, *layer.arguments),
+    }
+    expected = dict(zip(PHASES, (y64, input64, weight64), strict=True))
+    for phase, call in calls.items():
+        with library.counting() as costs:
+            found = call()
+            _check_costs(costs(), phase, layer, dtype, layout)
+        assert torch.equal(found, expected[phase].to(dtype)), phase
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -104,7 +147,8 @@ def test_contractions(name: str, dtype: torch.dtype, layout: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_planar_groups_of_few_channels(dtype: torch.dtype) -> None:
     # Tensor cores would be mostly empty. All sums have at most 8 bits.
-    _check_contractions(Layer((1, 8, 4, 5), 8, (2, 2), groups=4), dtype, "contiguous")
+    layer = Layer(("narrow", "narrow", "narrow"), (1, 8, 4, 5), 8, (2, 2), groups=4)
+    _check_contractions(layer, dtype, "contiguous")
 
 
 @pytest.mark.parametrize("mode", ["zeros", "replicate"])
@@ -114,7 +158,7 @@ def test_offsets_beyond_32_bits(dtype: torch.dtype, mode: str) -> None:
     x = torch.empty(2**31 + 64, dtype=dtype).as_strided((2, 2, 5, 4), (2**31, 20, 4, 1))
     x.copy_(torch.randint(-3, 4, x.shape))
     w = _integers(3, 2, 3, 3, dtype=dtype)
-    layer = Layer((2, 2, 5, 4), 3, (3, 3), padding=1, mode=mode)
+    layer = Layer(("medium",) * 3, (2, 2, 5, 4), 3, (3, 3), padding=1, mode=mode)
     x64, w64 = x.double().requires_grad_(), w.double().requires_grad_()
     y64 = _reference(layer, x64, w64)
     g = _integers(*y64.shape, dtype=dtype)

@@ -25,8 +25,9 @@ class Layer:
     """A convolution of channels_last tensors, and the kernels that it must run.
 
     Attributes:
-        kernels: for forward and grad_input, and for grad_weight: M x N of the tile and how operands
-            are copied, as csrc/cuda/plan.h chooses on the emulator's 4 multiprocessors.
+        kernels: for "forward", "input" and "weight", the gradients: M x N of the tile and how
+            operands are copied, as csrc/cuda/plan.h chooses on the emulator's 4 multiprocessors.
+        shared: those of these whose sums several blocks share in every dtype.
 
     """
 
@@ -34,22 +35,25 @@ class Layer:
     out_channels: int
     kernel: tuple[int, int]
     kernels: dict[str, str]
+    shared: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     mode: str = "zeros"
 
 
 LAYERS = {
     "large": Layer(
-        (1, 128, 16, 32),
-        128,
+        (1, 72, 17, 31),
+        120,
         (1, 1),
         {"forward": "128, 128 vectors", "input": "128, 128 vectors", "weight": "128, 128 vectors"},
+        ("weight",),
     ),
     "tall": Layer(
-        (1, 40, 16, 32),
-        64,
+        (1, 40, 17, 31),
+        56,
         (3, 1),
         {"forward": "128, 64 vectors", "input": "128, 64 vectors", "weight": "64, 128 vectors"},
+        ("weight",),
         {"padding": (1, 0)},
     ),
     "narrow": Layer(
@@ -57,20 +61,21 @@ LAYERS = {
         48,
         (3, 3),
         {"forward": "128, 32 vectors", "input": "128, 32 vectors", "weight": "64, 128 vectors"},
-        {"padding": 1, "groups": 2, "dilation": (1, 2)},
+        options={"padding": 1, "groups": 2, "dilation": (1, 2)},
     ),
     "small": Layer(
         (1, 64, 9, 7),
         72,
         (1, 1),
         {"forward": "64, 64 vectors", "input": "64, 64 vectors", "weight": "64, 64 vectors"},
-        {"stride": 2},
+        options={"stride": 2},
     ),
     "shared": Layer(
         (1, 64, 4, 5),
         72,
         (3, 3),
         {"forward": "64, 64 vectors", "input": "64, 64 vectors", "weight": "128, 128 vectors"},
+        ("forward", "input"),
         {"padding": 1},
     ),
     "strided": Layer(
@@ -78,30 +83,30 @@ LAYERS = {
         64,
         (3, 3),
         {"forward": "64, 64 vectors", "input": "64, 64 vectors", "weight": "64, 128 vectors"},
-        {"stride": 2, "padding": 1},
+        options={"stride": 2, "padding": 1},
     ),
     "circular": Layer(
         (1, 32, 6, 5),
         40,
         (3, 3),
-        {"forward": "128, 64 mapped", "weight": "64, 128 mapped"},
-        {"padding": 1},
-        "circular",
+        {"forward": "128, 64 mapped", "input": "128, 32 vectors", "weight": "64, 128 mapped"},
+        options={"padding": 1},
+        mode="circular",
     ),
     "reflect": Layer(
         (1, 16, 6, 5),
         24,
         (3, 3),
-        {"forward": "128, 64 mapped", "weight": "64, 128 mapped"},
-        {"padding": 2},
-        "reflect",
+        {"forward": "128, 64 mapped", "input": "128, 32 vectors", "weight": "64, 128 mapped"},
+        options={"padding": 2},
+        mode="reflect",
     ),
     "odd": Layer(
         (2, 3, 9, 10),
         21,
         (3, 3),
         {"forward": "64, 64 elements", "input": "64, 64 elements", "weight": "64, 64 elements"},
-        {"padding": 1, "stride": (2, 1)},
+        options={"padding": 1, "stride": (2, 1)},
     ),
 }
 
@@ -148,19 +153,34 @@ def tensors(layer: Layer, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tenso
     return x, integers(layer.out_channels, channels, *layer.kernel, dtype=dtype)
 
 
-def check_kernels(costs: list[library.Cost], expected: str | None) -> None:
-    """That tensor-core kernels ran, without bank conflicts, and with the expected tile and copies.
+def check_kernels(
+    costs: list[library.Cost], dtype: torch.dtype, phase: str, expected: str, index: str = "int"
+) -> None:
+    """That one tensor-core kernel ran, with the expected tile, copies and indices.
 
-    The last where the emulator can tell: it sees the template arguments of exported kernels only.
+    And without bank conflicts.
     """
     ran = [cost for cost in costs if "implicit_gemm" in cost.kernel]
+    (kernel,) = {cost.kernel for cost in ran}
+    found = re.fullmatch(
+        r"cuda::(\w+)<(\w+), ([\w ]+), (?:cuda::)?Tile<(\d+, \d+),.*>, cuda::Copies::([a-z]+)\w*>",
+        kernel,
+    )
+    assert found, kernel
+    name = "implicit_gemm_weight" if phase == "weight" else "implicit_gemm"
+    type_name = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float"}
+    assert found.groups() == (name, type_name[dtype], index, *expected.rsplit(" ", 1))
     shared = [cost for cost in ran if cost.kind.startswith("shared")]
     assert shared
     assert [cost for cost in shared if cost.transactions != cost.ideal] == []
-    named = [re.search(r"Tile<(\d+, \d+),.*Copies\)(\d)", cost.kernel) for cost in ran]
-    copies = ["vectors", "mapped", "elements"]
-    seen = {f"{found[1]} {copies[int(found[2])]}" for found in named if found}
-    assert expected is None or seen <= {expected}
+
+
+def check_layer(costs: list[library.Cost], dtype: torch.dtype, phase: str, layer: Layer) -> None:
+    """The same for what a layer must run; where its blocks share sums, they are joined."""
+    check_kernels(costs, dtype, phase, layer.kernels[phase])
+    if phase in layer.shared:
+        join = "join_chunks" if phase == "weight" else "join_shares"
+        assert any(join in cost.kernel for cost in costs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -171,7 +191,7 @@ def test_forward(name: str, dtype: torch.dtype) -> None:
     b = torch.randint(-2, 3, (layer.out_channels,)).to(dtype)
     with library.counting() as costs:
         y = torch.ops.cnnops.convolution(x, w, b, *arguments(layer))
-        check_kernels(costs(), layer.kernels["forward"])
+        check_layer(costs(), dtype, "forward", layer)
     assert torch.equal(y, reference(layer, x, w, b).to(dtype))
 
 
@@ -188,7 +208,7 @@ def test_grad_input(name: str, dtype: torch.dtype) -> None:
         found = torch.ops.cnnops.convolution_grad_input(
             g, w, None, list(x.shape[2:]), *arguments(layer)
         )
-        check_kernels(costs(), layer.kernels.get("input"))
+        check_layer(costs(), dtype, "input", layer)
     if layer.mode == "zeros":
         assert torch.equal(found, expected.to(dtype))
     else:  # the gradient for the padded input is rounded before it is folded
@@ -208,7 +228,7 @@ def test_grad_weight(name: str, dtype: torch.dtype) -> None:
         found = torch.ops.cnnops.convolution_grad_weight(
             g, x, list(layer.kernel), *arguments(layer)
         )
-        check_kernels(costs(), layer.kernels["weight"])
+        check_layer(costs(), dtype, "weight", layer)
     assert torch.equal(found, expected.to(dtype))
 
 
@@ -226,12 +246,74 @@ def test_rounding(dtype: torch.dtype) -> None:
     assert ((y.double() - expected).abs() <= bound).all()
 
 
+#: How operands of so many channels are copied, and the tiles for outputs and for weights, where
+#: indices have 64 bits.
+FAR = {64: ("mapped", "128, 64", "64, 128"), 21: ("elements", "64, 64", "64, 64")}
+
+
+@pytest.mark.parametrize("channels", FAR)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_positions_beyond_32_bits(dtype: torch.dtype, channels: int) -> None:
+    # Of rows of windows 2^29 apart only the middle one falls on the tensor.
+    copies, tile, weight_tile = FAR[channels]
+    far = 2**29
+    geometry = ([far, 1], [far, far, 1, 1], [1, 1], 1, "zeros")
+    x, w = integers(2, channels, 3, 6, dtype=dtype), integers(72, channels, 3, 3, dtype=dtype)
+    b = torch.randint(-2, 3, (72,)).to(dtype)
+    w64 = w.double().requires_grad_()
+    y64 = F.pad(F.conv2d(x.double(), w64, padding=(0, 1)), (0, 0, 1, 1))
+    g = integers(*y64.shape, dtype=dtype)
+    (weight64,) = torch.autograd.grad(y64, w64, g.double())
+    with library.counting() as costs:
+        y = torch.ops.cnnops.convolution(x, w, b, *geometry)
+        check_kernels(costs(), dtype, "forward", f"{tile} {copies}", "long int")
+    with library.counting() as costs:
+        grad_weight = torch.ops.cnnops.convolution_grad_weight(g, x, [3, 3], *geometry)
+        check_kernels(costs(), dtype, "weight", f"{weight_tile} {copies}", "long int")
+    assert torch.equal(y, (y64 + b.double().view(-1, 1, 1)).to(dtype))
+    assert torch.equal(grad_weight, weight64.to(dtype))
+
+
+@pytest.mark.parametrize("channels", FAR)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weights_beyond_32_bits(dtype: torch.dtype, channels: int) -> None:
+    # Rows 2^26 elements apart; the memory between them is never touched.
+    copies, tile, _ = FAR[channels]
+    x = integers(2, channels, 4, 5, dtype=dtype)
+    w = torch.empty(2**31 + 9 * channels, dtype=dtype)
+    w = w.as_strided((33, channels, 3, 3), (2**26, 9, 3, 1))
+    w.copy_(torch.randint(-2, 3, w.shape))
+    x64 = x.double().requires_grad_()
+    y64 = F.conv2d(x64, w.double(), padding=1)
+    g = integers(*y64.shape, dtype=dtype)
+    (input64,) = torch.autograd.grad(y64, x64, g.double())
+    geometry = ([1, 1], [1] * 4, [1, 1], 1, "zeros")
+    with library.counting() as costs:
+        y = torch.ops.cnnops.convolution(x, w, None, *geometry)
+        check_kernels(costs(), dtype, "forward", f"{tile} {copies}", "long int")
+    with library.counting() as costs:
+        grad_input = torch.ops.cnnops.convolution_grad_input(g, w, None, [4, 5], *geometry)
+        check_kernels(costs(), dtype, "input", "64, 64 elements", "long int")
+    assert torch.equal(y, y64.to(dtype))
+    assert torch.equal(grad_input, input64.to(dtype))
+
+
+def test_planar_tensors_beyond_32_bits() -> None:
+    # Two images 2^31 elements apart; the memory between them is never touched.
+    x = torch.empty(2**31 + 960, dtype=torch.bfloat16)
+    x = x.as_strided((2, 32, 5, 6), (2**31, 30, 6, 1))
+    x.copy_(torch.randint(-2, 3, x.shape))
+    w = torch.randint(-2, 3, (16, 32, 3, 3)).bfloat16()
+    y = torch.ops.cnnops.convolution(x, w, None, [1, 1], [1] * 4, [1, 1], 1, "zeros")
+    assert torch.equal(y, F.conv2d(x.double(), w.double(), padding=1).bfloat16())
+
+
 def test_planar_tensors_of_many_channels() -> None:
     # They go through channels_last copies, and come back.
     x = torch.randint(-2, 3, (2, 32, 5, 6)).bfloat16()
     w = torch.randint(-2, 3, (16, 32, 3, 3)).bfloat16()
     with library.counting() as costs:
         y = torch.ops.cnnops.convolution(x, w, None, [1, 1], [1] * 4, [1, 1], 1, "zeros")
-        check_kernels(costs(), "128, 32 vectors")
+        check_kernels(costs(), torch.bfloat16, "forward", "128, 32 vectors")
     assert y.is_contiguous()
     assert torch.equal(y, F.conv2d(x.double(), w.double(), padding=1).bfloat16())

@@ -192,7 +192,6 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads,
     const int slot = static_cast<int>(stage % Tile::kStages);
     share.template multiply<kPitchA, kPitchB>(&a[slot * kStageA], &b[slot * kStageB]);
   }
-  simt::cp_wait<0>();
   store_share<T, Index, Tile>(args, share, group, first_row, first_pixel);
 }
 

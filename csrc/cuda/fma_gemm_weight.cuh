@@ -132,7 +132,6 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks) void fma_gemm_weig
     const int slot = static_cast<int>(stage % kStages);
     share.template multiply<kPitchA, kPitchB>(&a[slot * kStageA], &b[slot * kStageB]);
   }
-  simt::cp_wait<0>();
 
   Acc* const partial = args.partial + (chunk * p.groups + group) * p.rows * args.columns;
   using Share = FmaShare<Acc, Tile>;

@@ -165,7 +165,7 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kIndexedThreads, 4)
     }
   }
   if constexpr (!kChannelsLast) outside = __ballot_sync(simt::kFullMask, outside) != 0;
-  __syncwarp();
+  // What other lanes took lies before the last __syncwarp.
   for (int i = lane; i < size * Cut::kLanes && has_channel; i += simt::kWarp) {
     const Value sum = outside ? static_cast<Value>(NAN) : simt::load_shared(sums + i);
     const Index at = (begin + i / Cut::kLanes) * step + large_offset;

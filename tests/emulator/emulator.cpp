@@ -1,9 +1,6 @@
 // Runs kernels: one block at a time, a fiber for each thread, in an order that Settings choose.
 #include "emulator/emulator.h"
 
-#include <cxxabi.h>
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -372,26 +369,12 @@ void run_block(Machine& m) {
   if (!overrun.empty()) m.failure = failure_text(overrun);
 }
 
-/// The name of a kernel with its template arguments, without result and parameters.
-std::string full_name(const char* spelled, const void* kernel) {
-  Dl_info info{};
-  if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr || info.dli_saddr != kernel) {
-    return spelled;
-  }
-  int status = 0;
-  char* text = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
-  std::string name = status == 0 ? text : spelled;
-  std::free(text);
-  // "void cnnops::kernel<T>(P...)": the parameters begin at the last '(' of depth 0.
-  if (name.rfind("void ", 0) == 0) name.erase(0, 5);
-  int depth = 0;
-  for (size_t i = name.size(); i-- > 0;) {
-    depth += name[i] == ')' ? 1 : name[i] == '(' ? -1 : 0;
-    if (name[i] == '(' && depth == 0) {
-      name.erase(i);
-      break;
-    }
-  }
+/// The name of a kernel, without the namespace of all of them, in what `spelled` returned.
+std::string name_in(std::string spelled) {
+  static const std::string before = "kernel = ";
+  const size_t begin = spelled.find(before) + before.size();
+  std::string name = spelled.substr(begin, spelled.rfind(']') - begin);
+  if (name[0] == '&') name.erase(0, 1);  // clang's spelling
   for (size_t at; (at = name.find("cnnops::")) != std::string::npos;) name.erase(at, 8);
   return name;
 }
@@ -572,12 +555,12 @@ void multiply(Element element, float (&d)[4], const uint32_t (&a)[4], const uint
   }
 }
 
-void launch(const char* name, const void* kernel, dim3 grid, dim3 block, size_t shared,
+void launch(const char* kernel, dim3 grid, dim3 block, size_t shared,
             const std::function<void()>& thread) {
   Machine& m = machine();
   const std::lock_guard<std::mutex> lock(m.one_launch);
   read_environment();
-  m.kernel = full_name(name, kernel);
+  m.kernel = name_in(kernel);
   m.grid = grid;
   m.block = block;
   m.dynamic_bytes = shared;

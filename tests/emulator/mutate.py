@@ -1,114 +1,243 @@
-"""Removes each barrier and each wait of the kernels in turn: do emulated tests notice?
+"""Plants mistakes in the CUDA kernels, one at a time: does the suite notice?
 
-    python tests/emulator/mutate.py [part of a file name ...]
+    python tests/emulator/mutate.py [--kinds barrier,bound] [--sample N] [--quick] [file ...]
 
-Prints a line for each and exits with 1 where one survives: then either the statement is not needed
-or the tests do not reach what it is for. Mutants are built in build/mutants/, from a copy of the
-sources.
+Of the kinds in mutations.py those that concern synchronisation are tried everywhere, of each other
+kind N mutants in each file (--sample all: all of them). A mutant is compiled, without the units
+that do not have its kernel, and tested by the tests that run this kernel; what they miss meets
+everything emulated that `make test` runs, unless --quick. Who passes the deadline is noticed too.
+
+Prints a line for each, and exits with 1 where one survives that equivalent.py does not explain.
+What was found stays in build/mutants/found.json: another run tries only what is new or survived.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
+import multiprocessing
 import os
-import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from emulator import build
+import pytest
 
-STATEMENT = re.compile(r"(__syncthreads|__syncwarp|(?:simt::)?cp_wait<[^>]*>)\(\);")
-
-#: Of the emulated tests, one in so many runs on each mutant.
-SHARE = 25
+from emulator import build, library  # noqa: F401  what tests import first, before the forks
+from emulator.equivalent import reason_for
+from emulator.mutations import KINDS, SYNCHRONISATION, Mutant, mutants, sample
 
 FOLDER = build.ROOT / "build" / "mutants"
+SOURCES = build.ROOT / "csrc" / "cuda"
+
+_FORK = multiprocessing.get_context("fork")
+
+#: Seconds for the tests of a mutant; they take a third of that where nothing is wrong.
+DEADLINE = 180
+
+#: Emulated tests, of all that there are; those of the modules that have no device are all emulated.
+EMULATED = (
+    "cuda-emulated or tensor_cores or fma_convolution or cuda_depthwise or cuda_pool"
+    " or cuda_addresses or cuda_nan or cuda_order"
+)
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """One statement that is left out.
+class Kernel:
+    """The translation units that have kernels of a source, and the tests that run them.
 
     Attributes:
-        file: the source, relative to the tree.
-        line: its number in there, from 1.
-        begin: where the statement begins and ends in the text.
-        end: see begin.
-        statement: its text.
+        units: their files in csrc/cuda.
+        tests: in tests/test_*, those that are made for its kernels.
 
     """
 
-    file: Path
-    line: int
-    begin: int
-    end: int
-    statement: str
+    units: tuple[str, ...]
+    tests: tuple[str, ...]
 
 
-def mutants(wanted: list[str]) -> Iterator[Mutant]:
-    """All mutants of csrc/cuda whose file name contains one of `wanted`, if there are any."""
-    for path in sorted((build.ROOT / "csrc" / "cuda").iterdir()):
-        if path.suffix not in (".cu", ".cuh") or path.name == "simt.cuh":
+_CONV = ("cuda_addresses.py", "cuda_nan.py", "cuda_order.py")
+_MMA = ("tensor_cores.py", *_CONV)
+_FMA = ("fma_convolution.py", *_CONV)
+_DEPTHWISE = ("cuda_depthwise.py", *_CONV)
+_ANY = ("tensor_cores.py", "fma_convolution.py", "cuda_depthwise.py", *_CONV)
+_POOL = Kernel(("pool.cu",), ("cuda_pool.py", "pool.py", "cuda_addresses.py"))
+_MMA_UNITS = ("implicit_gemm.cu", "implicit_gemm_weight.cu")
+_FMA_UNITS = ("fma_gemm.cu", "fma_gemm_weight.cu")
+_CONV_UNITS = ("conv.cu", "depthwise.cu", *_FMA_UNITS, *_MMA_UNITS)
+
+KERNELS = {
+    "implicit_gemm.cu": Kernel(("implicit_gemm.cu",), _MMA),
+    "implicit_gemm.cuh": Kernel(("implicit_gemm.cu",), _MMA),
+    "join_shares.cuh": Kernel(("implicit_gemm.cu",), _MMA),
+    "pack_k_major.cuh": Kernel(("implicit_gemm.cu",), _MMA),
+    "implicit_gemm_weight.cu": Kernel(("implicit_gemm_weight.cu",), _MMA),
+    "implicit_gemm_weight.cuh": Kernel(("implicit_gemm_weight.cu",), _MMA),
+    "mma_tile.cuh": Kernel(_MMA_UNITS, _MMA),
+    "padded_read.cuh": Kernel(_MMA_UNITS, _MMA),
+    "fma_gemm.cu": Kernel(("fma_gemm.cu",), _FMA),
+    "fma_gemm.cuh": Kernel(("fma_gemm.cu",), _FMA),
+    "pack_weight.cuh": Kernel(("fma_gemm.cu",), _FMA),
+    "fma_gemm_weight.cu": Kernel(("fma_gemm_weight.cu",), _FMA),
+    "fma_gemm_weight.cuh": Kernel(("fma_gemm_weight.cu",), _FMA),
+    "fma_tile.cuh": Kernel(_FMA_UNITS, _FMA),
+    "site.cuh": Kernel(_FMA_UNITS, _FMA),
+    "depthwise.cu": Kernel(("depthwise.cu",), _DEPTHWISE),
+    "depthwise.cuh": Kernel(("depthwise.cu",), _DEPTHWISE),
+    "depthwise_channels.cuh": Kernel(("depthwise.cu",), _DEPTHWISE),
+    "depthwise_planar.cuh": Kernel(("depthwise.cu",), _DEPTHWISE),
+    "depthwise_weight.cuh": Kernel(("depthwise.cu",), _DEPTHWISE),
+    "join_chunks.cuh": Kernel(
+        ("fma_gemm_weight.cu", "implicit_gemm_weight.cu", "depthwise.cu"), _ANY
+    ),
+    "conv.cu": Kernel(("conv.cu",), _ANY),
+    "fill.cuh": Kernel(("conv.cu",), _ANY),
+    "fold_padding.cuh": Kernel(("conv.cu",), _ANY),
+    "transpose.cuh": Kernel(("conv.cu",), _ANY),
+    "problem.h": Kernel((*_CONV_UNITS, "pool.cu"), _ANY),
+    "describe.h": Kernel(_CONV_UNITS, _ANY),
+    "plan.h": Kernel(_CONV_UNITS, _ANY),
+    "depthwise_plan.h": Kernel(("depthwise.cu",), _DEPTHWISE),
+    "pool_plan.h": _POOL,
+    "pool.cu": _POOL,
+    "pool_direct.cuh": _POOL,
+    "pool_fractional.cuh": _POOL,
+    "pool_indexed.cuh": _POOL,
+    "pool_problem.h": _POOL,
+    "pool_reduce.cuh": _POOL,
+    "pool_tile.cuh": _POOL,
+    "pool_window.cuh": _POOL,
+}
+
+
+def chosen(arguments: argparse.Namespace) -> list[Mutant]:
+    """The mutants that the command line asks for."""
+    found = []
+    for name in sorted(KERNELS):
+        if arguments.files and not any(part in name for part in arguments.files):
             continue
-        if wanted and not any(part in path.name for part in wanted):
-            continue
-        text = path.read_text()
-        for found in STATEMENT.finditer(text):
-            if text[text.rfind("\n", 0, found.start()) + 1 : found.start()].lstrip()[:2] == "//":
-                continue
-            line = text.count("\n", 0, found.start()) + 1
-            yield Mutant(path.relative_to(build.ROOT), line, *found.span(), found[0])
+        for kind in arguments.kinds:
+            of_kind = list(mutants(SOURCES / name, (kind,)))
+            every = arguments.sample is None or kind in SYNCHRONISATION
+            found += of_kind if every else sample(of_kind, arguments.sample, arguments.seed)
+    return found
 
 
-def copy_sources() -> None:
-    """Makes or refreshes the copy; what did not change keeps its time, and so its objects."""
-    for name in ("csrc", "tests/emulator"):
-        for path in (build.ROOT / name).rglob("*"):
-            copy = FOLDER / path.relative_to(build.ROOT)
-            if not path.is_file() or "__pycache__" in path.parts:
-                continue
-            if not copy.exists() or copy.read_bytes() != path.read_bytes():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
+class _FirstFailure:
+    """A plugin of pytest that notes which test failed first."""
+
+    test: str | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called by pytest after each part of a test."""
+        if report.failed and self.test is None:
+            self.test = report.nodeid.removeprefix("tests/")
 
 
-def passes(tests: list[str]) -> bool:
-    """Do the tests pass on the copy as it is?"""
-    library = build.build("library", root=FOLDER)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += ["--device", "cuda-emulated", "--share", str(SHARE), *tests]
-    environment = {**os.environ, "CNNOPS_EMULATED_LIBRARY": str(library)}
-    done = subprocess.run(
-        command, env=environment, cwd=build.ROOT, capture_output=True, text=True, check=False
-    )
-    return done.returncode == 0
+def _test(built: Path, tests: Sequence[str], answer: Connection) -> None:
+    """What a forked process does: sends the first test that fails, or None."""
+    os.environ["CNNOPS_EMULATED_LIBRARY"] = str(built)
+    os.chdir(build.ROOT)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    first = _FirstFailure()
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--tb=no", "-k", EMULATED]
+    code = pytest.main([*options, *tests], plugins=[first])
+    answer.send(first.test or (None if code == 0 else f"pytest, with exit code {int(code)}"))
 
 
-def main(wanted: list[str]) -> int:
-    """The exit code: how many survive, at most 1."""
-    copy_sources()
-    tests = [f"tests/test_{name}.py" for name in ("pool", "conv", "conv_transpose")]
-    if not passes(tests):
-        raise SystemExit("the tests fail without any mutation")
-    survivors = 0
-    for mutant in mutants(wanted):
-        copy = FOLDER / mutant.file
-        text = copy.read_text()
-        copy.write_text(text[: mutant.begin] + ";" + text[mutant.end :])
-        try:
-            survived = passes(tests)
-        finally:
-            copy.write_text(text)
-        survivors += survived
-        verdict = "SURVIVES" if survived else "found   "
-        print(f"{verdict} {mutant.file}:{mutant.line} without {mutant.statement}", flush=True)
-    print(f"{survivors} survive")
-    return min(survivors, 1)
+def run_tests(built: Path, tests: Sequence[str], deadline: float = DEADLINE) -> str | None:
+    """The first test that fails with this library; None where all pass.
+
+    They run in a fork of this process, which has imported torch already.
+    """
+    mine, answer = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_test, args=(built, tests, answer))
+    process.start()
+    answer.close()
+    try:
+        if not mine.poll(deadline):
+            return "the deadline"
+        found: str | None = mine.recv()
+        return found
+    except EOFError:  # it ended without an answer
+        return "a crash"
+    finally:
+        process.kill()
+        process.join()
+
+
+def verdict_on(mutant: Mutant, thorough: bool) -> str:
+    """ "found by ...", "does not compile", or "survives"."""
+    kernel = KERNELS[mutant.file]
+    changed = FOLDER / "cuda" / mutant.file
+    for old in changed.parent.glob("*"):
+        old.unlink()
+    changed.write_text(mutant.apply((SOURCES / mutant.file).read_text()))
+    built = build.build_changed(changed, kernel.units, FOLDER)
+    if built is None:
+        return "does not compile"
+    tests = [f"tests/test_{name}" for name in kernel.tests]
+    failed = run_tests(built, tests)
+    if failed is None and thorough:
+        failed = run_tests(built, ["tests"], 6 * DEADLINE)
+    return f"found by {failed}" if failed else "survives"
+
+
+def key_of(mutant: Mutant) -> str:
+    """Names a mutant of this text of its file."""
+    changed = mutant.apply((SOURCES / mutant.file).read_text())
+    return f"{mutant.file} {hashlib.sha256(changed.encode()).hexdigest()[:16]}"
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("files", nargs="*", help="parts of names of files; all by default")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of: " + ", ".join(KINDS))
+    parser.add_argument("--sample", default="1", help="mutants of a kind in a file, or 'all'")
+    parser.add_argument("--quick", action="store_true", help="only the tests of each kernel")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples")
+    parsed = parser.parse_args(arguments)
+    parsed.kinds = tuple(parsed.kinds.split(","))
+    parsed.sample = None if parsed.sample == "all" else int(parsed.sample)
+    if set(parsed.kinds) - set(KINDS):
+        parser.error(f"no such kind: {set(parsed.kinds) - set(KINDS)}")
+    return parsed
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 1 where a mutant survives without a reason."""
+    parsed = parse(arguments)
+    wanted = chosen(parsed)
+    (FOLDER / "cuda").mkdir(parents=True, exist_ok=True)
+    tests = {f"tests/test_{test}" for it in wanted for test in KERNELS[it.file].tests}
+    if failed := run_tests(build.build("library"), sorted(tests)):
+        raise SystemExit(f"without any mutation: {failed}")
+    record = FOLDER / "found.json"
+    known = json.loads(record.read_text()) if record.exists() else {}
+    totals: Counter[str] = Counter()
+    for mutant in wanted:
+        key = key_of(mutant)
+        if (reason := reason_for(mutant)) is not None:
+            verdict = f"equivalent: {reason}"
+        elif key in known:
+            verdict = known[key]
+        else:
+            verdict = verdict_on(mutant, not parsed.quick)
+            if verdict != "survives":
+                known[key] = verdict
+                record.write_text(json.dumps(known, indent=1))
+        totals[verdict.split(":")[0].partition(" by ")[0]] += 1
+        print(f"{'SURVIVES' if verdict == 'survives' else verdict}\n    {mutant}", flush=True)
+    print(", ".join(f"{count} {what}" for what, count in totals.most_common()))
+    return min(totals["survives"], 1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ planes count their borders in full: the ratios of large layers are lower, never 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -63,9 +62,7 @@ def table(costs: list[library.Cost], wanted: list[str]) -> Table:
     for cost in costs:
         if wanted and not any(part in cost.kernel for part in wanted):
             continue
-        # "(pool_direct<Op>)" is how a launch spells it, "gemm<(Kind)2>" how an enumerator is named.
-        kernel = re.sub(r"\([\w:]+\)(?=\d)", "", cost.kernel).strip("()")
-        sum_ = sums[kernel, cost.kind]
+        sum_ = sums[cost.kernel, cost.kind]
         for i, number in enumerate((cost.requests, cost.transactions, cost.ideal)):
             sum_[i] += number
     result = Table("kernel", "kind")

@@ -15,8 +15,7 @@
 
 #include "dtype.h"
 
-// Default visibility, so that the emulator finds the name of a kernel, with its template arguments.
-#define SIMT_KERNEL inline __attribute__((visibility("default")))
+#define SIMT_KERNEL inline
 #define SIMT_LAUNCH_BOUNDS(threads, blocks)
 #define SIMT_PARAMETER const
 #define SIMT_DEVICE inline
@@ -27,7 +26,8 @@
   [n] = *static_cast<T(*)[n]>(::cnnops::simt::emulator::static_shared(&name##_site, sizeof(T[n])))
 #define SIMT_DYNAMIC_SHARED(T, name) \
   T* const name = static_cast<T*>(::cnnops::simt::emulator::dynamic_shared())
-#define SIMT_LAUNCH(kernel, ...) ::cnnops::simt::launch(#kernel, kernel, __VA_ARGS__)
+#define SIMT_LAUNCH(kernel, ...) \
+  ::cnnops::simt::launch(::cnnops::simt::emulator::spelled<kernel>(), kernel, __VA_ARGS__)
 
 #define threadIdx (::cnnops::simt::emulator::thread_index())
 #define blockIdx (::cnnops::simt::emulator::block_index())
@@ -56,8 +56,16 @@ dim3 grid_size();
 
 void* static_shared(const void* site, size_t bytes);
 void* dynamic_shared();
-void launch(const char* name, const void* kernel, dim3 grid, dim3 block, size_t shared,
+/// `kernel` is what `spelled` returns.
+void launch(const char* kernel, dim3 grid, dim3 block, size_t shared,
             const std::function<void()>& thread);
+
+/// A text that ends with "kernel = " and the name of the kernel with its template arguments, as the
+/// compiler spells them. Symbols do not tell: those of hidden types are not in the dynamic table.
+template <auto kernel>
+constexpr const char* spelled() {
+  return __PRETTY_FUNCTION__;
+}
 
 /// Checks an access of the running thread, which follows: bounds, alignment, races; counts it.
 void access(Space space, Access kind, const void* p, size_t bytes, const Where& where);
@@ -92,8 +100,7 @@ T shuffle_value(const char* name, unsigned mask, T value, int source, const Wher
 template <class... P>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
             cudaStream_t, std::type_identity_t<P>... arguments) {
-  emulator::launch(name, reinterpret_cast<const void*>(kernel), grid, block, shared,
-                   [&] { kernel(arguments...); });
+  emulator::launch(name, grid, block, shared, [&] { kernel(arguments...); });
 }
 
 template <class T>

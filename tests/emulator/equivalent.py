@@ -1,0 +1,126 @@
+"""Mutants of the CUDA kernels that no test can notice: nearly all compute the same.
+
+Each with its reason. One that is here although a test would notice it hides nothing: it is only not
+tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emulator.mutations import Mutant
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """A mutant, or all of a line.
+
+    Attributes:
+        file: name of the source in csrc/cuda.
+        source: the line, without the blanks around it.
+        changes: old and new text of a mutant; all of the line where there is none.
+        reason: why nothing changes.
+
+    """
+
+    file: str
+    source: str
+    reason: str
+    changes: tuple[tuple[str, str], ...] = ()
+
+
+_BEYOND = "what is computed beyond the result is not stored, and read within bounds"
+_SMALL = "partial sums of several shares hold at most 64 MiB, those of one as many as a weight"
+_CLAMPED = "both branches are the same where the two are equal"
+
+EQUIVALENT: tuple[Equivalent, ...] = (
+    Equivalent(
+        "depthwise_weight.cuh",
+        "if (first_tap + k >= width.taps) break;",
+        _BEYOND,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "fma_gemm.cuh",
+        "weight + i / kRowVectors * args.packed_rows, weight_inside);",
+        _BEYOND,
+        (("weight_inside", "true"),),
+    ),
+    Equivalent(
+        "implicit_gemm.cuh",
+        "const Index image = p.split_pixel(index < last ? index : last, j);",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const int64_t of_chunk = (int64_t{chunk} * p.groups + of_lane) * p.rows + row;",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "implicit_gemm.cuh",
+        "float* dest = share.partial + static_cast<int64_t>(blockIdx.y) * pixels * channels + "
+        "channel;",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "join_chunks.cuh",
+        "sum += simt::load(&partial[static_cast<int64_t>(chunk) * size + i]);",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "implicit_gemm_weight.cuh",
+        "static_cast<int64_t>(group) * p.rows + first_row;",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pack_k_major.cuh",
+        "packing.rows_innermost = taps == 1 || problem.weight_strides.row < tap_stride;",
+        "lines are packed in either order; one of them reads neighbours",
+    ),
+    Equivalent(
+        "pool_reduce.cuh",
+        "return T(-1) > T(0) ? T(0) : static_cast<T>(T(1) << (8 * sizeof(T) - 2)) * T(-2);",
+        "-1 converted to a type is never its 0",
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_reduce.cuh",
+        "simt::store(indices + at, static_cast<int64_t>(state[0].at));",
+        "differs on planes of more than 2^31 elements only, which are too large to emulate",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "for (int i = thread; i < tile.planes * tile.source_height * tile.source_width;",
+        "the element beyond belongs to a plane beyond, which the loop passes over",
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "if (!Op::kBackward && range.step > 1) range.begin = "
+        "range.begin < range.step ? 0 : range.begin;",
+        "with a step of 1, as that of all gradients is, only 0 is less than it",
+        (("&&", "||"),),
+    ),
+    Equivalent(
+        "join_shares.cuh",
+        "sum += simt::load(args.partial + static_cast<int64_t>(share) * size + element);",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+)
+
+
+def reason_for(mutant: Mutant) -> str | None:
+    """Why the mutant computes the same, if it is known to."""
+    for known in EQUIVALENT:
+        if (known.file, known.source) != (mutant.file, mutant.source):
+            continue
+        if not known.changes or (mutant.old, mutant.new) in known.changes:
+            return known.reason
+    return None

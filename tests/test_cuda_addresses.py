@@ -1,0 +1,110 @@
+"""CUDA kernels, emulated, on tensors that do not start at a multiple of 16 bytes or are far apart.
+
+Vectors are for aligned tensors only, and 32-bit offsets for near ones: the plans must see which
+are. Every sum here is one of small integers, and so exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import devices
+import pytest
+import torch
+import torch.nn.functional as F
+from emulator import build, library
+from torch import Tensor
+
+pytestmark = pytest.mark.skipif(
+    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
+)
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _emulated() -> Iterator[None]:
+    with devices.tf32(True), library.emulated_cuda():
+        yield
+
+
+def _shifted(tensor: Tensor) -> Tensor:
+    """The same tensor, one element behind a multiple of 64 bytes."""
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:]
+    assert memory.data_ptr() % 16
+    return memory.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
+
+
+def _integers(*shape: int, dtype: torch.dtype, layout: str = "contiguous") -> Tensor:
+    return torch.randint(-2, 3, shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("operand", ["input", "weight", "grad"])
+@pytest.mark.parametrize("groups", [1, 2, 16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_convolution_of_an_unaligned_tensor(
+    dtype: torch.dtype, layout: str, groups: int, operand: str
+) -> None:
+    x = _integers(2, 16, 4, 8, dtype=dtype, layout=layout)
+    w = _integers(16, 16 // groups, 3, 3, dtype=dtype, layout=layout)
+    x64, w64 = x.double().requires_grad_(), w.double().requires_grad_()
+    y64 = F.conv2d(x64, w64, padding=1, groups=groups)
+    g = _integers(*y64.shape, dtype=dtype, layout=layout)
+    input64, weight64 = torch.autograd.grad(y64, (x64, w64), g.double())
+    tensors = {"input": x, "weight": w, "grad": g}
+    tensors[operand] = _shifted(tensors[operand])
+    x, w, g = tensors.values()
+    ops, geometry = torch.ops.cnnops, ([1, 1], [1] * 4, [1, 1], groups, "zeros")
+    assert torch.equal(ops.convolution(x, w, None, *geometry), y64.to(dtype))
+    grad_input = ops.convolution_grad_input(g, w, None, [4, 8], *geometry)
+    assert torch.equal(grad_input, input64.to(dtype))
+    grad_weight = ops.convolution_grad_weight(g, x, [3, 3], *geometry)
+    assert torch.equal(grad_weight, weight64.to(dtype))
+
+
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda x: torch.ops.cnnops.max_pool(x, [3, 3], [2, 2], [1, 1], [1, 1], False),
+    "indices": lambda x: torch.ops.cnnops.max_pool_with_indices(
+        x, [3, 3], [2, 2], [1, 1], [1, 1], False
+    )[1],
+    "mean": lambda x: torch.ops.cnnops.avg_pool(x, [4, 4], [4, 4], [0, 0], False, True, None),
+    "mean backward": lambda x: torch.ops.cnnops.avg_pool_backward(
+        x, [32, 32], [4, 4], [4, 4], [0, 0], False, True, None
+    ),
+    "adaptive": lambda x: torch.ops.cnnops.adaptive_avg_pool(x, [1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_pooling_of_an_unaligned_tensor(dtype: torch.dtype, layout: str, name: str) -> None:
+    x = _integers(2, 16, 8, 8, dtype=dtype, layout=layout)
+    pool = POOLINGS[name]
+    assert torch.equal(pool(_shifted(x)), pool(x))
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_images_beyond_32_bits(dtype: torch.dtype, groups: int) -> None:
+    # Two images 2^31 elements apart; the memory between them is never touched.
+    def far(tensor: Tensor) -> Tensor:
+        image = tensor[0].numel()
+        memory = torch.empty(2**31 + image, dtype=dtype)
+        return memory.as_strided(tensor.shape, (2**31, *tensor.stride()[1:])).copy_(tensor)
+
+    x = _integers(2, 6, 5, 4, dtype=dtype)
+    w = _integers(6, 6 // groups, 3, 3, dtype=dtype)
+    x64, w64 = x.double().requires_grad_(), w.double().requires_grad_()
+    y64 = F.conv2d(x64, w64, padding=1, groups=groups)
+    g = _integers(*y64.shape, dtype=dtype)
+    input64, weight64 = torch.autograd.grad(y64, (x64, w64), g.double())
+    x, g = far(x), far(g)
+    ops, geometry = torch.ops.cnnops, ([1, 1], [1] * 4, [1, 1], groups, "zeros")
+    with devices.tf32(False):
+        assert torch.equal(ops.convolution(x, w, None, *geometry), y64.to(dtype))
+        grad_input = ops.convolution_grad_input(g, w, None, [5, 4], *geometry)
+        grad_weight = ops.convolution_grad_weight(g, x, [3, 3], *geometry)
+    assert torch.equal(grad_input, input64.to(dtype))
+    assert torch.equal(grad_weight, weight64.to(dtype))
