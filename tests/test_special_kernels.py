@@ -35,6 +35,8 @@ GROUPED = ("grouped_planar", "grouped_planar", "weight_grouped_planar")
 POINTWISE = ("pointwise_planar", "pointwise_planar", "weight_gemm_planar")
 FEW = ("few_pixels", "few_pixels", "")
 SLIDING = ("grouped_channels_last", "grouped_channels_last", "weight_grouped_channels_last")
+BROADCAST = ("broadcast_pixels", "broadcast_pixels", "weight_broadcast_pixels")
+FORWARD_BROADCAST = ("broadcast_pixels", "", "weight_broadcast_pixels")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
 
 SHAPES = {
@@ -98,6 +100,82 @@ SHAPES = {
     ),
     "sliding, 3-d": Shape(
         SLIDING, (1, 6, 3, 4, 9), (6, 1, 2, 3, 3), {"padding": 1, "groups": 6}, channels_last=True
+    ),
+    # Few channels: groups of a register and more, one and several tiles of pixels, blocks of rows
+    # and of a row, strides, dilations, in place and copied, both layouts.
+    "broadcast": Shape(BROADCAST, (2, 32, 9, 13), (32, 16, 3, 3), {"padding": 1, "groups": 2}),
+    "broadcast, channels last": Shape(
+        BROADCAST, (2, 32, 9, 33), (32, 16, 3, 3), {"padding": 1, "groups": 2}, channels_last=True
+    ),
+    "broadcast, odd channels": Shape(
+        FORWARD_BROADCAST, (1, 42, 7, 31), (54, 21, 3, 2), {"padding": (1, 0), "groups": 2}
+    ),
+    "broadcast, odd channels, channels last": Shape(
+        BROADCAST,
+        (1, 42, 7, 31),
+        (54, 21, 3, 2),
+        {"padding": (1, 0), "groups": 2},
+        channels_last=True,
+    ),
+    "broadcast, many blocks": Shape(
+        BROADCAST, (1, 32, 150, 20), (32, 16, 3, 5), {"padding": (1, 2), "groups": 2}
+    ),
+    "broadcast, many blocks, channels last": Shape(
+        BROADCAST, (1, 24, 150, 20), (24, 24, 3, 1), {"padding": (1, 0)}, channels_last=True
+    ),
+    "broadcast, stride": Shape(
+        BROADCAST, (1, 36, 11, 26), (36, 12, 5, 4), {"stride": (2, 3), "padding": 2, "groups": 3}
+    ),
+    "broadcast, stride, channels last": Shape(
+        BROADCAST,
+        (2, 36, 11, 26),
+        (36, 12, 5, 4),
+        {"stride": (2, 3), "padding": 2, "groups": 3},
+        channels_last=True,
+    ),
+    "broadcast, dilation": Shape(
+        BROADCAST, (1, 48, 12, 19), (48, 24, 3, 3), {"dilation": (3, 2), "padding": 2, "groups": 2}
+    ),
+    "broadcast, dilation, channels last": Shape(
+        BROADCAST,
+        (1, 48, 12, 19),
+        (48, 24, 3, 3),
+        {"dilation": (3, 2), "padding": 2, "groups": 2},
+        channels_last=True,
+    ),
+    "broadcast, pointwise": Shape(BROADCAST, (3, 19, 9, 11), (75, 19, 1, 1), channels_last=True),
+    "broadcast, pointwise, whole registers": Shape(
+        BROADCAST, (1, 16, 40, 41), (64, 16, 1, 1), channels_last=True
+    ),
+    "broadcast, pointwise, stride": Shape(
+        FORWARD_BROADCAST, (1, 24, 9, 12), (32, 24, 1, 1), {"stride": 2}, channels_last=True
+    ),
+    "broadcast, without padding": Shape(FORWARD_BROADCAST, (2, 12, 14, 9), (16, 12, 5, 3)),
+    "broadcast, 1-d": Shape(BROADCAST, (2, 12, 2100), (32, 12, 5), {"padding": 2}),
+    "broadcast, 3-d": Shape(
+        BROADCAST, (1, 32, 3, 4, 18), (32, 16, 2, 3, 3), {"padding": 1, "groups": 2}
+    ),
+    "broadcast, 3-d, channels last": Shape(
+        BROADCAST,
+        (1, 32, 3, 4, 9),
+        (32, 16, 2, 3, 3),
+        {"padding": 1, "groups": 2},
+        channels_last=True,
+    ),
+    "broadcast, reflecting": Shape(
+        ("", "", ""),
+        (1, 32, 7, 20),
+        (32, 16, 3, 5),
+        {"padding": (1, 2), "groups": 2},
+        padding_mode="reflect",
+    ),
+    "broadcast, circular, channels last": Shape(
+        ("", "", ""),
+        (1, 32, 7, 20),
+        (32, 16, 3, 5),
+        {"padding": (1, 2), "groups": 2},
+        True,
+        "circular",
     ),
     # Pairs of rows: rows of one, two, three and five registers, odd counts, strides, channels.
     "pairs": Shape(DIRECT, (1, 3, 9, 37), (3, 1, 3, 3), {"padding": 1, "groups": 3}),

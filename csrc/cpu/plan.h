@@ -16,6 +16,7 @@ enum class Algorithm {
   gemm_planar,            // vectors along pixels; any strides, any geometry
   pointwise_planar,       // 1x1 kernels on planes as they lie; vectors along pixels
   gemm_channels_last,     // vectors along channels
+  broadcast_pixels,       // few channels in a group; vectors along destination channels
   few_pixels,             // few destination pixels; vectors along the weight as it lies
   direct_planar,          // few channels in a group; vectors along the width
   grouped_channels_last,  // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
@@ -91,6 +92,63 @@ inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes
          plane * lanes <= kMaxBlockElements;
 }
 
+/// How much of whole registers `count` elements fill.
+inline double filled(int64_t count, int64_t lanes) {
+  return double(count) / ((count + lanes - 1) / lanes * lanes);
+}
+
+/// Packed weights of a group, in elements, that every tile of pixels reads from L1 or soon L2.
+constexpr int64_t kMaxBroadcastWeights = int64_t(1) << 14;
+
+/// Sums of a group, in elements, that a block of pixels adds to: they stay in L2.
+constexpr int64_t kMaxBroadcastSums = 40 << 10;
+
+/// Registers of channels emptier than this waste more than broadcasting saves: in channels_last,
+/// where the other way is a GEMM over the same registers, and in planar tensors, where it has
+/// registers of pixels.
+constexpr double kMinFilled = 0.5, kMinFilledPlanar = 0.75;
+
+/// With fewer source channels in the rows of a tile a planar weight gradient waits for its FMAs.
+constexpr int64_t kMinBroadcastRows = 5;
+
+/// Whether source rows far apart in a block of them leave most of the block unread.
+inline bool fits_source_blocks(const ContractionShape& shape) {
+  for (int i = 1; i < kAxes; ++i) {
+    const Walk& walk = shape.walk[i];
+    if (walk.high() - walk.low() > kMaxDirectSpan || walk.step > kMaxDirectStep) return false;
+  }
+  return true;
+}
+
+/// Elements of the weight of a group, its destination channels in whole registers.
+inline int64_t padded_weights(const ContractionShape& shape, int64_t lanes) {
+  return (shape.rows + lanes - 1) / lanes * lanes * shape.depth * shape.taps();
+}
+
+/// Whether pixels are best broadcast to registers of destination channels. Planes want taps that
+/// share what they transpose, and few channels registers of channels fuller than those of pixels.
+inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+  if (padded_weights(shape, lanes) > kMaxBroadcastWeights || !fits_source_blocks(shape)) {
+    return false;
+  }
+  const double of_channels = filled(shape.rows, lanes);
+  if (channels_last) return of_channels >= kMinFilled;
+  const double of_pixels = filled(shape.walk[2].count, lanes);
+  return shape.taps() > 1 && of_channels >= kMinFilledPlanar &&
+         (shape.depth > kFewChannels || of_channels > of_pixels);
+}
+
+/// The same for the sums of a weight gradient.
+inline bool suits_broadcast_sums(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+  if (padded_weights(shape, lanes) > kMaxBroadcastSums || !fits_source_blocks(shape)) return false;
+  if (filled(shape.rows, lanes) < kMinFilled) return false;
+  if (channels_last) return true;
+  const int64_t tile_rows = shape.depth == 1 ? shape.walk[2].tap_count : shape.depth;
+  return shape.taps() > 1 && tile_rows >= kMinBroadcastRows;
+}
+
+constexpr Choice kBroadcastPixels{Algorithm::broadcast_pixels,
+                                  "few channels: pixels are broadcast to registers of them"};
 constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
                                 "rows too narrow for registers, channels fill them"};
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
@@ -163,6 +221,9 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
       return plan::kGroupedPlanar;
     }
   }
+  if (plan::suits_broadcasts(shape, channels_last, lanes)) {
+    return plan::kBroadcastPixels;
+  }
   if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
     return {Algorithm::gemm_channels_last, "output channels fill registers"};
   }
@@ -187,6 +248,7 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
     if (channels_last) return plan::kGroupedChannelsLast;
     if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) return plan::kGroupedPlanar;
   }
+  if (plan::suits_broadcast_sums(shape, channels_last, lanes)) return plan::kBroadcastPixels;
   const bool few = shape.rows * shape.depth <= plan::kMaxDirectPairs &&
                    shape.walk[2].count >= plan::kMinDirectWidth;
   if ((few || depthwise) && plan::fits_bands(shape)) {
@@ -269,6 +331,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::gemm_planar: return {choice, kernels.gemm_planar};
     case Algorithm::pointwise_planar: return {choice, kernels.pointwise_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
+    case Algorithm::broadcast_pixels: return {choice, kernels.broadcast_pixels};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
@@ -287,6 +350,7 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: exchange_parts(p); return {choice, kernels.weight_gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
+    case Algorithm::broadcast_pixels: return {choice, kernels.weight_broadcast_pixels};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.weight_grouped_planar};
