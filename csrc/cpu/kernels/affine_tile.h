@@ -37,7 +37,8 @@ struct AffineResult {
   int64_t add_pitch = 0;  // 0 for a bias
 };
 
-template <class A, int kRows, int kVectors>
+/// Rows next to each other, kNeighbours, take one pointer and constant distances.
+template <class A, bool kNeighbours, int kRows, int kVectors>
 void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& out) {
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kRows][kVectors];
@@ -55,6 +56,7 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
     const A* fourth[(kRows + 3) / 4];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; i += 4) fourth[i / 4] = in.a + in.runs[r] + i * one;
+    const A* first = fourth[0];
     int64_t k = 0;
     do {
       Vec<A> column[kVectors];
@@ -63,12 +65,13 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
 #pragma GCC unroll 32
       for (int i = 0; i < kRows; ++i) {
         const int64_t distance = i % 4 == 0 ? 0 : i % 4 == 1 ? one : i % 4 == 2 ? two : three;
-        const Vec<A> value = broadcast(fourth[i / 4][distance]);
+        const Vec<A> value = broadcast(kNeighbours ? first[i] : fourth[i / 4][distance]);
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) sum[i][j] += value * column[j];
       }
+      first += in.k_step;
 #pragma GCC unroll 8
-      for (int i = 0; i < kRows; i += 4) {
+      for (int i = 0; i < kRows && !kNeighbours; i += 4) {
         fourth[i / 4] += in.k_step;
         asm("" : "+r"(fourth[i / 4]));
       }
@@ -93,7 +96,8 @@ template <class A, int kVectors, int kLeast = 1, int kMost = affine_rows(kVector
 inline void multiply_affine_rows(const AffineOperands<A>& in, const AffineResult<A>& out,
                                  int64_t rows) {
   if constexpr (kLeast == kMost) {
-    multiply_affine_tile<A, kLeast, kVectors>(in, out);
+    if (in.row_step == 1) return multiply_affine_tile<A, true, kLeast, kVectors>(in, out);
+    multiply_affine_tile<A, false, kLeast, kVectors>(in, out);
   } else {
     constexpr int middle = (kLeast + kMost) / 2;
     if (rows <= middle) {
@@ -119,7 +123,7 @@ inline void multiply_affine(const AffineOperands<A>& in, const AffineResult<A>& 
   }
 }
 
-/// Rows of the tiles that cut `rows` evenly, as few as there can be.
-inline int64_t rows_of_affine_tiles(int64_t rows, int vectors) {
-  return ceil_div(rows, ceil_div(rows, int64_t(affine_rows(vectors))));
+/// The size of parts, `most` at most, that cut `count` evenly and are as few as there can be.
+inline int64_t even_part(int64_t count, int64_t most) {
+  return ceil_div(count, ceil_div(count, most));
 }

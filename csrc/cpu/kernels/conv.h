@@ -15,6 +15,8 @@
 //
 #include "cpu/kernels/affine_tile.h"
 //
+#include "cpu/kernels/sliding_tile.h"
+//
 #include "cpu/kernels/source_block.h"
 //
 #include "cpu/kernels/broadcast_pixels.h"

@@ -40,7 +40,7 @@ struct SourceBlockLayout {
     layout.planar = source.channel != 1 || shape.depth == 1;
     layout.in_place =
         __is_same(T, A) && reads_inside(walk[0]) && reads_inside(walk[1]) && reads_inside(walk[2]);
-    layout.width = ceil_div(walk[2].count, ceil_div(walk[2].count, kBlockPixels));
+    layout.width = even_part(walk[2].count, kBlockPixels);
     for (int i = 0; i < 2; ++i) {
       layout.low[i] = walk[1 + i].low();
       layout.span[i] = walk[1 + i].high() - layout.low[i];
@@ -61,7 +61,7 @@ struct SourceBlockLayout {
     }
     if (layout.rows < 1) layout.rows = 1;
     // Blocks of about the same height.
-    layout.rows = ceil_div(walk[1].count, ceil_div(walk[1].count, layout.rows));
+    layout.rows = even_part(walk[1].count, layout.rows);
     const int64_t rows = (layout.rows - 1) * walk[1].step + layout.span[0] + 1;
     layout.elements = layout.in_place ? 0 : shape.depth * walk[0].tap_count * rows * row;
     layout.strides = source;

@@ -191,7 +191,7 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
         for (int64_t column = 0; column < padded_rows; column += columns) {
           const int64_t left = padded_rows - column;
           const int vectors = vectors_for<A>(left < columns ? left : columns);
-          const int64_t most = rows_of_affine_tiles(of_tiles.run, vectors);
+          const int64_t most = even_part(of_tiles.run, affine_rows(vectors));
           AffineOperands<A> tile{
               source,        of_tiles.step,
               rows,          block.rows,
