@@ -94,19 +94,35 @@ void merge_pointwise(WeightContraction<T>& p) {
   merge_pointwise(p, p.source_strides, p.grad_strides);
 }
 
-/// Source and grad of a 1x1, stride-1, unpadded weight gradient play the same part. Exchanges them
-/// where that makes neighbours in the weight out of what a kernel computes side by side: its rows.
+/// Whether source and grad of a weight gradient play the same part: 1x1, at stride 1, unpadded.
+inline bool parts_are_alike(const ContractionShape& shape) {
+  const Walk& walk = shape.walk[2];
+  return shape.taps() == 1 && shape.walk[0].count == 1 && shape.walk[1].count == 1 &&
+         walk.step == 1 && walk.taps[0].offset == 0 && walk.count == walk.size &&
+         shape.walk[0].size == 1 && shape.walk[1].size == 1;
+}
+
+/// Exchanges source and grad, which must be alike.
 template <class T>
-void exchange_parts(WeightContraction<T>& p) {
-  const Walk& walk = p.walk[2];
-  const bool pointwise = p.taps() == 1 && p.walk[0].count == 1 && p.walk[1].count == 1 &&
-                         walk.step == 1 && walk.taps[0].offset == 0 && walk.count == walk.size &&
-                         p.walk[0].size == 1 && p.walk[1].size == 1;
-  if (!pointwise || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
+void swap_parts(WeightContraction<T>& p) {
   std::swap(p.source, p.grad);
   std::swap(p.source_strides, p.grad_strides);
   std::swap(p.rows, p.depth);
   std::swap(p.dest_strides.row, p.dest_strides.depth);
+}
+
+/// Exchanges source and grad where that makes neighbours in the weight out of what a kernel
+/// computes side by side: its rows.
+template <class T>
+void exchange_parts(WeightContraction<T>& p) {
+  if (parts_are_alike(p) && p.dest_strides.depth == 1 && p.dest_strides.row != 1) swap_parts(p);
+}
+
+/// Exchanges source and grad where channels of the source fill registers of `lanes` better.
+template <class T>
+void exchange_to_fill(WeightContraction<T>& p, int64_t lanes) {
+  const auto padded = [lanes](int64_t count) { return (count + lanes - 1) / lanes * lanes; };
+  if (parts_are_alike(p) && padded(p.depth) * p.rows < padded(p.rows) * p.depth) swap_parts(p);
 }
 
 }  // namespace cnnops

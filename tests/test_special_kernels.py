@@ -61,6 +61,9 @@ SHAPES = {
     "narrow, wide kernel": Shape(
         GROUPED, (1, 16, 9, 14), (16, 1, 5, 9), {"padding": (2, 4), "groups": 16}
     ),
+    "narrow, less than two registers": Shape(
+        GROUPED, (1, 17, 12, 28), (17, 1, 5, 5), {"padding": 2, "groups": 17}
+    ),
     "narrow, stride": Shape(
         GROUPED, (1, 18, 13, 13), (18, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 18}
     ),
@@ -146,6 +149,15 @@ SHAPES = {
     "broadcast, pointwise": Shape(BROADCAST, (3, 19, 9, 11), (75, 19, 1, 1), channels_last=True),
     "broadcast, pointwise, whole registers": Shape(
         BROADCAST, (1, 16, 40, 41), (64, 16, 1, 1), channels_last=True
+    ),
+    "broadcast, pointwise, few out": Shape(
+        BROADCAST, (2, 32, 9, 13), (3, 32, 1, 1), channels_last=True
+    ),
+    "broadcast, pointwise, fewer out": Shape(
+        BROADCAST, (1, 130, 9, 13), (24, 130, 1, 1), channels_last=True
+    ),
+    "broadcast, pointwise, in groups": Shape(
+        BROADCAST, (2, 60, 9, 7), (36, 20, 1, 1), {"groups": 3}, channels_last=True
     ),
     "broadcast, pointwise, stride": Shape(
         FORWARD_BROADCAST, (1, 24, 9, 12), (32, 24, 1, 1), {"stride": 2}, channels_last=True

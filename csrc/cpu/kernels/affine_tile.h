@@ -4,15 +4,19 @@
 // A tile of tile.h has 6 rows, whatever its columns. With one or two registers of columns that is
 // too few: 6 or 12 sums neither hide the latency of an FMA nor share the loads of B among enough of
 // them. Here the rows are evenly spaced, so that a tile needs no pointer for each of them and has
-// as many as the registers hold: with AVX-512 30 x 1, 14 x 2, 9 x 3 or 6 x 4. There is code for
+// as many as the registers hold: with AVX-512 24 x 1, 14 x 2, 9 x 3 or 6 x 4. There is code for
 // every number of rows up to that, since what is left of a narrow image or a small K is no rest but
 // all there is.
 
 /// Registers of the instruction set.
 constexpr int kRegisters = CNNOPS_VECTOR_BYTES == 64 ? 32 : 16;
 
-/// Most rows of a tile: its sums leave room for a row of B and one broadcast.
-constexpr int affine_rows(int vectors) { return (kRegisters - 1 - vectors) / vectors; }
+/// Most rows of a tile: its sums leave room for a row of B and one broadcast, and more than 24 gain
+/// nothing.
+constexpr int affine_rows(int vectors) {
+  const int rows = (kRegisters - 1 - vectors) / vectors;
+  return rows < 24 ? rows : 24;
+}
 
 /// Operands of one tile; there is at least one run, and none is empty.
 template <class A>

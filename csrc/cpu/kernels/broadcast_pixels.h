@@ -5,7 +5,7 @@
 // With so few channels the packed weights of a group stay in L1, and what a GEMM spends on each
 // pixel - pointers to its taps, or gathering them - is as much work as multiplying. So there is
 // neither: the pixels of a destination row read the source at one distance, be it a tensor in place
-// or a block of it with its borders resolved (source_block.h), and affine_tile.h takes up to 30 of
+// or a block of it with its borders resolved (source_block.h), and affine_tile.h takes up to 24 of
 // them at a time. Tiles write channels_last accumulators into the destination themselves; others
 // wait in scratch for a block of rows and are narrowed, or transposed into planes. Items are
 // (block of pixels, group); K is not cut. A single register of columns has tiles of its own where

@@ -4,12 +4,14 @@
 // With one register of columns every FMA takes a broadcast of its own, and loads are the limit. But
 // where neighbouring pixels read neighbouring positions, by neighbouring taps, a position belongs
 // to as many pixels as there are taps: broadcast once, it is multiplied with the weights of all of
-// them. Three taps at a time leave registers for the sums of 24 pixels with AVX-512.
+// them. Three taps at a time leave registers for more sums than it takes to hide the latency of
+// an FMA.
 
 constexpr int kSlidingTaps = 3;
 
-/// Most pixels of a tile: beside their sums there are weights, a broadcast and one to spare.
-constexpr int kSlidingPixels = kRegisters - kSlidingTaps - 5;
+/// Most pixels of a tile: more gain little, and with 16 registers there is room for no more beside
+/// weights and broadcasts.
+constexpr int kSlidingPixels = CNNOPS_VECTOR_BYTES == 64 ? 20 : 11;
 
 /// Operands of one tile; there is at least one line and one k.
 template <class A>

@@ -9,6 +9,7 @@
 constexpr int64_t kSourceBlockBytes = 128 << 10;
 
 /// Destination pixels of a block, of one row or several: their sums in scratch stay in L2 as well.
+/// The plan bounds rows by it too (kWidestBlock).
 constexpr int64_t kBlockPixels = 1024;
 
 /// Whether all that a walk reads lies inside the source.

@@ -4,7 +4,7 @@
 //
 // The counterpart of broadcast_pixels.h. The sums of a group stay in cache, so that the reduction
 // over pixels can go block by block (source_block.h): im2col is neither gathered nor transposed,
-// because up to 30 elements of K lie at one distance in the block and are the rows of a tile
+// because up to 24 elements of K lie at one distance in the block and are the rows of a tile
 // (affine_tile.h), which then walks over all pixels of the block. Grad is read in place where it is
 // channels_last accumulators in whole registers, and copied for a block where not. Items are
 // (group, split); splits are shares of the blocks with sums of their own, added in order.
