@@ -112,7 +112,7 @@ struct WeightStrides {
 };
 
 /// Direct kernels keep the phases of so large a stride at most.
-constexpr int64_t kMaxDirectStep = 4;
+constexpr int64_t kMaxDirectStep = 8;
 
 /// Images, groups and channels.
 struct Channels {

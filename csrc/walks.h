@@ -118,21 +118,35 @@ void exchange_parts(Contraction<T>& p) {
   std::swap(p.dest_strides.channel, p.dest_strides.axis[2]);
 }
 
-/// Source and grad of a 1x1, stride-1, unpadded weight gradient play the same part. Exchanges them
-/// where that makes neighbours in the weight out of what a kernel computes side by side: its rows.
-/// The kernel transposes the part with the rows, so that a larger one must be worth storing the
-/// weight for.
+/// Whether source and grad of a weight gradient play the same part: 1x1, at stride 1, unpadded.
+inline bool parts_are_alike(const ContractionShape& shape) {
+  return shape.walk[0].count == 1 && shape.walk[1].count == 1 && is_pointwise(shape);
+}
+
+/// Exchanges source and grad, which must be alike.
 template <class T>
-void exchange_parts(WeightContraction<T>& p) {
-  const Walk& walk = p.walk[2];
-  const bool one_row = p.walk[0].count == 1 && p.walk[1].count == 1;
-  if (!one_row || !is_pointwise(p) || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
-  const int64_t pixels = p.batch * walk.count;
-  if ((p.depth - p.rows) * pixels > p.rows * p.depth) return;
+void swap_parts(WeightContraction<T>& p) {
   std::swap(p.source, p.grad);
   std::swap(p.source_strides, p.grad_strides);
   std::swap(p.rows, p.depth);
   std::swap(p.dest_strides.row, p.dest_strides.depth);
+}
+
+/// Exchanges source and grad where that makes neighbours in the weight out of what a kernel
+/// computes side by side: its rows. The kernel transposes the part with the rows, so that a larger
+/// one must be worth storing the weight for.
+template <class T>
+void exchange_parts(WeightContraction<T>& p) {
+  if (!parts_are_alike(p) || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
+  const int64_t pixels = p.batch * p.walk[2].count;
+  if ((p.depth - p.rows) * pixels <= p.rows * p.depth) swap_parts(p);
+}
+
+/// Exchanges source and grad where channels of the source fill registers of `lanes` better.
+template <class T>
+void exchange_to_fill(WeightContraction<T>& p, int64_t lanes) {
+  const auto padded = [lanes](int64_t count) { return (count + lanes - 1) / lanes * lanes; };
+  if (parts_are_alike(p) && padded(p.depth) * p.rows < padded(p.rows) * p.depth) swap_parts(p);
 }
 
 }  // namespace cnnops

@@ -40,6 +40,8 @@ TRANSPOSED = ("transposed_planar", "transposed_planar", "weight_gemm_planar")
 LAST = ("gemm_channels_last", "gemm_channels_last", "weight_gemm_channels_last")
 PRODUCTS = ("", "fold_taps_planar", "")
 PRODUCTS_LAST = ("", "fold_taps_channels_last", "")
+BROADCAST = ("broadcast_pixels", "broadcast_pixels", "weight_broadcast_pixels")
+FORWARD_BROADCAST = ("broadcast_pixels", "", "weight_broadcast_pixels")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
 
 SHAPES = {
@@ -63,6 +65,9 @@ SHAPES = {
     "narrow depthwise": Shape(GROUPED, (2, 21, 7, 7), (21, 1, 3, 3), {"padding": 1, "groups": 21}),
     "narrow, wide kernel": Shape(
         GROUPED, (1, 16, 9, 14), (16, 1, 5, 9), {"padding": (2, 4), "groups": 16}
+    ),
+    "narrow, less than two registers": Shape(
+        GROUPED, (1, 17, 12, 28), (17, 1, 5, 5), {"padding": 2, "groups": 17}
     ),
     "narrow, stride": Shape(
         GROUPED, (1, 18, 13, 13), (18, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 18}
@@ -103,6 +108,91 @@ SHAPES = {
     ),
     "sliding, 3-d": Shape(
         SLIDING, (1, 6, 3, 4, 9), (6, 1, 2, 3, 3), {"padding": 1, "groups": 6}, channels_last=True
+    ),
+    # Few channels: groups of a register and more, one and several tiles of pixels, blocks of rows
+    # and of a row, strides, dilations, in place and copied, both layouts.
+    "broadcast": Shape(BROADCAST, (2, 32, 9, 13), (32, 16, 3, 3), {"padding": 1, "groups": 2}),
+    "broadcast, channels last": Shape(
+        BROADCAST, (2, 32, 9, 33), (32, 16, 3, 3), {"padding": 1, "groups": 2}, channels_last=True
+    ),
+    "broadcast, odd channels": Shape(
+        FORWARD_BROADCAST, (1, 42, 7, 31), (54, 21, 3, 2), {"padding": (1, 0), "groups": 2}
+    ),
+    "broadcast, odd channels, channels last": Shape(
+        BROADCAST,
+        (1, 42, 7, 31),
+        (54, 21, 3, 2),
+        {"padding": (1, 0), "groups": 2},
+        channels_last=True,
+    ),
+    "broadcast, many blocks": Shape(
+        BROADCAST, (1, 32, 150, 20), (32, 16, 3, 5), {"padding": (1, 2), "groups": 2}
+    ),
+    "broadcast, many blocks, channels last": Shape(
+        BROADCAST, (1, 24, 150, 20), (24, 24, 3, 1), {"padding": (1, 0)}, channels_last=True
+    ),
+    "broadcast, stride": Shape(
+        BROADCAST, (1, 36, 11, 26), (36, 12, 5, 4), {"stride": (2, 3), "padding": 2, "groups": 3}
+    ),
+    "broadcast, stride, channels last": Shape(
+        BROADCAST,
+        (2, 36, 11, 26),
+        (36, 12, 5, 4),
+        {"stride": (2, 3), "padding": 2, "groups": 3},
+        channels_last=True,
+    ),
+    "broadcast, dilation": Shape(
+        BROADCAST, (1, 48, 12, 19), (48, 24, 3, 3), {"dilation": (3, 2), "padding": 2, "groups": 2}
+    ),
+    "broadcast, dilation, channels last": Shape(
+        BROADCAST,
+        (1, 48, 12, 19),
+        (48, 24, 3, 3),
+        {"dilation": (3, 2), "padding": 2, "groups": 2},
+        channels_last=True,
+    ),
+    "broadcast, pointwise": Shape(BROADCAST, (3, 19, 9, 11), (75, 19, 1, 1), channels_last=True),
+    "broadcast, pointwise, whole registers": Shape(
+        BROADCAST, (1, 16, 40, 41), (64, 16, 1, 1), channels_last=True
+    ),
+    "broadcast, pointwise, few out": Shape(
+        BROADCAST, (2, 32, 9, 13), (3, 32, 1, 1), channels_last=True
+    ),
+    "broadcast, pointwise, fewer out": Shape(
+        BROADCAST, (1, 130, 9, 13), (24, 130, 1, 1), channels_last=True
+    ),
+    "broadcast, pointwise, in groups": Shape(
+        BROADCAST, (2, 60, 9, 7), (36, 20, 1, 1), {"groups": 3}, channels_last=True
+    ),
+    "broadcast, pointwise, stride": Shape(
+        FORWARD_BROADCAST, (1, 24, 9, 12), (32, 24, 1, 1), {"stride": 2}, channels_last=True
+    ),
+    "broadcast, without padding": Shape(FORWARD_BROADCAST, (2, 12, 14, 9), (16, 12, 5, 3)),
+    "broadcast, 1-d": Shape(BROADCAST, (2, 12, 2100), (32, 12, 5), {"padding": 2}),
+    "broadcast, 3-d": Shape(
+        BROADCAST, (1, 32, 3, 4, 18), (32, 16, 2, 3, 3), {"padding": 1, "groups": 2}
+    ),
+    "broadcast, 3-d, channels last": Shape(
+        BROADCAST,
+        (1, 32, 3, 4, 9),
+        (32, 16, 2, 3, 3),
+        {"padding": 1, "groups": 2},
+        channels_last=True,
+    ),
+    "broadcast, reflecting": Shape(
+        ("", "", ""),
+        (1, 32, 7, 20),
+        (32, 16, 3, 5),
+        {"padding": (1, 2), "groups": 2},
+        padding_mode="reflect",
+    ),
+    "broadcast, circular, channels last": Shape(
+        ("", "", ""),
+        (1, 32, 7, 20),
+        (32, 16, 3, 5),
+        {"padding": (1, 2), "groups": 2},
+        True,
+        "circular",
     ),
     # Pairs of rows: rows of one, two, three and five registers, odd counts, strides, channels.
     "pairs": Shape(DIRECT, (1, 3, 9, 37), (3, 1, 3, 3), {"padding": 1, "groups": 3}),

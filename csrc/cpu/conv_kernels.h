@@ -38,6 +38,7 @@ struct ConvKernels {
   Kernel<Contraction<T>> transposed_planar;
   Kernel<Contraction<T>> pointwise_planar;
   Kernel<Contraction<T>> gemm_channels_last;
+  Kernel<Contraction<T>> broadcast_pixels;
   Kernel<Contraction<T>> few_pixels;
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> grouped_channels_last;
@@ -50,6 +51,7 @@ struct ConvKernels {
 
   Kernel<WeightContraction<T>> weight_gemm_planar;
   Kernel<WeightContraction<T>> weight_gemm_channels_last;
+  Kernel<WeightContraction<T>> weight_broadcast_pixels;
   Kernel<WeightContraction<T>> weight_direct_planar;
   Kernel<WeightContraction<T>> weight_grouped_channels_last;
   Kernel<WeightContraction<T>> weight_grouped_planar;

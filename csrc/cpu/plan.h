@@ -18,6 +18,7 @@ enum class Algorithm {
   transposed_planar,        // several taps of many channels; vectors along channels
   pointwise_planar,         // 1x1 kernels on planes as they lie; vectors along pixels
   gemm_channels_last,       // vectors along channels
+  broadcast_pixels,         // few channels in a group; vectors along destination channels
   few_pixels,               // few destination pixels; vectors along the weight as it lies
   direct_planar,            // few channels in a group; vectors along the width
   grouped_channels_last,    // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
@@ -43,12 +44,18 @@ constexpr int64_t kMaxDirectSpan = 512;
 /// A band of one source channel and destination row must not be much larger than an L2 cache.
 constexpr int64_t kMaxBandElements = int64_t(1) << 19;
 
+/// Taking a source row apart into more phases than this pays where it is all that destinations
+/// read, as in models of raw sound.
+constexpr int64_t kMaxBandStep = 4;
+
 inline bool fits_bands(const ContractionShape& shape) {
+  const bool one_row = shape.depth * shape.walk[0].tap_count * shape.walk[1].tap_count == 1;
   int64_t span[2];
   for (int i = 0; i < 2; ++i) {
     const Walk& walk = shape.walk[1 + i];
     span[i] = walk.high() - walk.low();
-    if (walk.step > kMaxDirectStep || span[i] > kMaxDirectSpan) return false;
+    if (walk.step > (one_row ? kMaxDirectStep : kMaxBandStep)) return false;
+    if (span[i] > kMaxDirectSpan) return false;
   }
   const int64_t row = (shape.walk[2].count + span[1]) * shape.walk[2].step;
   return row * (span[0] + 1) * shape.walk[0].tap_count <= kMaxBandElements;
@@ -84,14 +91,18 @@ constexpr int64_t kFewPixels = 8;
 /// Rows up to this width leave vectors along them mostly empty, and little work for each.
 constexpr int64_t kNarrowRow = 16;
 
+/// Depthwise rows, and rows of a weight gradient, that leave a part of two registers empty: each
+/// element of theirs is worth fewer FMAs than loads, of which windows along channels take fewer.
+constexpr int64_t kNarrowRowOfWindows = 31;
+
 /// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
 constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
 
 /// Whether a register's worth of planes is best transposed, so that vectors run along channels.
-inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t lanes) {
+inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t narrow, int64_t lanes) {
   const Walk* walk = shape.walk;
   const int64_t plane = walk[0].size * walk[1].size * walk[2].size + shape.pixels();
-  return walk[2].count <= kNarrowRow && shape.groups * shape.depth >= lanes &&
+  return walk[2].count <= narrow && shape.groups * shape.depth >= lanes &&
          plane * lanes <= kMaxBlockElements;
 }
 
@@ -102,6 +113,81 @@ constexpr int64_t kMaxShiftedElements = 320 << 10;
 /// Channels on both sides that pay for transposing rows.
 constexpr int64_t kMinTransposed = 32;
 
+/// How much of whole registers `count` elements fill.
+inline double filled(int64_t count, int64_t lanes) {
+  return double(count) / ((count + lanes - 1) / lanes * lanes);
+}
+
+/// Elements of the packed weights of a group that every tile of pixels goes through: 64 KB of
+/// floats come from L2 as fast as a tile takes them.
+constexpr int64_t kMaxBroadcastWeights = int64_t(1) << 14;
+
+/// Elements of the sums of a group that every block of pixels adds to: 160 KB of floats stay in L2
+/// beside the block.
+constexpr int64_t kMaxBroadcastSums = 40 << 10;
+
+/// Emptier registers of channels waste more than broadcasting saves. In channels_last the other way
+/// is a GEMM over the same registers, with planes it is one over registers of pixels.
+constexpr double kMinFilled = 0.5, kMinFilledPlanar = 0.75;
+
+/// Tiles of fewer sums wait for their FMAs. The rows of tiles of a planar weight gradient are the
+/// source channels or, of a single one, the taps of the width.
+constexpr int64_t kMinBroadcastRows = 5;
+
+/// Transposing planes of grad takes about as long as multiplying them with so many elements of K.
+constexpr int64_t kMinBroadcastInner = 24;
+
+/// Pixels of a row that the blocks of broadcast_pixels have at most.
+constexpr int64_t kWidestBlock = 1024;
+
+/// Whether the source under a row of destination pixels is no larger than a band may be, most of
+/// which is read.
+inline bool fits_source_blocks(const ContractionShape& shape) {
+  int64_t span[2];
+  for (int i = 0; i < 2; ++i) {
+    const Walk& walk = shape.walk[1 + i];
+    span[i] = walk.high() - walk.low();
+    // Between the taps of destinations far apart most of the source would go unread.
+    const bool far = walk.step > 2 && walk.step > walk.tap_count;
+    if (far || walk.step > kMaxDirectStep || span[i] > kMaxDirectSpan) return false;
+  }
+  const int64_t width = shape.walk[2].count < kWidestBlock ? shape.walk[2].count : kWidestBlock;
+  const int64_t row = width * shape.walk[2].step + span[1];
+  return row * (span[0] + 1) * shape.walk[0].tap_count * shape.depth <= kMaxBandElements;
+}
+
+/// Elements of the weight of a group, its destination channels in whole registers.
+inline int64_t padded_weights(const ContractionShape& shape, int64_t lanes) {
+  return (shape.rows + lanes - 1) / lanes * lanes * shape.depth * shape.taps();
+}
+
+/// Whether pixels are best broadcast to registers of destination channels. Results for planes are
+/// transposed, which one tap does not pay for, and a direct kernel for few source channels is worse
+/// only where its registers of pixels are not full.
+inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+  if (padded_weights(shape, lanes) > kMaxBroadcastWeights || !fits_source_blocks(shape)) {
+    return false;
+  }
+  const double of_channels = filled(shape.rows, lanes);
+  // With one tap and few destination channels the source is most of the work, and read in place.
+  if (channels_last) return of_channels >= kMinFilled || (shape.taps() == 1 && shape.depth > 1);
+  const double of_pixels = filled(shape.walk[2].count, lanes);
+  return shape.taps() > 1 && of_channels >= kMinFilledPlanar &&
+         (shape.depth > kFewChannels || of_pixels < kMinFilledPlanar);
+}
+
+/// The same for the sums of a weight gradient.
+inline bool suits_broadcast_sums(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+  if (padded_weights(shape, lanes) > kMaxBroadcastSums || !fits_source_blocks(shape)) return false;
+  if (filled(shape.rows, lanes) < kMinFilled) return false;
+  if (channels_last) return true;
+  const int64_t tile_rows = shape.depth == 1 ? shape.walk[2].tap_count : shape.depth;
+  return shape.depth * shape.taps() >= kMinBroadcastInner && tile_rows >= kMinBroadcastRows &&
+         shape.taps() > 1;
+}
+
+constexpr Choice kBroadcastPixels{Algorithm::broadcast_pixels,
+                                  "few channels: pixels are broadcast to registers of them"};
 constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
                                 "rows too narrow for registers, channels fill them"};
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
@@ -191,9 +277,13 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
   if (plan::groups_fill_registers(shape, lanes)) {
     if (channels_last) return plan::kGroupedChannelsLast;
-    if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) {
+    const int64_t narrow = depthwise ? plan::kNarrowRowOfWindows : plan::kNarrowRow;
+    if (dense_planes && plan::suits_transposed_blocks(shape, narrow, lanes)) {
       return plan::kGroupedPlanar;
     }
+  }
+  if (plan::suits_broadcasts(shape, channels_last, lanes)) {
+    return plan::kBroadcastPixels;
   }
   if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
     return {Algorithm::gemm_channels_last, "output channels fill registers"};
@@ -217,8 +307,11 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
   if (plan::groups_fill_registers(shape, lanes)) {
     if (channels_last) return plan::kGroupedChannelsLast;
-    if (dense_planes && plan::suits_transposed_blocks(shape, lanes)) return plan::kGroupedPlanar;
+    if (dense_planes && plan::suits_transposed_blocks(shape, plan::kNarrowRowOfWindows, lanes)) {
+      return plan::kGroupedPlanar;
+    }
   }
+  if (plan::suits_broadcast_sums(shape, channels_last, lanes)) return plan::kBroadcastPixels;
   const bool few = shape.rows * shape.depth <= plan::kMaxDirectPairs &&
                    shape.walk[2].count >= plan::kMinDirectWidth;
   if ((few || depthwise) && plan::fits_bands(shape)) {
@@ -352,6 +445,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::transposed_planar: return {choice, kernels.transposed_planar};
     case Algorithm::pointwise_planar: return {choice, kernels.pointwise_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
+    case Algorithm::broadcast_pixels: return {choice, kernels.broadcast_pixels};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
@@ -366,11 +460,13 @@ template <class T>
 Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
+  if (channels_last) exchange_to_fill(p, kernels.lanes);
   const Choice choice =
       choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   switch (choice.algorithm) {
     case Algorithm::gemm_planar: exchange_parts(p); return {choice, kernels.weight_gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
+    case Algorithm::broadcast_pixels: return {choice, kernels.weight_broadcast_pixels};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.weight_grouped_planar};

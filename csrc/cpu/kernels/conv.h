@@ -19,6 +19,14 @@
 //
 #include "cpu/kernels/transposed_planar.h"
 //
+#include "cpu/kernels/affine_tile.h"
+//
+#include "cpu/kernels/sliding_tile.h"
+//
+#include "cpu/kernels/source_block.h"
+//
+#include "cpu/kernels/broadcast_pixels.h"
+//
 #include "cpu/kernels/few_pixels.h"
 //
 #include "cpu/kernels/band.h"
@@ -42,6 +50,8 @@
 #include "cpu/kernels/weight_gemm_planar.h"
 //
 #include "cpu/kernels/weight_gemm_channels_last.h"
+//
+#include "cpu/kernels/weight_broadcast_pixels.h"
 //
 #include "cpu/kernels/weight_direct_planar.h"
 //
@@ -92,6 +102,8 @@ const ConvKernels<T>& conv_kernels() {
       {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        gemm_channels_last_prepared_bytes<T>, gemm_channels_last_prepare<T>},
+      {"broadcast_pixels", broadcast_pixels<T>, footprint<T, BroadcastPixelsBlocking>,
+       broadcast_pixels_prepared_bytes<T>, gemm_channels_last_prepare<T>},
       {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},
       {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
       {"grouped_channels_last", grouped_channels_last<T>, footprint<T, GroupedTables>},
@@ -104,6 +116,8 @@ const ConvKernels<T>& conv_kernels() {
       {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
       {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
        weight_footprint<T, WeightGemmChannelsLastBlocking>},
+      {"weight_broadcast_pixels", weight_broadcast_pixels<T>,
+       weight_footprint<T, WeightBroadcastPixelsBlocking>},
       {"weight_direct_planar", weight_direct_planar<T>,
        weight_footprint<T, WeightDirectPlanarBlocking>},
       {"weight_grouped_channels_last", weight_grouped_channels_last<T>,

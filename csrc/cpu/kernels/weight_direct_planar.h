@@ -1,9 +1,10 @@
 // Weight gradient for few source channels in a group, vectors along the width.
 //
 // An item is a group and a fixed share of the images. For every band (band.h) of source rows, and
-// every destination channel, the band of grad is read once for up to kTapsAtOnce taps of a kernel
-// row, whose sums stay in registers; each tap reads the source band at its own shift. Lanes are
-// added up at the end, shares in order.
+// every destination channel, grad is read once for up to kTapsAtOnce taps of a kernel row, whose
+// sums stay in registers; each tap reads the source band at its own shift. Rows of grad that are
+// accumulators side by side are read in place, others from a copy of the band. Lanes are added up
+// at the end, shares in order.
 
 constexpr int kTapsAtOnce = 8;
 
@@ -27,7 +28,7 @@ inline void correlate_rows(const A* source, int64_t source_row, const int64_t* s
     }
     if (whole == width) continue;
     // What lies behind the row is not part of the sum, and times a zero it could still be a NaN.
-    const Vec<A> g = load(grad + whole);
+    const Vec<A> g = load_partial(grad + whole, width - whole);
 #pragma GCC unroll 8
     for (int t = 0; t < kTaps; ++t) {
       const Vec<A> x = load(source + starts[t] + whole);
@@ -75,16 +76,19 @@ struct DirectCorrelation {
   const int64_t* starts;  // for each tap of the width: where it starts in a row
   int64_t grad_row;       // elements of a gathered row of grad
 
-  /// Gathers rows [first, first + count) at depth `d` of one channel of grad.
-  void gather_grad(int64_t image, int64_t channel, int64_t d, int64_t first, int64_t count,
-                   A* to) const {
+  /// Rows [first, first + count) at depth `d` of one channel of grad, in place or copied to `to`.
+  Rows<const A> rows_of_grad(int64_t image, int64_t channel, int64_t d, int64_t first,
+                             int64_t count, A* to) const {
     const Strides& strides = p.grad_strides;
     const T* from = p.grad + image * strides.batch + channel * strides.channel +
                     d * strides.axis[0] + first * strides.axis[1];
-    for (int64_t h = 0; h < count; ++h, from += strides.axis[1], to += grad_row) {
-      copy_strided(from, strides.axis[2], p.walk[2].count, to);
-      fill(to + p.walk[2].count, grad_row - p.walk[2].count, A(0));
+    if (__is_same(T, A) && strides.axis[2] == 1) {
+      return {reinterpret_cast<const A*>(from), strides.axis[1]};
     }
+    for (int64_t h = 0; h < count; ++h, from += strides.axis[1]) {
+      copy_strided(from, strides.axis[2], p.walk[2].count, to + h * grad_row);
+    }
+    return {to, grad_row};
   }
 
   /// Adds the part of rows [first, first + count) at depth `d` of an image to the sums of a group,
@@ -101,14 +105,15 @@ struct DirectCorrelation {
       gather_band(p, band, source + c * p.source_strides.channel, p.source_strides, channels, d,
                   first, count, rows);
       for (int64_t m = 0; m < p.rows; ++m) {
-        gather_grad(image, group * p.rows + m, d, first, count, grad);
+        const Rows<const A> of_grad =
+            rows_of_grad(image, group * p.rows + m, d, first, count, grad);
         A* sum = sums + (m * p.depth + c) * taps * lanes;
         for (int64_t plane = 0; plane < channels * walk[0].tap_count; ++plane) {
           for (int64_t th = 0; th < walk[1].tap_count; ++th, sum += taps_w * lanes) {
             const A* from =
                 rows + plane * band.plane + (walk[1].taps[th].offset - band.low[0]) * band.row;
-            correlate_taps(from, walk[1].step * band.row, starts, taps_w, grad, grad_row, count,
-                           walk[2].count, sum);
+            correlate_taps(from, walk[1].step * band.row, starts, taps_w, of_grad.data,
+                           of_grad.pitch, count, walk[2].count, sum);
           }
         }
       }

@@ -1,0 +1,133 @@
+// The register tile for few columns: C[i][j] += sum over runs r and positions k of
+// A[start(r) + k * k_step + i * row_step] * B[r][k][j].
+//
+// A tile of tile.h has 6 rows, whatever its columns. With one or two registers of columns that is
+// too few: 6 or 12 sums neither hide the latency of an FMA nor share the loads of B among enough of
+// them. Here the rows are evenly spaced, so that a tile needs no pointer for each of them and has
+// as many as the registers hold: with AVX-512 24 x 1, 14 x 2, 9 x 3 or 6 x 4. There is code for
+// every number of rows up to that, since what is left of a narrow image or a small K is no rest but
+// all there is.
+
+/// Registers of the instruction set.
+constexpr int kRegisters = CNNOPS_VECTOR_BYTES == 64 ? 32 : 16;
+
+/// Most rows of a tile: its sums leave room for a row of B and one broadcast, and more than 24 gain
+/// nothing.
+constexpr int affine_rows(int vectors) {
+  const int rows = (kRegisters - 1 - vectors) / vectors;
+  return rows < 24 ? rows : 24;
+}
+
+/// Operands of one tile; there is at least one run, and none is empty.
+template <class A>
+struct AffineOperands {
+  const A* a;           // row 0
+  int64_t row_step;     // elements from row to row
+  const int64_t* runs;  // where each run starts, in elements from `a`
+  int64_t run_count;
+  int64_t run;     // positions k of a run
+  int64_t k_step;  // elements from one k to the next
+  const A* b;      // [run_count * run] rows of whole registers
+  int64_t b_step;  // elements from one row of B to the next
+};
+
+/// Where a tile goes, and what is added to it.
+template <class A>
+struct AffineResult {
+  A* c;
+  int64_t pitch;          // elements from row to row
+  int64_t last;           // lanes of the last register of a row that are stored
+  const A* add;           // whole registers: a bias, or C itself
+  int64_t add_pitch = 0;  // 0 for a bias
+};
+
+/// Rows next to each other, kNeighbours, take one pointer and constant distances.
+template <class A, bool kNeighbours, int kRows, int kVectors>
+void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& out) {
+  constexpr int lanes = kLanes<A>;
+  Vec<A> sum[kRows][kVectors];
+#pragma GCC unroll 32
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) sum[i][j] = load(out.add + i * out.add_pitch + j * lanes);
+  }
+  const A* b = in.b;
+  const int64_t one = in.row_step, two = 2 * one, three = 3 * one;
+  int64_t r = 0;
+  do {
+    // Every fourth row has a pointer and the others a distance from it: as few as that stay in
+    // general registers. The compiler would rather keep a distance for each row, on the stack.
+    const A* fourth[(kRows + 3) / 4];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; i += 4) fourth[i / 4] = in.a + in.runs[r] + i * one;
+    const A* first = fourth[0];
+    int64_t k = 0;
+    do {
+      Vec<A> column[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
+#pragma GCC unroll 32
+      for (int i = 0; i < kRows; ++i) {
+        const int64_t distance = i % 4 == 0 ? 0 : i % 4 == 1 ? one : i % 4 == 2 ? two : three;
+        const Vec<A> value = broadcast(kNeighbours ? first[i] : fourth[i / 4][distance]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sum[i][j] += value * column[j];
+      }
+      first += in.k_step;
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows && !kNeighbours; i += 4) {
+        fourth[i / 4] += in.k_step;
+        asm("" : "+r"(fourth[i / 4]));
+      }
+      b += in.b_step;
+    } while (++k < in.run);
+  } while (++r < in.run_count);
+#pragma GCC unroll 32
+  for (int i = 0; i < kRows; ++i) {
+    A* c = out.c + i * out.pitch;
+#pragma GCC unroll 4
+    for (int j = 0; j + 1 < kVectors; ++j) store(c + j * lanes, sum[i][j]);
+    if (out.last == lanes) {
+      store(c + (kVectors - 1) * lanes, sum[i][kVectors - 1]);
+    } else {
+      store_partial(c + (kVectors - 1) * lanes, sum[i][kVectors - 1], out.last);
+    }
+  }
+}
+
+/// The tile of `rows` rows, kLeast to kMost, found by halves.
+template <class A, int kVectors, int kLeast = 1, int kMost = affine_rows(kVectors)>
+inline void multiply_affine_rows(const AffineOperands<A>& in, const AffineResult<A>& out,
+                                 int64_t rows) {
+  if constexpr (kLeast == kMost) {
+    if (in.row_step == 1) return multiply_affine_tile<A, true, kLeast, kVectors>(in, out);
+    multiply_affine_tile<A, false, kLeast, kVectors>(in, out);
+  } else {
+    constexpr int middle = (kLeast + kMost) / 2;
+    if (rows <= middle) {
+      multiply_affine_rows<A, kVectors, kLeast, middle>(in, out, rows);
+    } else {
+      multiply_affine_rows<A, kVectors, middle + 1, kMost>(in, out, rows);
+    }
+  }
+}
+
+/// C = A * B and what is added, for a tile of `rows` (1 to affine_rows) by `vectors` (1 to
+/// kTileVectors) registers.
+template <class A>
+inline void multiply_affine(const AffineOperands<A>& in, const AffineResult<A>& out, int64_t rows,
+                            int vectors) {
+  switch (vectors) {
+    case 1: return multiply_affine_rows<A, 1>(in, out, rows);
+    case 2: return multiply_affine_rows<A, 2>(in, out, rows);
+#if CNNOPS_VECTOR_BYTES == 64
+    case 3: return multiply_affine_rows<A, 3>(in, out, rows);
+    case 4: return multiply_affine_rows<A, 4>(in, out, rows);
+#endif
+  }
+}
+
+/// The size of parts, `most` at most, that cut `count` evenly and are as few as there can be.
+inline int64_t even_part(int64_t count, int64_t most) {
+  return ceil_div(count, ceil_div(count, most));
+}

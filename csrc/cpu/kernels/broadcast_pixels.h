@@ -1,0 +1,243 @@
+// Convolution with few channels in a group, vectors along its destination channels and source
+// elements broadcast: dest[pixels x rows] = im2col[pixels x K] * weight[K x rows] for each group,
+// K = taps * source channels.
+//
+// With so few channels the packed weights of a group stay in L1, and what a GEMM spends on each
+// pixel - pointers to its taps, or gathering them - is as much work as multiplying. So there is
+// neither: the pixels of a destination row read the source at one distance, be it a tensor in place
+// or a block of it with its borders resolved (source_block.h), and affine_tile.h takes up to 24 of
+// them at a time. Tiles write channels_last accumulators into the destination themselves; others
+// wait in scratch for a block of rows and are narrowed, or transposed into planes. Items are
+// (block of pixels, group); K is not cut. A single register of columns has tiles of its own where
+// pixels share what they read (sliding_tile.h).
+
+/// Whether what a pixel reads for a tap is what its neighbour reads for a tap beside it.
+inline bool neighbours_share_taps(const Walk& width) {
+  if (width.tap_count == 1) return false;
+  const int64_t distance = width.taps[1].offset - width.taps[0].offset;
+  return distance == width.step || distance == -width.step;
+}
+
+/// Where the kernel rows of the first pixel of a block start, at their lowest taps.
+inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLayout& layout,
+                              int64_t* to) {
+  const Walk* walk = shape.walk;
+  const bool ascends = walk[2].taps[0].offset == walk[2].low();
+  for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+    for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+      *to++ = layout.tap(shape, td, th, ascends ? 0 : walk[2].tap_count - 1);
+    }
+  }
+}
+
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct BroadcastPixelsBlocking {
+  using A = Accumulator<T>;
+  static constexpr int64_t columns = kTileColumns<A>;
+  int64_t inner, padded_rows, widest;  // K, destination channels, those of a tile
+  SourceBlockLayout layout;
+  SourceRuns runs;
+  bool slides;                        // pixels read what their neighbours read
+  bool stores;                        // tiles write the destination
+  int64_t weight_bytes, table_bytes;  // of the call; tables of biases and runs
+  int64_t copied_bytes, sum_bytes;    // of each thread
+
+  explicit BroadcastPixelsBlocking(const Contraction<T>& p)
+      : inner(p.depth * p.taps()),
+        padded_rows(round_up(p.rows, kLanes<A>)),
+        widest(padded_rows < columns ? padded_rows : columns),
+        layout(SourceBlockLayout::make<T>(p, p.source_strides)),
+        runs(p, layout),
+        slides(neighbours_share_taps(p.walk[2])),
+        stores(__is_same(T, A) && p.dest_strides.channel == 1) {
+    weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
+    table_bytes = sizeof(A) * p.groups * padded_rows +
+                  sizeof(int64_t) * (runs.count + p.walk[0].tap_count * p.walk[1].tap_count);
+    copied_bytes = sizeof(A) * layout.elements;
+    sum_bytes = stores ? 0 : sizeof(A) * layout.rows * layout.width * widest;
+  }
+
+  Footprint footprint() const {
+    return {affine_rows(vectors_for<A>(widest)), widest, weight_bytes + table_bytes,
+            copied_bytes + sum_bytes};
+  }
+};
+
+/// Stores `count` neighbouring pixels of all lanes, [pixel][`pitch` channels], in planes.
+template <class T>
+inline void store_planes(const Accumulator<T>* sums, int64_t pitch, int64_t count, T* to,
+                         int64_t channel, int64_t channels, int64_t stride) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  Vec<A> square[lanes] = {};
+  for (int64_t i = 0; i < count; ++i) square[i] = load(sums + i * pitch);
+  transpose<A>(square);
+  for (int64_t c = 0; c < channels; ++c, to += channel) {
+    if (stride == 1 && count == lanes) {
+      store_narrow(to, square[c]);
+    } else if (stride == 1) {
+      store_partial(to, square[c], count);
+    } else {
+      alignas(64) A line[lanes];
+      store(line, square[c]);
+      store_run(line, A(0), count, to, stride);
+    }
+  }
+}
+
+/// Stores the sums of a block, [row][pixel][`pitch` channels], as `channels` destination channels
+/// from `channel` on.
+template <class T>
+void store_pixel_block(const Contraction<T>& p, const PixelBlock& block, const Accumulator<T>* sums,
+                       int64_t pitch, int64_t channel, int64_t channels) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const Strides& strides = p.dest_strides;
+  T* to = p.dest + block.image * strides.batch + block.d * strides.axis[0] +
+          block.h * strides.axis[1] + block.w * strides.axis[2] + channel * strides.channel;
+  // Rows that follow each other without a gap are one.
+  const bool joined = strides.axis[1] == block.width * strides.axis[2];
+  const int64_t rows = joined ? 1 : block.rows;
+  const int64_t width = joined ? block.rows * block.width : block.width;
+  for (int64_t r = 0; r < rows; ++r, to += strides.axis[1], sums += width * pitch) {
+    for (int64_t c = 0; c < channels; c += lanes) {
+      const int64_t some = channels - c < lanes ? channels - c : lanes;
+      for (int64_t i = 0; i < width;) {
+        T* at = to + c * strides.channel + i * strides.axis[2];
+        const A* from = sums + i * pitch + c;
+        if (strides.channel == 1) {
+          store_partial(at, load(from), some);
+          ++i;
+          continue;
+        }
+        const int64_t count = width - i < lanes ? width - i : lanes;
+        store_planes(from, pitch, count, at, strides.channel, some, strides.axis[2]);
+        i += count;
+      }
+    }
+  }
+}
+
+/// What the items of a call share.
+template <class T>
+struct BroadcastPixels {
+  using A = Accumulator<T>;
+  const Contraction<T>& p;
+  const BroadcastPixelsBlocking<T>& blocking;
+  const A* weights;      // packed as in gemm_channels_last.h
+  const A* biases;       // [group][padded rows]
+  const int64_t* runs;   // where those of K start
+  const int64_t* lines;  // and for sliding tiles the kernel rows
+
+  /// Destination channels from `column` on, those of a tile, of all pixels of a block; `source` is
+  /// what the first pixel reads for the lowest taps.
+  void multiply(int64_t group, int64_t column, const PixelBlock& block, const A* source,
+                A* sums) const {
+    const SourceBlockLayout& layout = blocking.layout;
+    const Walk* walk = p.walk;
+    const int64_t left = p.rows - column, padded_left = blocking.padded_rows - column;
+    const int64_t width = padded_left < blocking.columns ? padded_left : blocking.columns;
+    const int64_t channels = left < blocking.columns ? left : blocking.columns;
+    const int64_t channel = group * p.rows + column;
+    const int vectors = vectors_for<A>(width);
+    const A* weight = weights + (group * blocking.padded_rows + column) * blocking.inner;
+    const Strides& dest = p.dest_strides;
+    AffineResult<A> result{sums, width, kLanes<A>, biases + group * blocking.padded_rows + column};
+    int64_t row_pitch = block.width * width;
+    if (blocking.stores) {
+      result.c = reinterpret_cast<A*>(p.dest) + block.image * dest.batch + block.d * dest.axis[0] +
+                 block.h * dest.axis[1] + block.w * dest.axis[2] + channel;
+      result.pitch = dest.axis[2];
+      result.last = channels - (vectors - 1) * kLanes<A>;
+      row_pitch = dest.axis[1];
+    }
+    const int64_t pixel = walk[2].step * layout.strides.axis[2];
+    const int64_t row = walk[1].step * layout.strides.axis[1];
+    const SourceRuns& of_k = blocking.runs;
+    AffineOperands<A> tile{source, pixel, runs, of_k.count, of_k.run, of_k.step, weight, width};
+    const bool slides = blocking.slides && vectors == 1;
+    SlidingOperands<A> sliding = sliding_operands(source, weight);
+    const int64_t most = slides ? even_part(block.width, kSlidingPixels)
+                                : even_part(block.width, affine_rows(vectors));
+    for (int64_t h = 0; h < block.rows; ++h) {
+      for (int64_t w = 0; w < block.width; w += most) {
+        const int64_t pixels = block.width - w < most ? block.width - w : most;
+        AffineResult<A> here = result;
+        here.c += h * row_pitch + w * result.pitch;
+        tile.a = sliding.a = source + h * row + w * pixel;
+        if (slides) {
+          multiply_sliding(sliding, here, pixels);
+        } else {
+          multiply_affine(tile, here, pixels, vectors);
+        }
+      }
+    }
+    if (!blocking.stores) store_pixel_block(p, block, sums, width, channel, channels);
+  }
+
+ private:
+  SlidingOperands<A> sliding_operands(const A* source, const A* weight) const {
+    const Walk& width = p.walk[2];
+    const bool ascends = width.tap_count == 1 || width.taps[1].offset > width.taps[0].offset;
+    const int64_t line = width.tap_count * p.depth;
+    return {source,
+            width.step * blocking.layout.strides.axis[2],
+            lines,
+            p.walk[0].tap_count * p.walk[1].tap_count,
+            width.tap_count,
+            p.depth,
+            blocking.layout.strides.channel,
+            ascends ? weight : weight + (line - p.depth) * kLanes<A>,
+            ascends ? p.depth : -p.depth,
+            line};
+  }
+};
+
+/// Bytes of the packed weights, in the order of gemm_channels_last.h, whose `prepare` packs them.
+template <class T>
+int64_t broadcast_pixels_prepared_bytes(const Contraction<T>& p) {
+  return BroadcastPixelsBlocking<T>(p).weight_bytes;
+}
+
+template <class T>
+void broadcast_pixels(const Contraction<T>& p) {
+  using A = Accumulator<T>;
+  const BroadcastPixelsBlocking<T> blocking(p);
+  const SourceBlockLayout& layout = blocking.layout;
+  const int64_t padded_rows = blocking.padded_rows;
+
+  Scratch packed_here(p.prepared != nullptr ? 0 : blocking.weight_bytes);
+  if (p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
+  const A* weights =
+      p.prepared != nullptr ? static_cast<const A*>(p.prepared) : packed_here.as<A>();
+  Scratch tables(blocking.table_bytes);
+  A* biases = tables.as<A>();
+  for (int64_t i = 0; i < p.groups * padded_rows; ++i) {
+    const int64_t row = i % padded_rows;
+    const bool has_bias = p.bias != nullptr && row < p.rows;
+    biases[i] = has_bias ? widen(p.bias[i / padded_rows * p.rows + row]) : A(0);
+  }
+  int64_t* runs = reinterpret_cast<int64_t*>(biases + p.groups * padded_rows);
+  blocking.runs.point(p, layout, runs);
+  int64_t* lines = runs + blocking.runs.count;
+  point_kernel_rows(p, layout, lines);
+
+  const BroadcastPixels<T> tiles{p, blocking, weights, biases, runs, lines};
+  const PixelBlocks blocks{p, layout};
+  const int64_t items = p.batch * blocks.of_image() * p.groups;
+  const int64_t item_work = layout.rows * layout.width * blocking.inner * p.rows;
+  parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
+    Scratch copied(blocking.copied_bytes);
+    Scratch sums(blocking.sum_bytes);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item % p.groups;
+      const PixelBlock block = blocks.at(item / p.groups);
+      const A* source =
+          source_of_block(p, layout, p.source, p.source_strides, group, block, copied.as<A>());
+      for (int64_t column = 0; column < p.rows; column += blocking.columns) {
+        tiles.multiply(group, column, block, source, sums.as<A>());
+      }
+    }
+  });
+}

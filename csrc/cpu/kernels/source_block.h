@@ -1,0 +1,219 @@
+// The source of a block of destination pixels as kernels want it that broadcast its elements: with
+// padding resolved, as accumulators, at even distances.
+//
+// Where a tensor is all that already it is read in place. Else the source rows and positions under
+// the block are copied for one group: planar tensors as planes, channels_last ones pixel by pixel,
+// so that a copy moves whole runs in either layout.
+
+/// A copied block and what meets it stay in L2.
+constexpr int64_t kSourceBlockBytes = 128 << 10;
+
+/// Destination pixels of a block, of one row or several: their sums in scratch stay in L2 as well.
+/// The plan bounds rows by it too (kWidestBlock).
+constexpr int64_t kBlockPixels = 1024;
+
+/// Whether all that a walk reads lies inside the source.
+inline bool reads_inside(const Walk& walk) {
+  return walk.low() >= 0 && (walk.count - 1) * walk.step + walk.high() < walk.size;
+}
+
+/// Destination rows [h, h + rows) and pixels [w, w + width) of them.
+struct PixelBlock {
+  int64_t image, d, h, w, rows, width;
+};
+
+/// How blocks are cut and lie.
+struct SourceBlockLayout {
+  bool in_place, planar;
+  int64_t rows, width;  // destination rows and pixels of a row, at most
+  int64_t low[2];       // smallest tap offset of height and width
+  int64_t span[2];      // largest minus smallest
+  Strides strides;      // of the copied block, or of the source
+  int64_t elements;     // of a copied block
+  Walk positions;       // the width with all its positions, at step 1
+  Inside inside;        // of those that the source has
+
+  template <class T>
+  static SourceBlockLayout make(const ContractionShape& shape, const Strides& source) {
+    using A = Accumulator<T>;
+    const Walk* walk = shape.walk;
+    SourceBlockLayout layout;
+    layout.planar = source.channel != 1 || shape.depth == 1;
+    layout.in_place =
+        __is_same(T, A) && reads_inside(walk[0]) && reads_inside(walk[1]) && reads_inside(walk[2]);
+    layout.width = even_part(walk[2].count, kBlockPixels);
+    for (int i = 0; i < 2; ++i) {
+      layout.low[i] = walk[1 + i].low();
+      layout.span[i] = walk[1 + i].high() - layout.low[i];
+    }
+    layout.positions = walk[2];
+    layout.positions.step = 1;
+    layout.positions.count = (walk[2].count - 1) * walk[2].step + layout.span[1] + 1;
+    layout.inside = {layout.positions.inside_begin(layout.low[1]),
+                     layout.positions.inside_end(layout.low[1])};
+
+    const int64_t row = ((layout.width - 1) * walk[2].step + layout.span[1] + 1);
+    layout.rows = kBlockPixels / layout.width;
+    if (!layout.in_place) {
+      const int64_t row_bytes = sizeof(A) * row * shape.depth * walk[0].tap_count;
+      const int64_t above = kSourceBlockBytes / row_bytes - layout.span[0] - 1;
+      const int64_t fit = above < 0 ? 1 : above / walk[1].step + 1;
+      if (layout.rows > fit) layout.rows = fit;
+    }
+    if (layout.rows < 1) layout.rows = 1;
+    // Blocks of about the same height.
+    layout.rows = even_part(walk[1].count, layout.rows);
+    const int64_t rows = (layout.rows - 1) * walk[1].step + layout.span[0] + 1;
+    layout.elements = layout.in_place ? 0 : shape.depth * walk[0].tap_count * rows * row;
+    layout.strides = source;
+    if (layout.in_place) return layout;
+    const int64_t pixel = layout.planar ? 1 : shape.depth;
+    layout.strides.axis[2] = pixel;
+    layout.strides.axis[1] = row * pixel;
+    layout.strides.axis[0] = rows * row * pixel;
+    layout.strides.channel = layout.planar ? walk[0].tap_count * layout.strides.axis[0] : 1;
+    return layout;
+  }
+
+  /// Elements from what the first destination pixel of a block reads for its lowest taps to what it
+  /// reads for this one.
+  int64_t tap(const ContractionShape& shape, int64_t td, int64_t th, int64_t tw) const {
+    const Walk* walk = shape.walk;
+    const int64_t plane = in_place ? walk[0].taps[td].offset : td;
+    return plane * strides.axis[0] + (walk[1].taps[th].offset - low[0]) * strides.axis[1] +
+           (walk[2].taps[tw].offset - low[1]) * strides.axis[2];
+  }
+
+  /// In place: what the first pixel of a block reads for its lowest taps; `source` is channel 0 of
+  /// the group in image 0.
+  template <class T>
+  const T* first(const ContractionShape& shape, const T* source, const PixelBlock& block) const {
+    const Walk* walk = shape.walk;
+    return source + block.image * strides.batch + block.d * walk[0].step * strides.axis[0] +
+           (block.h * walk[1].step + low[0]) * strides.axis[1] +
+           (block.w * walk[2].step + low[1]) * strides.axis[2];
+  }
+};
+
+/// The blocks of a batch, in order.
+struct PixelBlocks {
+  const ContractionShape& shape;
+  const SourceBlockLayout& layout;
+
+  int64_t of_width() const { return ceil_div(shape.walk[2].count, layout.width); }
+  int64_t of_height() const { return ceil_div(shape.walk[1].count, layout.rows); }
+  int64_t of_image() const { return of_width() * of_height() * shape.walk[0].count; }
+
+  PixelBlock at(int64_t index) const {
+    const int64_t w = index % of_width() * layout.width, row = index / of_width();
+    const int64_t h = row % of_height() * layout.rows, plane = row / of_height();
+    const int64_t rows = shape.walk[1].count - h, width = shape.walk[2].count - w;
+    return {plane / shape.walk[0].count,
+            plane % shape.walk[0].count,
+            h,
+            w,
+            rows < layout.rows ? rows : layout.rows,
+            width < layout.width ? width : layout.width};
+  }
+};
+
+/// Copies positions [first, first + count) of a row of pixels, `depth` channels of each.
+template <class T>
+inline void copy_pixels(const SourceBlockLayout& layout, const T* row, int64_t stride,
+                        int64_t first, int64_t count, int64_t depth, Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t whole = depth / lanes * lanes;
+  for (int64_t i = first; i < first + count; ++i, to += depth) {
+    const bool inside = i >= layout.inside.begin && i < layout.inside.end;
+    const int64_t position = layout.low[1] + i;
+    const int64_t reads = inside ? position : layout.positions.resolve(position);
+    if (reads < 0) {
+      fill(to, depth, A(0));
+      continue;
+    }
+    const T* from = row + reads * stride;
+    for (int64_t c = 0; c < whole; c += lanes) store(to + c, load_wide(from + c));
+    if (whole < depth) {
+      store_partial(to + whole, load_partial(from + whole, depth - whole), depth - whole);
+    }
+  }
+}
+
+/// Copies the source of `block`; `source` is channel 0 of the group in image 0.
+template <class T>
+void copy_source_block(const ContractionShape& shape, const SourceBlockLayout& layout,
+                       const T* source, const Strides& from, const PixelBlock& block,
+                       Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  const Walk* walk = shape.walk;
+  const int64_t rows = (block.rows - 1) * walk[1].step + layout.span[0] + 1;
+  const int64_t positions = (block.width - 1) * walk[2].step + layout.span[1] + 1;
+  const int64_t x = block.w * walk[2].step;
+  // Channels go one by one or, as parts of pixels, all together.
+  const int64_t channels = layout.planar ? shape.depth : 1;
+  const int64_t depth = layout.planar ? 1 : shape.depth;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+      const int64_t z = walk[0].resolve(block.d * walk[0].step + walk[0].taps[td].offset);
+      const T* plane = source + block.image * from.batch + c * from.channel + z * from.axis[0];
+      A* out = to + c * layout.strides.channel + td * layout.strides.axis[0];
+      for (int64_t r = 0; r < rows; ++r, out += layout.strides.axis[1]) {
+        const int64_t y = walk[1].resolve(block.h * walk[1].step + layout.low[0] + r);
+        const T* row = plane + y * from.axis[1];
+        if (z < 0 || y < 0) {
+          fill(out, positions * depth, A(0));
+        } else if (layout.planar) {
+          gather_run(layout.positions, layout.inside, layout.low[1], x, positions, row,
+                     from.axis[2], out);
+        } else {
+          copy_pixels(layout, row, from.axis[2], x, positions, depth, out);
+        }
+      }
+    }
+  }
+}
+
+/// The source of `block` for a group, in place or in `copied`, from what its first pixel reads for
+/// the lowest taps on.
+template <class T>
+const Accumulator<T>* source_of_block(const ContractionShape& shape,
+                                      const SourceBlockLayout& layout, const T* source,
+                                      const Strides& strides, int64_t group,
+                                      const PixelBlock& block, Accumulator<T>* copied) {
+  const T* channels = source + group * shape.depth * strides.channel;
+  if (layout.in_place) {
+    return reinterpret_cast<const Accumulator<T>*>(layout.first(shape, channels, block));
+  }
+  copy_source_block(shape, layout, channels, strides, block, copied);
+  return copied;
+}
+
+/// How the elements of K, in the order (tap, channel), lie in a source block: runs at even
+/// distances.
+struct SourceRuns {
+  int64_t run, step;  // elements of a run, distance of two
+  int64_t count;      // of runs
+
+  SourceRuns(const ContractionShape& shape, const SourceBlockLayout& layout) {
+    const Walk& width = shape.walk[2];
+    const int64_t taps_w = width.tap_count, pixel = layout.strides.axis[2];
+    const int64_t distance = taps_w > 1 ? width.taps[1].offset - width.taps[0].offset : 1;
+    const bool pixels_join = layout.strides.channel == 1 && distance * pixel == shape.depth;
+    const bool joins = shape.depth == 1 || pixels_join;
+    run = shape.depth * (joins ? taps_w : 1);
+    step = shape.depth == 1 ? distance * pixel : layout.strides.channel;
+    count = shape.taps() / (joins ? taps_w : 1);
+  }
+
+  /// Where they start.
+  void point(const ContractionShape& shape, const SourceBlockLayout& layout, int64_t* to) const {
+    const Walk* walk = shape.walk;
+    const int64_t apart = shape.taps() / count;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t tap = i * apart, rest = tap / walk[2].tap_count;
+      to[i] = layout.tap(shape, rest / walk[1].tap_count, rest % walk[1].tap_count,
+                         tap % walk[2].tap_count);
+    }
+  }
+};

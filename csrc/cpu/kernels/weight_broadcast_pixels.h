@@ -1,0 +1,213 @@
+// Weight gradient with few channels in a group, vectors along grad channels and source elements
+// broadcast: sums[K x rows] = im2col^T[K x pixels] * grad[pixels x rows] for each group, K = taps *
+// source channels.
+//
+// The counterpart of broadcast_pixels.h. The sums of a group stay in cache, so that the reduction
+// over pixels can go block by block (source_block.h): im2col is neither gathered nor transposed,
+// because up to 24 elements of K lie at one distance in the block and are the rows of a tile
+// (affine_tile.h), which then walks over all pixels of the block. Grad is read in place where it is
+// channels_last accumulators in whole registers, and copied for a block where not. Items are
+// (group, split); splits are shares of the blocks with sums of their own, added in order.
+
+/// Copies `count` pixels of `channels` planes, at most a register's worth, as [pixel][`pitch`].
+template <class T>
+inline void load_planes(const T* from, int64_t channel, int64_t channels, int64_t stride,
+                        int64_t count, Accumulator<T>* to, int64_t pitch) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int64_t some = count - i < lanes ? count - i : lanes;
+    Vec<A> square[lanes] = {};
+    for (int64_t c = 0; c < channels; ++c) {
+      const T* at = from + c * channel + i * stride;
+      if (stride == 1) {
+        square[c] = some == lanes ? load_wide(at) : load_partial(at, some);
+      } else {
+        for (int64_t j = 0; j < some; ++j) square[c][j] = widen(at[j * stride]);
+      }
+    }
+    transpose<A>(square);
+    for (int64_t j = 0; j < some; ++j) store(to + (i + j) * pitch, square[j]);
+  }
+}
+
+/// Copies grad of channels [0, rows) of `block` as [row][pixel][padded channels].
+template <class T>
+void copy_grad_block(const WeightContraction<T>& p, const T* grad, const PixelBlock& block,
+                     int64_t padded_rows, Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const Strides& strides = p.grad_strides;
+  const T* from = grad + block.image * strides.batch + block.d * strides.axis[0] +
+                  block.h * strides.axis[1] + block.w * strides.axis[2];
+  for (int64_t h = 0; h < block.rows; ++h, from += strides.axis[1]) {
+    for (int64_t c = 0; c < padded_rows; c += lanes) {
+      const int64_t channels = p.rows - c < lanes ? p.rows - c : lanes;
+      const T* at = from + c * strides.channel;
+      A* out = to + h * block.width * padded_rows + c;
+      if (strides.channel == 1) {
+        for (int64_t i = 0; i < block.width; ++i, at += strides.axis[2], out += padded_rows) {
+          store(out, channels == lanes ? load_wide(at) : load_partial(at, channels));
+        }
+      } else {
+        load_planes(at, strides.channel, channels, strides.axis[2], block.width, out, padded_rows);
+      }
+    }
+  }
+}
+
+/// Stores a square of `depth` registers of `rows` weights each; the distances of both may be any.
+template <class T>
+inline void store_square(Vec<Accumulator<T>> (&square)[kLanes<Accumulator<T>>], int64_t rows,
+                         int64_t row, int64_t count, int64_t depth, T* to) {
+  if (row == 1) {
+    for (int64_t j = 0; j < count; ++j) store_partial(to + j * depth, square[j], rows);
+    return;
+  }
+  transpose<Accumulator<T>>(square);
+  for (int64_t r = 0; r < rows; ++r, to += row) {
+    if (depth == 1) {
+      store_partial(to, square[r], count);
+    } else {
+      for (int64_t j = 0; j < count; ++j) to[j * depth] = narrow<T>(square[r][j]);
+    }
+  }
+}
+
+/// Adds the splits of `sums`, [splits][groups][tap][source channel][padded rows], and stores them
+/// as weights.
+template <class T>
+void store_broadcast_sums(const WeightContraction<T>& p, const Accumulator<T>* sums,
+                          int64_t padded_rows, int64_t splits) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t taps = p.taps(), inner = p.depth * taps;
+  const int64_t split = p.groups * inner * padded_rows;
+  Scratch table(sizeof(int64_t) * taps);
+  int64_t* offsets = table.as<int64_t>();
+  tap_offsets(p, p.dest_strides, offsets);
+  const int64_t pieces = padded_rows / lanes;
+  parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / pieces, first = i % pieces * lanes;
+      const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
+      const A* from = sums + group * inner * padded_rows + first;
+      T* to = p.dest + group * p.dest_strides.group + first * p.dest_strides.row;
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        for (int64_t c = 0; c < p.depth; c += lanes) {
+          const int64_t count = p.depth - c < lanes ? p.depth - c : lanes;
+          Vec<A> square[lanes] = {};
+          for (int64_t j = 0; j < count; ++j, from += padded_rows) {
+            for (int64_t s = 0; s < splits; ++s) square[j] += load(from + s * split);
+          }
+          T* at = to + offsets[tap] + c * p.dest_strides.depth;
+          store_square(square, rows, p.dest_strides.row, count, p.dest_strides.depth, at);
+        }
+      }
+    }
+  });
+}
+
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct WeightBroadcastPixelsBlocking {
+  using A = Accumulator<T>;
+  static constexpr int64_t columns = kTileColumns<A>;
+  int64_t inner, padded_rows, widest;  // K, grad channels, those of a tile
+  SourceBlockLayout layout;
+  SourceRuns runs;                               // the rows of tiles
+  bool reads_grad;                               // in place
+  int64_t blocks, set, splits, blocks_of_split;  // elements of one set of sums
+  int64_t sum_bytes, table_bytes;                // of the call
+  int64_t copied_bytes, grad_bytes;              // of each thread
+
+  explicit WeightBroadcastPixelsBlocking(const WeightContraction<T>& p)
+      : inner(p.depth * p.taps()),
+        padded_rows(round_up(p.rows, kLanes<A>)),
+        widest(padded_rows < columns ? padded_rows : columns),
+        layout(SourceBlockLayout::make<T>(p, p.source_strides)),
+        runs(p, layout) {
+    const Strides& grad = p.grad_strides;
+    const bool even = layout.rows == 1 || (layout.width == p.walk[2].count &&
+                                           grad.axis[1] == layout.width * grad.axis[2]);
+    reads_grad = __is_same(T, A) && grad.channel == 1 && padded_rows == p.rows && even;
+    blocks = p.batch * PixelBlocks{p, layout}.of_image();
+    set = p.groups * inner * padded_rows;
+    splits = choose_splits(p.groups, blocks, sizeof(A) * set);
+    blocks_of_split = ceil_div(blocks, splits);
+    sum_bytes = sizeof(A) * splits * set;
+    table_bytes = sizeof(int64_t) * (runs.count + layout.rows);
+    copied_bytes = sizeof(A) * layout.elements;
+    grad_bytes = reads_grad ? 0 : sizeof(A) * layout.rows * layout.width * padded_rows;
+  }
+
+  Footprint footprint() const {
+    const int64_t most = affine_rows(vectors_for<A>(widest));
+    return {runs.run < most ? runs.run : most, widest, sum_bytes + table_bytes,
+            copied_bytes + grad_bytes};
+  }
+};
+
+template <class T>
+void weight_broadcast_pixels(const WeightContraction<T>& p) {
+  using A = Accumulator<T>;
+  const WeightBroadcastPixelsBlocking<T> blocking(p);
+  constexpr int64_t columns = blocking.columns;
+  const SourceBlockLayout& layout = blocking.layout;
+  const int64_t padded_rows = blocking.padded_rows;
+  const SourceRuns& of_tiles = blocking.runs;
+  const Walk* walk = p.walk;
+
+  Scratch tables(blocking.table_bytes);
+  int64_t* starts = tables.as<int64_t>();
+  int64_t* rows = starts + of_tiles.count;
+  of_tiles.point(p, layout, starts);
+  for (int64_t h = 0; h < layout.rows; ++h) rows[h] = h * walk[1].step * layout.strides.axis[1];
+
+  Scratch workspace(blocking.sum_bytes);
+  const PixelBlocks blocks{p, layout};
+  parallel_for(p.groups * blocking.splits, 1, [&](int64_t begin, int64_t end) {
+    Scratch copied(blocking.copied_bytes);
+    Scratch grad_buffer(blocking.grad_bytes);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t group = item % p.groups, split = item / p.groups;
+      A* sums = workspace.as<A>() + split * blocking.set + group * blocking.inner * padded_rows;
+      fill(sums, blocking.inner * padded_rows, A(0));
+      const int64_t last = (split + 1) * blocking.blocks_of_split;
+      const int64_t block_end = last < blocking.blocks ? last : blocking.blocks;
+      for (int64_t index = split * blocking.blocks_of_split; index < block_end; ++index) {
+        const PixelBlock block = blocks.at(index);
+        const A* source =
+            source_of_block(p, layout, p.source, p.source_strides, group, block, copied.as<A>());
+        const T* grad_of_group = p.grad + group * p.rows * p.grad_strides.channel;
+        const A* grad = grad_buffer.as<A>();
+        if (blocking.reads_grad) {
+          const Strides& of = p.grad_strides;
+          grad = reinterpret_cast<const A*>(grad_of_group) + block.image * of.batch +
+                 block.d * of.axis[0] + block.h * of.axis[1] + block.w * of.axis[2];
+        } else {
+          copy_grad_block(p, grad_of_group, block, padded_rows, grad_buffer.as<A>());
+        }
+        for (int64_t column = 0; column < padded_rows; column += columns) {
+          const int64_t left = padded_rows - column;
+          const int vectors = vectors_for<A>(left < columns ? left : columns);
+          const int64_t most = even_part(of_tiles.run, affine_rows(vectors));
+          AffineOperands<A> tile{
+              source,        of_tiles.step,
+              rows,          block.rows,
+              block.width,   walk[2].step * layout.strides.axis[2],
+              grad + column, blocking.reads_grad ? p.grad_strides.axis[2] : padded_rows};
+          for (int64_t i = 0; i < of_tiles.count; ++i) {
+            for (int64_t k = 0; k < of_tiles.run; k += most) {
+              tile.a = source + starts[i] + k * of_tiles.step;
+              A* c = sums + (i * of_tiles.run + k) * padded_rows + column;
+              const int64_t some = of_tiles.run - k < most ? of_tiles.run - k : most;
+              multiply_affine<A>(tile, {c, padded_rows, kLanes<A>, c, padded_rows}, some, vectors);
+            }
+          }
+        }
+      }
+    }
+  });
+  store_broadcast_sums(p, workspace.as<A>(), padded_rows, blocking.splits);
+}
