@@ -46,7 +46,7 @@ struct BroadcastPixelsBlocking {
   explicit BroadcastPixelsBlocking(const Contraction<T>& p)
       : inner(p.depth * p.taps()),
         padded_rows(round_up(p.rows, kLanes<A>)),
-        widest(padded_rows < columns ? padded_rows : columns),
+        widest(ceil_div(EvenBlocks<A>(p.rows).registers, EvenBlocks<A>(p.rows).count) * kLanes<A>),
         layout(SourceBlockLayout::make<T>(p, p.source_strides)),
         runs(p, layout),
         slides(neighbours_share_taps(p.walk[2])),
@@ -130,15 +130,13 @@ struct BroadcastPixels {
   const int64_t* runs;   // where those of K start
   const int64_t* lines;  // and for sliding tiles the kernel rows
 
-  /// Destination channels from `column` on, those of a tile, of all pixels of a block; `source` is
-  /// what the first pixel reads for the lowest taps.
-  void multiply(int64_t group, int64_t column, const PixelBlock& block, const A* source,
-                A* sums) const {
+  /// Destination channels [column, column + width), those of a tile, of all pixels of a block;
+  /// `source` is what the first pixel reads for the lowest taps.
+  void multiply(int64_t group, int64_t column, int64_t width, const PixelBlock& block,
+                const A* source, A* sums) const {
     const SourceBlockLayout& layout = blocking.layout;
     const Walk* walk = p.walk;
-    const int64_t left = p.rows - column, padded_left = blocking.padded_rows - column;
-    const int64_t width = padded_left < blocking.columns ? padded_left : blocking.columns;
-    const int64_t channels = left < blocking.columns ? left : blocking.columns;
+    const int64_t left = p.rows - column, channels = left < width ? left : width;
     const int64_t channel = group * p.rows + column;
     const int vectors = vectors_for<A>(width);
     const A* weight = weights + (group * blocking.padded_rows + column) * blocking.inner;
@@ -206,6 +204,7 @@ void broadcast_pixels(const Contraction<T>& p) {
   const BroadcastPixelsBlocking<T> blocking(p);
   const SourceBlockLayout& layout = blocking.layout;
   const int64_t padded_rows = blocking.padded_rows;
+  const EvenBlocks<A> columns(p.rows);
 
   Scratch packed_here(p.prepared != nullptr ? 0 : blocking.weight_bytes);
   if (p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
@@ -235,8 +234,9 @@ void broadcast_pixels(const Contraction<T>& p) {
       const PixelBlock block = blocks.at(item / p.groups);
       const A* source =
           source_of_block(p, layout, p.source, p.source_strides, group, block, copied.as<A>());
-      for (int64_t column = 0; column < p.rows; column += blocking.columns) {
-        tiles.multiply(group, column, block, source, sums.as<A>());
+      for (int64_t i = 0; i < columns.count; ++i) {
+        const int64_t column = columns.begin(i), width = columns.begin(i + 1) - column;
+        tiles.multiply(group, column, width, block, source, sums.as<A>());
       }
     }
   });

@@ -103,8 +103,8 @@ void transpose_row(const T* row, int64_t channel, int64_t first, int64_t count, 
 /// Adds the bias to the sums of `count` pixels, `pitch` apart, and stores `channels` destination
 /// channels of them, each a run of neighbours.
 template <class T>
-void store_planes(const Accumulator<T>* sums, int64_t pitch, const T* bias, int64_t channels,
-                  int64_t count, T* to, int64_t channel) {
+void store_pixels_as_planes(const Accumulator<T>* sums, int64_t pitch, const T* bias,
+                            int64_t channels, int64_t count, T* to, int64_t channel) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   for (int64_t c = 0; c < channels; c += lanes) {
@@ -223,8 +223,8 @@ void transposed_planar(const Contraction<T>& p) {
         T* dest = p.dest + (group * p.rows + column) * p.dest_strides.channel;
         PixelPlace at(p, strips.first_pixel(chunk));
         for (int64_t r = 0; r < chunk.rows; ++r) {
-          store_planes(sums + r * chunk.width * wide, wide, bias, channels, chunk.width,
-                       dest + at.offset(p.dest_strides), p.dest_strides.channel);
+          store_pixels_as_planes(sums + r * chunk.width * wide, wide, bias, channels, chunk.width,
+                                 dest + at.offset(p.dest_strides), p.dest_strides.channel);
           for (int64_t i = 0; i < chunk.width; ++i) at.step(p);
         }
       }
