@@ -26,10 +26,9 @@ def algorithms(*args: Any, **kwargs: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("expected", "arguments"),
     [
-        ("gemm_planar", {}),
+        ("transposed_planar", {}),
         ("gemm_channels_last", {"memory_format": torch.channels_last}),
-        # Zeros at the ends of rows are shared, which leaves no column between them.
-        ("shifted_planar", {"phase": "bwd_input"}),
+        ("transposed_planar", {"phase": "bwd_input"}),
         ("weight_gemm_planar", {"phase": "bwd_weight"}),
         (
             "weight_gemm_channels_last",
@@ -39,6 +38,13 @@ def algorithms(*args: Any, **kwargs: Any) -> list[str]:
 )
 def test_dense_convolutions(expected: str, arguments: dict[str, Any]) -> None:
     assert algorithms("conv2d", (2, 64, 30, 30), (96, 64, 5, 5), **arguments) == [expected]
+
+
+def test_other_planar_convolutions() -> None:
+    # Too few channels to transpose rows; rows that are shorter beside their padding, or far apart.
+    assert algorithms("conv2d", (2, 20, 30, 60), (20, 20, 5, 5)) == ["shifted_planar"]
+    assert algorithms("conv2d", (2, 20, 30, 30), (20, 20, 5, 5)) == ["gemm_planar"]
+    assert algorithms("conv2d", (2, 64, 30, 30), (96, 64, 1, 1), stride=2) == ["gemm_planar"]
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])

@@ -35,9 +35,11 @@ GROUPED = ("grouped_planar", "grouped_planar", "weight_grouped_planar")
 POINTWISE = ("pointwise_planar", "pointwise_planar", "weight_gemm_planar")
 FEW = ("few_pixels", "few_pixels", "")
 SLIDING = ("grouped_channels_last", "grouped_channels_last", "weight_grouped_channels_last")
-SHIFTED = ("shifted_planar", "shifted_planar", "weight_gemm_planar")
-TRANSPOSED = ("transposed_planar", "transposed_planar", "weight_gemm_planar")
-LAST = ("gemm_channels_last", "gemm_channels_last", "weight_gemm_channels_last")
+SHIFTED = ("shifted_planar", "shifted_planar", "")
+TRANSPOSED = ("transposed_planar", "transposed_planar", "")
+LAST = ("gemm_channels_last", "gemm_channels_last", "")
+STRIPS = ("", "", "weight_gemm_planar")
+STRIPS_LAST = ("", "", "weight_gemm_channels_last")
 PRODUCTS = ("", "fold_taps_planar", "")
 PRODUCTS_LAST = ("", "fold_taps_channels_last", "")
 BROADCAST = ("broadcast_pixels", "broadcast_pixels", "weight_broadcast_pixels")
@@ -211,17 +213,17 @@ SHAPES = {
         (DIRECT[0], "", ""), (1, 6, 9, 25), (2, 3, 3, 3), {"padding": 1, "groups": 2}
     ),
     # Shifted rows: shared and unshared zeros, none, more than the kernel spans; pieces of a row.
-    "shifted": Shape(SHIFTED, (2, 19, 9, 33), (13, 19, 5, 5), {"padding": 2}),
-    "shifted, no padding": Shape(SHIFTED, (1, 12, 40, 21), (20, 12, 3, 1), {"padding": (1, 0)}),
+    "shifted": Shape(SHIFTED, (2, 19, 9, 33), (11, 19, 5, 5), {"padding": 2}),
+    "shifted, no padding": Shape(SHIFTED, (1, 11, 40, 21), (20, 11, 3, 1), {"padding": (1, 0)}),
     "shifted, much padding": Shape(SHIFTED, (1, 10, 5, 40), (9, 10, 1, 2), {"padding": (0, 6)}),
     "shifted, in pieces": Shape(SHIFTED, (1, 9, 1200), (11, 9, 4), {"padding": 3, "dilation": 2}),
     "shifted, in groups": Shape(
-        SHIFTED, (2, 36, 7, 40), (30, 12, 1, 3), {"padding": (0, 1), "groups": 3}
+        SHIFTED, (2, 33, 7, 40), (30, 11, 1, 3), {"padding": (0, 1), "groups": 3}
     ),
     "shifted, dilation": Shape(
-        SHIFTED, (1, 16, 12, 66), (9, 16, 3, 3), {"padding": 2, "dilation": 2}
+        SHIFTED, (1, 17, 12, 66), (9, 17, 3, 3), {"padding": 2, "dilation": 2}
     ),
-    "shifted, 3-d": Shape(SHIFTED, (1, 10, 4, 5, 33), (12, 10, 3, 3, 3), {"padding": 1}),
+    "shifted, 3-d": Shape(SHIFTED, (1, 10, 4, 5, 33), (11, 10, 3, 3, 3), {"padding": 1}),
     "shifted, reflecting": Shape(
         ("", "", ""),
         (1, 9, 8, 70),
@@ -232,14 +234,14 @@ SHAPES = {
     # Rows transposed: padding on all sides, slabs of channels, rows in pieces, strides, groups.
     "transposed": Shape(TRANSPOSED, (2, 35, 9, 11), (70, 35, 5, 5), {"padding": 2}),
     "transposed, much padding": Shape(
-        TRANSPOSED, (1, 40, 7, 6), (33, 40, 3, 3), {"padding": 5, "dilation": 5}
+        TRANSPOSED, (1, 50, 7, 6), (35, 50, 3, 3), {"padding": 5, "dilation": 5}
     ),
     "transposed, slabs": Shape(
         TRANSPOSED, (1, 300, 9, 30), (40, 300, 5, 3), {"padding": (2, 1), "dilation": 2}
     ),
     "transposed, in pieces": Shape(TRANSPOSED, (1, 33, 500), (130, 33, 4), {"padding": 3}),
     "transposed, stride": Shape(
-        (TRANSPOSED[0], "", ""), (2, 34, 12, 15), (36, 34, 3, 4), {"stride": (2, 3), "padding": 1}
+        (TRANSPOSED[0], "", ""), (2, 34, 12, 15), (70, 34, 3, 4), {"stride": (2, 3), "padding": 1}
     ),
     "transposed, in groups": Shape(
         TRANSPOSED, (1, 99, 6, 10), (102, 33, 2, 3), {"padding": 1, "groups": 3}
@@ -249,40 +251,46 @@ SHAPES = {
     ),
     # Strips of planes: phases of a row apart, many short rows, rows in pieces.
     "strips, stride": Shape(
-        ("", "", SHIFTED[2]),
-        (2, 9, 11, 13),
-        (20, 9, 3, 3),
-        {"stride": 2, "padding": 2, "dilation": 2},
+        STRIPS, (2, 60, 11, 13), (70, 60, 3, 3), {"stride": 2, "padding": 2, "dilation": 2}
     ),
-    "strips, short rows": Shape(("", "", SHIFTED[2]), (3, 10, 40, 3), (18, 10, 3, 2)),
-    "strips, halves of rows": Shape(("", "", SHIFTED[2]), (1, 10, 9, 9), (150, 10, 3, 3)),
-    "strips, long rows": Shape(("", "", SHIFTED[2]), (1, 10, 700), (20, 10, 5)),
-    # Blocks of channels as even as they get; weights few or many; parts of registers.
-    "pixels, all channels": Shape(LAST, (1, 24, 30, 30), (40, 24, 1, 1), channels_last=True),
+    "strips, short rows": Shape(STRIPS, (3, 64, 40, 3), (112, 64, 3, 2)),
+    "strips, halves of rows": Shape(STRIPS, (1, 40, 9, 9), (150, 40, 3, 3)),
+    "strips, long rows": Shape(STRIPS, (1, 60, 700), (150, 60, 5)),
+    # Blocks of channels as even as they get; weights few or many; parts of registers; few pixels.
+    "pixels, all channels": Shape(LAST, (1, 150, 30, 30), (130, 150, 1, 1), channels_last=True),
     "pixels, even blocks": Shape(
-        LAST, (2, 20, 28, 28), (144, 20, 1, 3), {"padding": (0, 1)}, channels_last=True
+        LAST, (2, 60, 28, 28), (144, 60, 1, 3), {"padding": (0, 1)}, channels_last=True
     ),
     "pixels, many weights": Shape(
         LAST, (1, 90, 12, 30), (200, 90, 2, 3), {"dilation": 2}, channels_last=True
     ),
-    # Strips of pixels: lines interleaved, taps merged, blocks of channels, the source itself.
-    "strips, interleaved lines": Shape(
-        ("", "", LAST[2]),
-        (2, 3, 17, 19),
-        (21, 3, 3, 3),
-        {"stride": 2, "padding": 1},
+    "49 pixels": Shape(("gemm_planar", "gemm_planar", ""), (1, 90, 7, 7), (200, 90, 1, 1)),
+    "49 pixels, channels last": Shape(
+        ("gemm_planar", "gemm_channels_last", ""),
+        (1, 200, 7, 7),
+        (192, 200, 1, 1),
         channels_last=True,
     ),
+    # Strips of pixels: taps merged, blocks of channels, rows and columns of padding, the source.
     "strips, merged taps": Shape(
-        LAST, (1, 20, 9, 12), (18, 20, 2, 3), {"padding": 1}, channels_last=True
+        STRIPS_LAST, (1, 50, 9, 12), (130, 50, 2, 3), {"padding": 1}, channels_last=True
     ),
     "strips, blocks of channels": Shape(
-        LAST, (1, 150, 6, 7), (14, 150, 3, 3), {"padding": 2, "dilation": 2}, channels_last=True
+        STRIPS_LAST,
+        (1, 150, 6, 7),
+        (50, 150, 3, 3),
+        {"padding": 2, "dilation": 2},
+        channels_last=True,
     ),
-    "strips, source in place": Shape(LAST, (2, 70, 9, 8), (100, 70, 1, 1), channels_last=True),
-    "strips, far pixels": Shape(LAST, (1, 70, 9, 8), (300, 70, 1, 1), channels_last=True),
+    "strips, far taps": Shape(
+        STRIPS_LAST, (1, 64, 7, 9), (96, 64, 3, 3), {"padding": 5, "dilation": 5}, True
+    ),
+    "strips, source in place": Shape(
+        STRIPS_LAST, (2, 300, 9, 8), (150, 300, 1, 1), channels_last=True
+    ),
+    "strips, far pixels": Shape(STRIPS_LAST, (1, 150, 9, 8), (300, 150, 1, 1), channels_last=True),
     "strips, in groups": Shape(
-        LAST, (1, 40, 6, 7), (60, 20, 1, 3), {"groups": 2, "padding": (0, 1)}, channels_last=True
+        STRIPS_LAST, (1, 160, 6, 7), (192, 80, 2, 3), {"groups": 2, "padding": 1}, True
     ),
 }
 

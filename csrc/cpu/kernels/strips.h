@@ -99,14 +99,11 @@ struct Strips {
   void copy_pixel_row(const T* row, int64_t stride, int64_t channels, int64_t x, int64_t count,
                       int64_t pitch, Accumulator<T>* to) const {
     const int64_t length = positions(count), first = x * step, last = first + length;
-    const bool padding = row == nullptr;
-    const int64_t begin = padding || inside.begin > last ? last
-                          : inside.begin < first         ? first
-                                                         : inside.begin;
+    const int64_t begin = inside.begin < first ? first : inside.begin > last ? last : inside.begin;
     const int64_t end = inside.end < begin ? begin : inside.end > last ? last : inside.end;
     const auto border = [&](int64_t from, int64_t until) {
       for (int64_t j = from; j < until; ++j) {
-        const int64_t position = padding ? -1 : walk.resolve(j * walk.step + low);
+        const int64_t position = walk.resolve(j * walk.step + low);
         Accumulator<T>* pixel = to + (j - first) * pitch;
         if (position < 0) {
           fill(pixel, channels, Accumulator<T>(0));

@@ -6,10 +6,10 @@
 // for each pixel, so a few channels at a time are copied closer together, as accumulators. The
 // source under a chunk of pixels is copied once for each kernel line (strips.h), a block of
 // channels at a time, and every tap of the line reads it in place. With few channels the taps of a
-// line lie side by side and count as one of more channels; with very few a strip interleaves all
-// lines, so that all taps do. Items are (group, kernel line, some blocks of channels, split): the
-// blocks share each copy of grad; splits as in weight_gemm_planar. grad must be dense: one distance
-// between all pixels.
+// line lie side by side and count as one of more channels. Rows and ends of rows in padding are
+// left out. Items are (group, kernel line, some blocks of channels, split): the blocks share each
+// copy of grad; splits as in weight_gemm_planar. grad must be dense: one distance between all
+// pixels.
 
 /// Pixels of a chunk: a panel of them, 128 x 64 floats, stays in L1 for all tiles of rows.
 constexpr int64_t kPanelPixels = 128;
@@ -92,8 +92,6 @@ struct WeightGemmChannelsLastBlocking {
   static constexpr int64_t columns = kTileColumns<A>;
   Strips strips;
   bool merged;           // the taps of a kernel line are one of more channels
-  bool interleaved;      // all lines too: a position of a strip holds the channels of each
-  int64_t lines;         // that are apart
   int64_t taps, depth;   // of the merged taps
   EvenBlocks<A> blocks;  // of these channels
   SumsLayout layout;
@@ -110,27 +108,23 @@ struct WeightGemmChannelsLastBlocking {
   explicit WeightGemmChannelsLastBlocking(const WeightContraction<T>& p)
       : strips(p, kPanelPixels),
         merged(taps_share_panels(p, columns)),
-        interleaved(merged && p.depth < kLanes<A> && strips.lines() * p.depth <= columns),
-        lines(interleaved ? 1 : strips.lines()),
         taps(merged ? 1 : p.walk[2].tap_count),
-        depth(merged ? p.taps() / lines * p.depth : p.depth),
+        depth(merged ? p.walk[2].tap_count * p.depth : p.depth),
         blocks(depth) {
     constexpr int lanes = kLanes<A>;
     const int64_t padded = blocks.registers * lanes;
-    pitch = merged ? p.taps() / p.walk[2].tap_count / lines * p.depth : 0;
-    layout = {taps * padded, merged ? pitch : padded, lines * taps * padded};
-    if (interleaved) layout.line = p.depth;
+    layout = {taps * padded, merged ? p.depth : padded, strips.lines() * taps * padded};
     item_blocks = merged ? blocks.count : kItemColumns / (taps * columns);
     item_blocks = item_blocks < 1 ? 1 : item_blocks > blocks.count ? blocks.count : item_blocks;
     parts = ceil_div(blocks.count, item_blocks);
-    if (!merged) pitch = item_blocks * ceil_div(blocks.registers, blocks.count) * lanes;
+    pitch = merged ? p.depth : item_blocks * ceil_div(blocks.registers, blocks.count) * lanes;
     reads_gaps = merged || p.depth % lanes != 0;
     in_place = is_its_own_strip(p);
     row_block = p.rows < kGradBlock ? p.rows : kGradBlock;
     grad_in_place = __is_same(T, A) && p.grad_strides.axis[2] <= kMaxGradDistance;
 
     set = p.groups * p.rows * layout.pitch;
-    splits = choose_splits(p.groups * lines * parts, strips.chunks(), set * sizeof(A));
+    splits = choose_splits(p.groups * strips.lines() * parts, strips.chunks(), set * sizeof(A));
     chunks_of_split = ceil_div(strips.chunks(), splits);
     sum_bytes = sizeof(A) * splits * set;
     table_bytes = sizeof(int64_t) * p.taps();
@@ -153,7 +147,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   const WeightGemmChannelsLastBlocking<T> blocking(p);
   const Strips& strips = blocking.strips;
   const EvenBlocks<A>& blocks = blocking.blocks;
-  const int64_t lines = blocking.lines, parts = blocking.parts, splits = blocking.splits;
+  const int64_t lines = strips.lines(), parts = blocking.parts, splits = blocking.splits;
   const int64_t pitch = blocking.pitch, sums_pitch = blocking.layout.pitch;
   const int64_t tap_width = blocking.layout.tap;
   const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
@@ -195,18 +189,14 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
         const T* source = p.source + group * p.depth;
         // Rows of padding add nothing.
         int64_t kept_count = 0;
-        const int64_t line_end = blocking.interleaved ? strips.lines() : line + 1;
         for (int64_t r = 0; r < chunk.rows; ++r) {
-          bool reads = false;
-          for (int64_t l = line; l < line_end; ++l) {
-            const T* row = strips.source_row(source, p.source_strides, chunk.row + r, l);
-            reads |= row != nullptr;
-            if (blocking.in_place || (row == nullptr && !blocking.interleaved)) continue;
-            strips.copy_pixel_row(row == nullptr ? row : row + first_channel,
-                                  p.source_strides.axis[2], channels, chunk.x, chunk.width, pitch,
-                                  strip + kept_count * strip_row + (l - line) * p.depth);
+          const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
+          if (row == nullptr) continue;
+          if (!blocking.in_place) {
+            strips.copy_pixel_row(row + first_channel, p.source_strides.axis[2], channels, chunk.x,
+                                  chunk.width, pitch, strip + kept_count * strip_row);
           }
-          if (reads) kept[kept_count++] = r;
+          kept[kept_count++] = r;
         }
         const A* place = reinterpret_cast<const A*>(source) +
                          strips.first_pixel(chunk) * p.source_strides.axis[2];
