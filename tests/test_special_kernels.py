@@ -285,6 +285,16 @@ SHAPES = {
     "strips, far taps": Shape(
         STRIPS_LAST, (1, 64, 7, 9), (96, 64, 3, 3), {"padding": 5, "dilation": 5}, True
     ),
+    "strips, taps apart": Shape(
+        STRIPS, (1, 60, 12, 9), (150, 60, 3, 2), {"padding": (1, 100), "dilation": (1, 200)}
+    ),
+    "strips, taps apart, channels last": Shape(
+        STRIPS_LAST,
+        (1, 60, 12, 9),
+        (150, 60, 3, 2),
+        {"padding": (1, 100), "dilation": (1, 200)},
+        channels_last=True,
+    ),
     "strips, source in place": Shape(
         STRIPS_LAST, (2, 300, 9, 8), (150, 300, 1, 1), channels_last=True
     ),

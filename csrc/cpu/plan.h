@@ -113,6 +113,9 @@ constexpr int64_t kMaxShiftedElements = 320 << 10;
 /// Channels on both sides that pay for transposing rows.
 constexpr int64_t kMinTransposed = 32;
 
+/// Pointers to so many taps of each pixel of a chunk stay in L2.
+constexpr int64_t kMaxTransposedTaps = 512;
+
 /// How much of whole registers `count` elements fill.
 inline double filled(int64_t count, int64_t lanes) {
   return double(count) / ((count + lanes - 1) / lanes * lanes);
@@ -390,6 +393,7 @@ bool suits_shifted_rows(const Contraction<T>& p) {
   if (p.taps() == 1 || width.step > 1 || p.source_strides.axis[2] != 1) return false;
   const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
   const int64_t elements = p.depth * lines * width.step * 64;
+  if (width.high() - width.low() > plan::kMaxDirectSpan) return false;
   const int64_t dropped = width.shifted_pitch(width.count) - width.count;
   return dropped * plan::kMaxDroppedShare <= width.count && elements <= plan::kMaxShiftedElements;
 }
@@ -400,8 +404,13 @@ template <class T>
 bool suits_transposing(const Contraction<T>& p) {
   bool zeros = true;
   for (const Walk& walk : p.walk) zeros &= walk.mode == PaddingMode::zeros;
-  return zeros && p.taps() > 1 && p.source_strides.axis[2] == 1 && p.dest_strides.axis[2] == 1 &&
-         p.depth >= plan::kMinTransposed && p.rows >= plan::kMinTransposed;
+  const Walk& width = p.walk[2];
+  const bool near = width.step <= kMaxDirectStep &&
+                    width.high() - width.low() <= plan::kMaxDirectSpan &&
+                    p.taps() <= plan::kMaxTransposedTaps;
+  return zeros && near && p.taps() > 1 && p.source_strides.axis[2] == 1 &&
+         p.dest_strides.axis[2] == 1 && p.depth >= plan::kMinTransposed &&
+         p.rows >= plan::kMinTransposed;
 }
 
 /// Whether the planes of the source lie densely; those of a destination may lie anyhow.

@@ -167,7 +167,7 @@ struct ShiftedPlanarBlocking {
   }
 
   explicit ShiftedPlanarBlocking(const Contraction<T>& p)
-      : inner(p.depth * p.taps()), strips(p, columns_of(p)) {
+      : inner(p.depth * p.taps()), strips(p, columns_of(p), false) {
     row_block = choose_row_block(p.rows, p.groups * strips.chunks());
     row_blocks = ceil_div(p.rows, row_block);
     in_place = __is_same(T, A) && taps_are_contiguous(p, p.weight_strides) &&

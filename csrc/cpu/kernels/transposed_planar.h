@@ -47,7 +47,7 @@ struct TransposedPlanarBlocking {
   }
 
   explicit TransposedPlanarBlocking(const Contraction<T>& p)
-      : strips(p, pixels_of(p)), blocks(p.rows), taps(p.taps()), inner(p.depth * taps) {
+      : strips(p, pixels_of(p), false), blocks(p.rows), taps(p.taps()), inner(p.depth * taps) {
     constexpr int lanes = kLanes<A>;
     row_width = source_width(p, strips.width);
     const int64_t row_bytes = sizeof(A) * strips.lines() * strips.rows * row_width;

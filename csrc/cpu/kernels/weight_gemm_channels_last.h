@@ -27,6 +27,7 @@ constexpr int64_t kMaxGradDistance = 256;
 
 /// Where channel 0 of a tap is among the sums of a row, and how many sums a row has.
 struct SumsLayout {
+  int64_t taps;       // of a line
   int64_t line, tap;  // distances
   int64_t pitch;
 };
@@ -37,7 +38,7 @@ void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator
                                 const SumsLayout& layout, int64_t splits) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  const int64_t taps = p.taps(), taps_w = p.walk[2].tap_count;
+  const int64_t taps = p.taps(), taps_w = layout.taps;
   const int64_t pitch = layout.pitch, split = p.groups * p.rows * pitch;
   Scratch table(sizeof(int64_t) * taps);
   int64_t* offsets = table.as<int64_t>();
@@ -106,14 +107,15 @@ struct WeightGemmChannelsLastBlocking {
   int64_t pointers, strip_elements, strip_bytes, grad_bytes, pointer_bytes;  // of each thread
 
   explicit WeightGemmChannelsLastBlocking(const WeightContraction<T>& p)
-      : strips(p, kPanelPixels),
-        merged(taps_share_panels(p, columns)),
-        taps(merged ? 1 : p.walk[2].tap_count),
+      : strips(p, kPanelPixels, true),
+        merged(strips.line_taps > 1 && taps_share_panels(p, columns)),
+        taps(merged ? 1 : strips.line_taps),
         depth(merged ? p.walk[2].tap_count * p.depth : p.depth),
         blocks(depth) {
     constexpr int lanes = kLanes<A>;
     const int64_t padded = blocks.registers * lanes;
-    layout = {taps * padded, merged ? p.depth : padded, strips.lines() * taps * padded};
+    layout = {strips.line_taps, taps * padded, merged ? p.depth : padded,
+              strips.lines() * taps * padded};
     item_blocks = merged ? blocks.count : kItemColumns / (taps * columns);
     item_blocks = item_blocks < 1 ? 1 : item_blocks > blocks.count ? blocks.count : item_blocks;
     parts = ceil_div(blocks.count, item_blocks);
@@ -172,6 +174,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       const int64_t used = blocking.merged ? p.depth : blocks.begin(block_end) - first_channel;
       const int64_t channels_left = p.depth - first_channel;
       const int64_t channels = channels_left < used ? channels_left : used;
+      const Strips::Line walk = strips.line(line);
       A* sums = workspace.as<A>() + split * blocking.set + group * p.rows * sums_pitch +
                 line * blocking.layout.line;
       const int64_t chunk_begin = split * blocking.chunks_of_split;
@@ -193,8 +196,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
           const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
           if (row == nullptr) continue;
           if (!blocking.in_place) {
-            strips.copy_pixel_row(row + first_channel, p.source_strides.axis[2], channels, chunk.x,
-                                  chunk.width, pitch, strip + kept_count * strip_row);
+            strips.copy_pixel_row(walk, row + first_channel, p.source_strides.axis[2], channels,
+                                  chunk.x, chunk.width, pitch, strip + kept_count * strip_row);
           }
           kept[kept_count++] = r;
         }
@@ -227,7 +230,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
           tile.b_tap = strip_row;
           for (int64_t tap = 0; tap < blocking.taps; ++tap) {
             if (!joined && !blocking.merged) {
-              const Inside reads = strips.reads_inside(tap, chunk);
+              const Inside reads = strips.reads_inside(line, tap, chunk);
               tile.start = reads.begin * distance, tile.run = reads.end - reads.begin;
             }
             for (int64_t b = block_begin; b < block_end; ++b) {

@@ -169,7 +169,7 @@ struct WeightGemmPlanarBlocking {
   int64_t sum_bytes, offset_bytes;       // of the call
   int64_t strip_bytes, grad_bytes, pointer_bytes, segment_bytes;  // of each thread
 
-  explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p) : strips(p, kPixelChunk) {
+  explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p) : strips(p, kPixelChunk, true) {
     taps = p.taps();
     inner = p.depth * taps;
     // Blocks of about as many channels each.
@@ -211,22 +211,23 @@ void point_to_strips(const WeightContraction<T>& p, const Strips& strips,
                      const Strips::Chunk& chunk, const T* source, int64_t first, int64_t count,
                      int64_t runs, Accumulator<T>* strip, const Accumulator<T>** to) {
   const int64_t strip_row = strips.positions(chunk.width), lines = strips.lines();
-  const int64_t taps_w = p.walk[2].tap_count, rows = lines * chunk.rows;
+  const int64_t line_taps = strips.line_taps, rows = lines * chunk.rows;
   for (int64_t line = 0; line < lines; ++line) {
+    const Strips::Line walk = strips.line(line);
     for (int64_t r = 0; r < chunk.rows; ++r) {
       const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
       Accumulator<T>* at = strip + (line * chunk.rows + r) * strip_row;
       for (int64_t c = first; c < first + count; ++c, at += rows * strip_row) {
-        strips.copy_plane_row(row == nullptr ? row : row + c * p.source_strides.channel,
+        strips.copy_plane_row(walk, row == nullptr ? row : row + c * p.source_strides.channel,
                               p.source_strides.axis[2], chunk.x, chunk.width, at);
       }
     }
   }
-  for (int64_t k = 0; k < count * lines * taps_w; ++k) {
-    const Accumulator<T>* from = strip + k / taps_w * chunk.rows * strip_row;
+  for (int64_t k = 0; k < count * lines * line_taps; ++k) {
+    const Accumulator<T>* from = strip + k / line_taps * chunk.rows * strip_row;
     const Accumulator<T>** at = to + k / kTileRows * kTileRows * runs + k % kTileRows;
     for (int64_t r = 0; r < runs; ++r) {
-      at[r * kTileRows] = from + r * strip_row + strips.start(k % taps_w);
+      at[r * kTileRows] = from + r * strip_row + strips.start(k % line_taps);
     }
   }
 }
