@@ -53,6 +53,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         (("<", "<="),),
     ),
     Equivalent(
+        "implicit_gemm_weight.cuh",
+        "const Index image = p.split_pixel(pixel < end ? pixel : end - 1, j);",
+        "nothing is read for pixels from the end on, wherever they are said to lie",
+        ((" - 1", ""), ("<", "<=")),
+    ),
+    Equivalent(
         "depthwise_weight.cuh",
         "const int64_t of_chunk = (int64_t{chunk} * p.groups + of_lane) * p.rows + row;",
         _SMALL,
