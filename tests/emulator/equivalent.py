@@ -108,6 +108,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "pool_tile.cuh",
+        "range.end = p.template gathered<Op::kBackward>(axis, last - 1).end;",
+        "more of the source is read into the patch, as far as both go, and no window needs it",
+        ((" - 1", ""),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
         "if (!Op::kBackward && range.step > 1) range.begin = "
         "range.begin < range.step ? 0 : range.begin;",
         "with a step of 1, as that of all gradients is, only 0 is less than it",
