@@ -129,6 +129,9 @@ LAYERS = {
     "volume, strided": Layer((2, 4, 5, 6, 7), (2, 3, 3), (1, 0, 1), 2, (2, 1, 1)),
     "volume, circular": Layer((1, 4, 4, 5, 6), (3, 3, 3), (1, 1, 1), mode="circular"),
     "circular": Layer((2, 4, 6, 9), (3, 4), (1, 3), mode="circular"),
+    # What lies beyond the last column that an output reads is more than a width away.
+    "circular, all around": Layer((1, 4, 3, 3), (3, 3), (3, 3), mode="circular"),
+    "circular, all around, strided": Layer((1, 5, 3, 3), (2, 1), (3, 3), 2, mode="circular"),
     "reflect": Layer((2, 4, 6, 9), (3, 5), (1, 2), 2, mode="reflect"),
     "replicate": Layer((2, 5, 6, 9), (3, 3), (2, 2), 1, (2, 2), mode="replicate"),
 }

@@ -89,6 +89,19 @@ def test_an_index_outside_makes_its_plane_nan(
     torch.testing.assert_close(ours, gathered, rtol=0, atol=0, equal_nan=True)
 
 
+def test_indices_of_many_channels(emulated: object) -> None:
+    # Several blocks of channels, each of several slices and chunks.
+    size = (9, 16)
+    at = torch.randint(0, 144, (2, 70, 7, 8)).contiguous(memory_format=torch.channels_last)
+    values = torch.randn(at.shape).contiguous(memory_format=torch.channels_last)
+    for name in ("max_pool_backward", "max_unpool"):
+        ours = getattr(emulated, name)(values, at, size)
+        assert torch.equal(ours, getattr(torch.ops.cnnops, name)(values, at, size))
+    large = torch.randn(2, 70, *size).contiguous(memory_format=torch.channels_last)
+    ours = emulated.max_pool_gather(large, at)  # type: ignore[attr-defined]
+    assert torch.equal(ours, torch.ops.cnnops.max_pool_gather(large, at))
+
+
 def _kernels(call: Callable[[], object]) -> str:
     """The names of the kernels that `call` runs."""
     with library.counting() as costs:
@@ -102,6 +115,8 @@ POOLINGS = {
     "pool_tile small planes": ((2, 9, 7, 7), 3, 1, 1, "contiguous"),
     "pool_window": ((2, 3, 20, 20), 20, 20, 0, "contiguous"),
     "pool_window channels": ((2, 24, 12, 12), 12, 12, 0, "channels_last"),
+    "pool_window many channels": ((2, 264, 6, 6), 6, 6, 0, "channels_last"),
+    "pool_window odd channels": ((2, 67, 6, 6), 6, 6, 0, "channels_last"),
     "pool_direct": ((2, 3, 20, 20), 2, 2, 0, "contiguous"),
     "pool_direct channels": ((2, 24, 9, 9), 3, 2, 1, "channels_last"),
 }

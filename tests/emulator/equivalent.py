@@ -53,6 +53,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         (("<", "<="),),
     ),
     Equivalent(
+        "implicit_gemm_weight.cuh",
+        "const Index image = p.split_pixel(pixel < end ? pixel : end - 1, j);",
+        "nothing is read for pixels from the end on, wherever they are said to lie",
+        ((" - 1", ""), ("<", "<=")),
+    ),
+    Equivalent(
         "depthwise_weight.cuh",
         "const int64_t of_chunk = (int64_t{chunk} * p.groups + of_lane) * p.rows + row;",
         _SMALL,
@@ -99,6 +105,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "for (int i = thread; i < tile.planes * tile.source_height * tile.source_width;",
         "the element beyond belongs to a plane beyond, which the loop passes over",
         (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "range.end = p.template gathered<Op::kBackward>(axis, last - 1).end;",
+        "more of the source is read into the patch, as far as both go, and no window needs it",
+        ((" - 1", ""),),
     ),
     Equivalent(
         "pool_tile.cuh",

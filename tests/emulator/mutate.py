@@ -44,7 +44,7 @@ DEADLINE = 180
 #: Emulated tests, of all that there are; those of the modules that have no device are all emulated.
 EMULATED = (
     "cuda-emulated or tensor_cores or fma_convolution or cuda_depthwise or cuda_pool"
-    " or cuda_addresses or cuda_nan or cuda_order"
+    " or cuda_addresses or cuda_nan or cuda_order or cuda_strides"
 )
 
 
@@ -62,7 +62,7 @@ class Kernel:
     tests: tuple[str, ...]
 
 
-_CONV = ("cuda_addresses.py", "cuda_nan.py", "cuda_order.py")
+_CONV = ("cuda_strides.py", "cuda_addresses.py", "cuda_nan.py", "cuda_order.py")
 _MMA = ("tensor_cores.py", *_CONV)
 _FMA = ("fma_convolution.py", *_CONV)
 _DEPTHWISE = ("cuda_depthwise.py", *_CONV)
