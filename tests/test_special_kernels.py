@@ -427,3 +427,32 @@ def test_right(name: str, dtype: torch.dtype, isa: str, set_isa: Callable[[str],
             # The gradient of the padded image is rounded to dtype before it is folded.
             bound += torch.finfo(dtype).eps * scale
         assert ((ours_is.double() - theirs_is).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1 << 20, "dilation": 1 << 20},
+        {"padding": 1 << 33, "dilation": 1 << 33},
+        {"padding": 1 << 33, "dilation": 1 << 33, "stride": 1 << 40},
+    ],
+    ids=str,
+)
+def test_taps_that_reach_the_image_alone_count(
+    options: dict[str, int], layout: torch.memory_format
+) -> None:
+    """However far the others are: nothing is as large as the distance between them."""
+    image = torch.randn(1, 40, 3, 3, dtype=torch.float64).contiguous(memory_format=layout)
+    weight = torch.randn(130, 40, 3, 3, dtype=torch.float64).contiguous(memory_format=layout)
+    image.requires_grad_()
+    weight.requires_grad_()
+    stride = {"stride": options.get("stride", 1)}
+    ours = F.conv2d(image, weight, **options)
+    theirs = torch.nn.functional.conv2d(image, weight[:, :, 1:2, 1:2], **stride)
+    gradient = torch.randn_like(theirs)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, (image, weight), gradient),
+        torch.autograd.grad(theirs, (image, weight), gradient),
+    )
