@@ -53,7 +53,7 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> Uses:
 
 
 def module(**options: Any) -> cnnops.nn.Conv2d:
-    return cnnops.nn.Conv2d(CHANNELS, CHANNELS, 3, **{"padding": 1, **options})
+    return cnnops.nn.Conv2d(CHANNELS, CHANNELS, **{"kernel_size": 3, "padding": 1, **options})
 
 
 def assert_right(conv: nn.Conv2d, x: Tensor) -> None:
@@ -197,12 +197,17 @@ def test_other_instruction_set_and_precision(uses: Uses, set_isa: Callable[[str]
     before = torch.backends.mkldnn.conv.fp32_precision
     try:
         torch.backends.mkldnn.conv.fp32_precision = "ieee"
-        convolved = uses.convolved
+        prepared = uses.prepared
         assert_right(conv, x)
-        assert uses.convolved == convolved  # nothing to prepare
+        assert uses.prepared == prepared + 1  # for another kernel
     finally:
         torch.backends.mkldnn.conv.fp32_precision = before
     assert_right(conv, x)
+
+
+def test_weights_that_are_read_as_they_lie_are_not_prepared(uses: Uses) -> None:
+    assert_right(module(kernel_size=1, padding=0), torch.randn(SHAPE))
+    assert (uses.prepared, uses.convolved) == (0, 0)
 
 
 def test_modules_share_what_is_kept_of_a_shared_weight(uses: Uses) -> None:
