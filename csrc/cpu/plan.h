@@ -473,7 +473,9 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
   const Choice choice =
       choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   switch (choice.algorithm) {
-    case Algorithm::gemm_planar: exchange_parts(p); return {choice, kernels.weight_gemm_planar};
+    case Algorithm::gemm_planar:
+      exchange_parts(p, kernels.lanes);
+      return {choice, kernels.weight_gemm_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.weight_gemm_channels_last};
     case Algorithm::broadcast_pixels: return {choice, kernels.weight_broadcast_pixels};
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
