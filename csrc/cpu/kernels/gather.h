@@ -157,19 +157,6 @@ struct ColumnGatherer {
     if (indexed) fill_index();
   }
 
-  /// The rows from `first` on where they lie in the tensor already, as those of a 1x1 kernel do, or
-  /// null. `source` is channel 0 of the group in image 0.
-  Rows<const A> in_place(const T* source, int64_t first) const {
-    const Walk& walk = shape.walk[2];
-    const bool dense = shape.taps() == 1 && segment_count == 1 && walk.step * strides.axis[2] == 1;
-    if (!__is_same(T, A) || !dense) return {};
-    const Segment& segment = segments[0];
-    const int64_t line = line_offset(segment, 0, 0), x = segment.width + walk.taps[0].offset;
-    if (line < 0 || x < 0 || x + segment.length > walk.size) return {};
-    return {reinterpret_cast<const A*>(source) + first * strides.channel + line + x,
-            strides.channel};
-  }
-
   /// Writes matrix rows [first, first + count), where row = ((channel * taps_d + td) * taps_h + th)
   /// * taps_w + tw, to `to`, `pitch` elements a row. `source` is channel 0 of the group in image 0.
   /// What is left of the last register becomes zero: garbage may be slow numbers.

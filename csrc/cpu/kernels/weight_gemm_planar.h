@@ -3,8 +3,9 @@
 //
 // Pixels go in chunks of about kPixelChunk. For a chunk the source rows of a block of channels are
 // copied once for each kernel line (strips.h), or read where they lie under a 1x1 kernel, and a
-// tile broadcasts from six places in them. grad is transposed through registers. Items are (group,
-// block of channels, block of rows, split): a split is a fixed share of the chunks with its own
+// tile broadcasts from six places in them; with much padding from six channels for one tap, so that
+// padding can be left out. grad is transposed through registers. Items are (group, block of channels,
+// block of rows, split): a split is a fixed share of the chunks with its own
 // sums, used where there are too few blocks, and the splits are added in order.
 
 constexpr int64_t kPixelChunk = 256;
@@ -156,6 +157,24 @@ bool reads_runs_in_place(const WeightContraction<T>& p) {
   return __is_same(T, Accumulator<T>) && inside;
 }
 
+/// From this share of padding on it is left out, although tiles of one tap each may be less full.
+constexpr double kMuchPadding = 0.15;
+
+/// The share of what all taps read that is zeros around the source.
+inline double padding_share(const ContractionShape& shape) {
+  double inside = 1;
+  for (const Walk& walk : shape.walk) {
+    if (walk.mode != PaddingMode::zeros || walk.count == 0) continue;
+    double reads = 0;
+    for (int64_t t = 0; t < walk.tap_count; ++t) {
+      reads += double(walk.inside_end(walk.taps[t].offset)) -
+               double(walk.inside_begin(walk.taps[t].offset));
+    }
+    inside *= reads / (double(walk.count) * double(walk.tap_count));
+  }
+  return 1 - inside;
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct WeightGemmPlanarBlocking {
@@ -165,6 +184,7 @@ struct WeightGemmPlanarBlocking {
   int64_t taps, inner, channel_block, blocks;  // inner is K
   int64_t padded_rows, row_block, row_blocks;
   bool in_place;                         // the source is read where it lies
+  bool by_tap;                           // tiles keep to a tap, and leave padding out
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
   int64_t sum_bytes, offset_bytes;       // of the call
   int64_t strip_bytes, grad_bytes, pointer_bytes, segment_bytes;  // of each thread
@@ -183,6 +203,7 @@ struct WeightGemmPlanarBlocking {
     if (halves && row_blocks == 1) row_blocks = 2;
     row_block = round_up(ceil_div(padded_rows, row_blocks), kLanes<A>);
     in_place = reads_runs_in_place(p);
+    by_tap = !in_place && padding_share(p) > kMuchPadding;
     set = p.groups * inner * padded_rows;
     splits = choose_splits(p.groups * blocks * row_blocks, strips.chunks(), set * sizeof(A));
     chunks_of_split = ceil_div(strips.chunks(), splits);
@@ -228,6 +249,46 @@ void point_to_strips(const WeightContraction<T>& p, const Strips& strips,
     const Accumulator<T>** at = to + k / kTileRows * kTileRows * runs + k % kTileRows;
     for (int64_t r = 0; r < runs; ++r) {
       at[r * kTileRows] = from + r * strip_row + strips.start(k % line_taps);
+    }
+  }
+}
+
+/// Multiplies the strips of `channels` with a panel of grad, [pixel][width], tap by tap: a tile is
+/// of six channels, and what its tap reads in padding is left out. `pointers` is space for those of
+/// a tile.
+template <class T>
+void multiply_taps(const WeightContraction<T>& p, const Strips& strips, const Strips::Chunk& chunk,
+                   const T* source, int64_t channels, const Accumulator<T>* strip,
+                   const Accumulator<T>* grad, int64_t width, const Rows<Accumulator<T>>& sums,
+                   bool adds, const Accumulator<T>** pointers) {
+  using A = Accumulator<T>;
+  const int64_t strip_row = strips.positions(chunk.width), lines = strips.lines();
+  const int64_t taps = p.taps(), of_line = chunk.rows * strip_row;
+  for (int64_t line = 0; line < lines; ++line) {
+    const auto reads_row = [&](int64_t r) {
+      return strips.source_row(source, p.source_strides, chunk.row + r, line) != nullptr;
+    };
+    int64_t first = 0, last = chunk.rows;
+    while (first < last && !reads_row(first)) ++first;
+    while (first < last && !reads_row(last - 1)) --last;
+    for (int64_t tap = 0; tap < strips.line_taps; ++tap) {
+      const Inside reads = strips.reads_inside(line, tap, chunk);
+      TileOperands<A> tile{pointers,     reads.begin * strips.step,
+                           last - first, reads.end - reads.begin,
+                           strips.step,  grad + (first * chunk.width + reads.begin) * width,
+                           width};
+      tile.b_tap = chunk.width * width;
+      for (int64_t c = 0; c < channels; c += kTileRows) {
+        const int rows = int(channels - c < kTileRows ? channels - c : kTileRows);
+        const A* from = strip + (c * lines + line) * of_line + strips.start(tap);
+        for (int64_t r = first; r < last; ++r) {
+          for (int i = 0; i < rows; ++i) {
+            pointers[(r - first) * kTileRows + i] = from + i * lines * of_line + r * strip_row;
+          }
+        }
+        multiply<A>(tile, sums.at(c * taps + line * strips.line_taps + tap), taps * sums.pitch,
+                    adds, rows, vectors_for<A>(width));
+      }
     }
   }
 }
@@ -312,6 +373,12 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
                        p.grad_strides, rows_here, dest_runs, dest_run_count, pixels, grad);
         for (int64_t block = 0; block < columns.count; ++block) {
           const int64_t column = columns.begin(block), width = columns.begin(block + 1) - column;
+          if (blocking.by_tap) {
+            multiply_taps<T>(p, strips, chunk, source, channels, strip_buffer.as<A>(),
+                             grad + column * pixels, width, {sums.data + column, sums.pitch},
+                             index > chunk_begin, pointers);
+            continue;
+          }
           TileOperands<A> tile{nullptr, 0, runs, pixels / runs, strips.step, grad + column * pixels,
                                width};
           for (int64_t i = 0; i < run_of_k; i += kTileRows) {
