@@ -4,16 +4,21 @@
 // Pixels go in chunks of about kPixelChunk. For a chunk the source rows of a block of channels are
 // copied once for each kernel line (strips.h), or read where they lie under a 1x1 kernel, and a
 // tile broadcasts from six places in them; with much padding from six channels for one tap, so that
-// padding can be left out. grad is transposed through registers. Items are (group, block of channels,
-// block of rows, split): a split is a fixed share of the chunks with its own
-// sums, used where there are too few blocks, and the splits are added in order.
+// padding can be left out. grad is transposed through registers. Items are (group, block of
+// channels, block of rows, split): a split is a fixed share of the chunks with its own sums, used
+// where there are too few blocks, and the splits are added in order.
 
 constexpr int64_t kPixelChunk = 256;
+
 /// About so much of K is in a block of channels, for each of which grad is transposed again.
 constexpr int64_t kInnerBlock = 64 * kTileRows;
-constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;  // workspace beyond one set of sums
+
+/// Workspace beyond one set of sums.
+constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;
+
+/// Destination channels of a chunk of grad: 2 MB of floats. From so many on there may be two blocks.
+constexpr int64_t kGradRows = 2048;
 constexpr int64_t kRowsWorthHalving = 128;
-constexpr int64_t kGradRows = 2048;  // destination channels of a chunk of grad: 2 MB of floats
 
 /// Shares of the reduction: not more than make kWantedItems of `items`, within the workspace bound,
 /// and none of them empty.
