@@ -16,7 +16,7 @@ constexpr int64_t kInnerBlock = 64 * kTileRows;
 /// Workspace beyond one set of sums.
 constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;
 
-/// Destination channels of a chunk of grad: 2 MB of floats. From so many on there may be two blocks.
+/// Destination channels of a chunk of grad: 2 MB of floats; and from how many on two blocks may be.
 constexpr int64_t kGradRows = 2048;
 constexpr int64_t kRowsWorthHalving = 128;
 
