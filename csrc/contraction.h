@@ -61,17 +61,25 @@ struct Walk {
     return end > count ? count : end < begin ? begin : end;
   }
 
+  /// Whether all that is read lies inside the source.
+  bool reads_inside() const { return low() >= 0 && (count - 1) * step + high() < size; }
+
+  /// Source positions from the first to the last that `destinations` neighbours read.
+  int64_t positions(int64_t destinations) const {
+    return (destinations - 1) * step + high() - low() + 1;
+  }
+
   /// From row to row of source copies in which what a tap reads for `destinations` neighbours, and
   /// on to the next row, is consecutive; for each phase of the step. Zeros that end one row and
   /// start the next are there once.
   int64_t shifted_pitch(int64_t destinations) const {
-    const int64_t span = high() - low(), positions = (destinations - 1) * step + span + 1;
+    const int64_t span = high() - low(), read = positions(destinations);
     if (step > 1 || mode != PaddingMode::zeros || destinations < count) {
-      return (positions + step - 1) / step;
+      return (read + step - 1) / step;
     }
     const int64_t left = low() < 0 ? -low() : 0, past = count - 1 + high() - (size - 1);
     const int64_t right = past > 0 ? past : 0, shared = left < right ? left : right;
-    return positions - (shared < span ? shared : span);
+    return read - (shared < span ? shared : span);
   }
 };
 
@@ -82,24 +90,25 @@ struct Strides {
   int64_t axis[kAxes] = {0, 0, 0};
 };
 
+/// Whether each axis of these sizes goes on where the one inside it ends, neighbours `distance`
+/// apart. The distance of what follows the outermost axis, or -1 where they do not.
+inline int64_t joined_axes(const Strides& strides, const int64_t (&size)[kAxes], int64_t distance) {
+  for (int axis = kAxes - 1; axis >= 0; --axis) {
+    if (size[axis] > 1 && strides.axis[axis] != distance) return -1;
+    distance *= size[axis];
+  }
+  return distance;
+}
+
 /// Whether planes of these sizes lie densely in memory, each in order.
 inline bool planes_are_dense(const Strides& strides, const int64_t (&size)[kAxes]) {
-  int64_t expected = 1;
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
-    if (size[axis] > 1 && strides.axis[axis] != expected) return false;
-    expected *= size[axis];
-  }
-  return true;
+  return joined_axes(strides, size, 1) >= 0;
 }
 
 /// Whether the pixels of all images lie at one distance, that of neighbours in a row.
 inline bool pixels_are_even(const Strides& strides, int64_t batch, const int64_t (&size)[kAxes]) {
-  int64_t expected = strides.axis[kAxes - 1];
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
-    if (size[axis] > 1 && strides.axis[axis] != expected) return false;
-    expected *= size[axis];
-  }
-  return batch == 1 || strides.batch == expected;
+  const int64_t image = joined_axes(strides, size, strides.axis[kAxes - 1]);
+  return image >= 0 && (batch == 1 || strides.batch == image);
 }
 
 /// Element strides of a weight by role: destination channel, source channel, kernel position,
@@ -129,6 +138,30 @@ struct ContractionShape : Channels {
   int64_t taps() const { return walk[0].tap_count * walk[1].tap_count * walk[2].tap_count; }
   int64_t pixels() const { return walk[0].count * walk[1].count * walk[2].count; }
 };
+
+/// Whether destination i reads source position i and nothing else.
+inline bool is_pointwise(const ContractionShape& shape) {
+  bool same = shape.taps() == 1;
+  for (const Walk& walk : shape.walk) {
+    same &= walk.taps[0].offset == 0 && walk.step == 1 && walk.count == walk.size;
+  }
+  return same;
+}
+
+/// Whether source pixel i of all images, which lie at one distance, is what destination i reads.
+inline bool reads_each_pixel(const ContractionShape& shape, const Strides& source) {
+  return is_pointwise(shape) &&
+         pixels_are_even(source, shape.batch,
+                         {shape.walk[0].size, shape.walk[1].size, shape.walk[2].size});
+}
+
+/// Whole registers of `lanes` that hold `count` elements, in elements.
+inline int64_t in_registers(int64_t count, int64_t lanes) {
+  return (count + lanes - 1) / lanes * lanes;
+}
+
+/// Whether planes so many bytes apart start in the same few lines of a cache.
+inline bool planes_compete(int64_t bytes) { return bytes % 4096 == 0; }
 
 /// True when all taps lie side by side in the weight, in order.
 inline bool taps_are_contiguous(const ContractionShape& shape, const WeightStrides& strides) {
@@ -163,8 +196,9 @@ inline bool weight_rows_are_dense(const ContractionShape& shape, const WeightStr
   return true;
 }
 
+/// The tensors of a convolution or of the gradient for its input.
 template <class T>
-struct Contraction : ContractionShape {
+struct ConvOperands {
   const T* source = nullptr;
   Strides source_strides;
   const T* weight = nullptr;
@@ -172,6 +206,10 @@ struct Contraction : ContractionShape {
   const T* bias = nullptr;  // one for each of groups * rows, or none
   T* dest = nullptr;
   Strides dest_strides;
+};
+
+template <class T>
+struct Contraction : ContractionShape, ConvOperands<T> {
   const void* prepared = nullptr;  // the weight as the kernel's `prepare` left it, if it was kept
 };
 
@@ -191,15 +229,8 @@ struct WeightContraction : ContractionShape {
 ///                          weight[g, m, c, k] * source[n, g, c, o]
 /// where tap k takes output o of an axis to input o * stride + k * dilation - pad_begin.
 template <class T>
-struct InputGradient : Channels {
+struct InputGradient : Channels, ConvOperands<T> {
   ConvAxis axis[kAxes];
-  const T* source = nullptr;
-  Strides source_strides;
-  const T* weight = nullptr;
-  WeightStrides weight_strides;
-  const T* bias = nullptr;  // one for each of groups * rows, or none
-  T* dest = nullptr;
-  Strides dest_strides;
 };
 
 /// The adjoint of padding by index: dest[n, c, i] = bias[c] + sum of source[n, c, q] over the

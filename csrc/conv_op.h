@@ -86,6 +86,20 @@ Tensor source_for(Engine& engine, const Tensor& tensor) {
   return engine.channels_last() ? engine.to_channels_last(tensor) : tensor;
 }
 
+/// Points `to` at the tensors of a convolution, or with `transposed` of the gradient for its input.
+template <class T, class Engine>
+void set_operands(ConvOperands<T>& to, Engine& engine, const Tensor& source, const Tensor& weight,
+                  const std::optional<Tensor>& bias, const Tensor& dest,
+                  const ConvGeometry& geometry, bool transposed) {
+  to.source = engine.template read<T>(source);
+  to.source_strides = strides_of(source, geometry);
+  to.weight = engine.template read<T>(weight);
+  to.weight_strides = weight_strides_of(weight, geometry, transposed);
+  to.bias = bias ? engine.template read<T>(*bias) : nullptr;
+  to.dest = engine.template write<T>(dest);
+  to.dest_strides = strides_of(dest, geometry);
+}
+
 /// Runs compute(dest) with a dest in the layout that the engine computes in, and moves the result
 /// to `result` where that is another.
 template <class Engine, class F>
@@ -134,13 +148,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
       Contraction<T> p;
       set_channels(p, geometry, false);
       for (int i = 0; i < kAxes; ++i) set_walk(p.walk[i], walks[i]);
-      p.source = engine.template read<T>(source);
-      p.source_strides = strides_of(source, geometry);
-      p.weight = engine.template read<T>(weight);
-      p.weight_strides = weight_strides_of(weight, geometry, false);
-      p.bias = dense_bias ? engine.template read<T>(*dense_bias) : nullptr;
-      p.dest = engine.template write<T>(dest);
-      p.dest_strides = strides_of(dest, geometry);
+      set_operands(p, engine, source, weight, dense_bias, dest, geometry, false);
       if (p.taps() == 0) {
         engine.fill(fill_of(p.dest, p.dest_strides, p.bias, geometry, &ConvAxis::output));
       } else {
@@ -167,14 +175,8 @@ void run_phases(Engine& engine, const InputGradient<T>& whole, const ConvGeometr
     for (const auto& h : phases[1]) {
       for (const auto& w : phases[2]) {
         Contraction<T> p;
-        set_channels(p, geometry, true);
-        p.source = whole.source;
-        p.source_strides = whole.source_strides;
-        p.weight = whole.weight;
-        p.weight_strides = whole.weight_strides;
-        p.bias = whole.bias;
-        p.dest = whole.dest;
-        p.dest_strides = whole.dest_strides;
+        static_cast<Channels&>(p) = whole;
+        static_cast<ConvOperands<T>&>(p) = whole;
         const std::array of_axis{&d, &h, &w};
         for (int i = 0; i < kAxes; ++i) {
           const auto& [phase, owned] = *of_axis[i];
@@ -198,13 +200,7 @@ void grad_input_into(Engine& engine, const Tensor& dest, const Tensor& source, c
     InputGradient<T> whole;
     set_channels(whole, geometry, true);
     for (int i = 0; i < kAxes; ++i) whole.axis[i] = geometry.axis[i];
-    whole.source = engine.template read<T>(source);
-    whole.source_strides = strides_of(source, geometry);
-    whole.weight = engine.template read<T>(weight);
-    whole.weight_strides = weight_strides_of(weight, geometry, true);
-    whole.bias = bias ? engine.template read<T>(*bias) : nullptr;
-    whole.dest = engine.template write<T>(dest);
-    whole.dest_strides = strides_of(dest, geometry);
+    set_operands(whole, engine, source, weight, bias, dest, geometry, true);
     if (!engine.run_whole(whole)) run_phases(engine, whole, geometry);
   });
 }

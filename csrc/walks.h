@@ -94,15 +94,6 @@ void merge_pointwise(WeightContraction<T>& p) {
   merge_pointwise(p, p.source_strides, p.grad_strides);
 }
 
-/// Whether destination i of a merged shape reads source i and nothing else.
-inline bool is_pointwise(const ContractionShape& shape) {
-  bool same = shape.taps() == 1;
-  for (const Walk& walk : shape.walk) {
-    same &= walk.taps[0].offset == 0 && walk.step == 1 && walk.count == walk.size;
-  }
-  return same;
-}
-
 /// Source and weight of a 1x1, stride-1, unpadded convolution of one image play the same part.
 /// Exchanges them: the pixels become rows, and the rows pixels.
 template <class T>
@@ -118,7 +109,8 @@ void exchange_parts(Contraction<T>& p) {
   std::swap(p.dest_strides.channel, p.dest_strides.axis[2]);
 }
 
-/// Whether source and grad of a weight gradient play the same part: 1x1, at stride 1, unpadded.
+/// Whether the source and what it meets play the same part: a 1x1 kernel at stride 1, unpadded,
+/// over pixels that were merged.
 inline bool parts_are_alike(const ContractionShape& shape) {
   return shape.walk[0].count == 1 && shape.walk[1].count == 1 && is_pointwise(shape);
 }
@@ -140,7 +132,7 @@ template <class T>
 void exchange_parts(WeightContraction<T>& p, int64_t lanes) {
   if (!parts_are_alike(p) || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
   const auto work = [lanes](int64_t rows, int64_t depth) {
-    return (rows + lanes - 1) / lanes * lanes * (8 + depth);
+    return in_registers(rows, lanes) * (8 + depth);
   };
   const int64_t pixels = p.batch * p.walk[2].count;
   const int64_t more = (work(p.depth, p.rows) - work(p.rows, p.depth)) * pixels;
@@ -150,8 +142,8 @@ void exchange_parts(WeightContraction<T>& p, int64_t lanes) {
 /// Exchanges source and grad where channels of the source fill registers of `lanes` better.
 template <class T>
 void exchange_to_fill(WeightContraction<T>& p, int64_t lanes) {
-  const auto padded = [lanes](int64_t count) { return (count + lanes - 1) / lanes * lanes; };
-  if (parts_are_alike(p) && padded(p.depth) * p.rows < padded(p.rows) * p.depth) swap_parts(p);
+  const int64_t swapped = in_registers(p.depth, lanes) * p.rows;
+  if (parts_are_alike(p) && swapped < in_registers(p.rows, lanes) * p.depth) swap_parts(p);
 }
 
 }  // namespace cnnops

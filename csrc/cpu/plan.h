@@ -83,7 +83,6 @@ inline bool groups_fill_registers(const ContractionShape& shape, int64_t lanes) 
 
 /// A plane of four 512-bit registers of floats; the panels of a GEMM hold pixels of several images.
 constexpr int64_t kMinPlane = 64;
-constexpr int64_t kConflictBytes = 4096;
 
 /// More destination pixels than this would pay for packing the weight.
 constexpr int64_t kFewPixels = 8;
@@ -118,7 +117,7 @@ constexpr int64_t kMaxTransposedTaps = 512;
 
 /// How much of whole registers `count` elements fill.
 inline double filled(int64_t count, int64_t lanes) {
-  return double(count) / ((count + lanes - 1) / lanes * lanes);
+  return double(count) / in_registers(count, lanes);
 }
 
 /// Elements of the packed weights of a group that every tile of pixels goes through: 64 KB of
@@ -161,7 +160,7 @@ inline bool fits_source_blocks(const ContractionShape& shape) {
 
 /// Elements of the weight of a group, its destination channels in whole registers.
 inline int64_t padded_weights(const ContractionShape& shape, int64_t lanes) {
-  return (shape.rows + lanes - 1) / lanes * lanes * shape.depth * shape.taps();
+  return in_registers(shape.rows, lanes) * shape.depth * shape.taps();
 }
 
 /// Whether pixels are best broadcast to registers of destination channels. Results for planes are
@@ -221,7 +220,7 @@ inline bool is_dense_3x3(const ContractionShape& shape) {
 inline double winograd_cost(const ContractionShape& shape, int64_t size, int64_t lanes) {
   const auto tiles_of = [&](int axis) { return (shape.walk[axis].count + size - 1) / size; };
   const double tiles = double(shape.batch) * shape.walk[0].count * tiles_of(1) * tiles_of(2);
-  const double used = double(shape.rows) / ((shape.rows + lanes - 1) / lanes * lanes);
+  const double used = filled(shape.rows, lanes);
   const double transforms = kTileTransform / shape.rows + kTileTransform / shape.depth;
   return (size + 2) * (size + 2) * (tiles * (1 / used + transforms) + kWeightTransform);
 }
@@ -364,8 +363,7 @@ bool suits_weight_rows(const Contraction<T>& p) {
 /// the source, vectors along the destination channels.
 template <class T>
 bool suits_weight_as_pixels(const Contraction<T>& p) {
-  const bool one_row = p.walk[0].count == 1 && p.walk[1].count == 1 && p.batch == 1;
-  return one_row && p.groups == 1 && p.bias == nullptr && is_pointwise(p) &&
+  return parts_are_alike(p) && p.batch == 1 && p.groups == 1 && p.bias == nullptr &&
          p.walk[2].count <= plan::kMinPlane && p.rows >= plan::kMinPlane &&
          p.source_strides.channel != 1 && p.weight_strides.row == 1;
 }
@@ -382,7 +380,7 @@ bool suits_planes(const Contraction<T>& p) {
   const bool dense = p.source_strides.axis[2] == 1 && p.dest_strides.axis[2] == 1;
   return std::is_same_v<T, Accumulator<T>> && one_row && same && rows && dense &&
          walk.count >= plan::kMinPlane &&
-         p.source_strides.channel * int64_t(sizeof(T)) % plan::kConflictBytes != 0;
+         !planes_compete(p.source_strides.channel * int64_t(sizeof(T)));
 }
 
 /// Whether the taps of a planar contraction are best read as shifts of copied source rows: when few

@@ -126,8 +126,3 @@ inline void multiply_affine(const AffineOperands<A>& in, const AffineResult<A>& 
 #endif
   }
 }
-
-/// The size of parts, `most` at most, that cut `count` evenly and are as few as there can be.
-inline int64_t even_part(int64_t count, int64_t most) {
-  return ceil_div(count, ceil_div(count, most));
-}

@@ -34,7 +34,6 @@ inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLa
 template <class T>
 struct BroadcastPixelsBlocking {
   using A = Accumulator<T>;
-  static constexpr int64_t columns = kTileColumns<A>;
   int64_t inner, padded_rows, widest;  // K, destination channels, those of a tile
   SourceBlockLayout layout;
   SourceRuns runs;
@@ -46,7 +45,7 @@ struct BroadcastPixelsBlocking {
   explicit BroadcastPixelsBlocking(const Contraction<T>& p)
       : inner(p.depth * p.taps()),
         padded_rows(round_up(p.rows, kLanes<A>)),
-        widest(ceil_div(EvenBlocks<A>(p.rows).registers, EvenBlocks<A>(p.rows).count) * kLanes<A>),
+        widest(EvenBlocks<A>(p.rows).widest()),
         layout(SourceBlockLayout::make<T>(p, p.source_strides)),
         runs(p, layout),
         slides(neighbours_share_taps(p.walk[2])),
@@ -72,17 +71,12 @@ inline void store_planes(const Accumulator<T>* sums, int64_t pitch, int64_t coun
   constexpr int lanes = kLanes<A>;
   Vec<A> square[lanes] = {};
   for (int64_t i = 0; i < count; ++i) square[i] = load(sums + i * pitch);
+  if (stride == 1) return store_transposed(square, channels, count, to, channel);
   transpose<A>(square);
   for (int64_t c = 0; c < channels; ++c, to += channel) {
-    if (stride == 1 && count == lanes) {
-      store_narrow(to, square[c]);
-    } else if (stride == 1) {
-      store_partial(to, square[c], count);
-    } else {
-      alignas(64) A line[lanes];
-      store(line, square[c]);
-      store_run(line, A(0), count, to, stride);
-    }
+    alignas(64) A line[lanes];
+    store(line, square[c]);
+    store_run(line, A(0), count, to, stride);
   }
 }
 
@@ -192,12 +186,6 @@ struct BroadcastPixels {
   }
 };
 
-/// Bytes of the packed weights, in the order of gemm_channels_last.h, whose `prepare` packs them.
-template <class T>
-int64_t broadcast_pixels_prepared_bytes(const Contraction<T>& p) {
-  return BroadcastPixelsBlocking<T>(p).weight_bytes;
-}
-
 template <class T>
 void broadcast_pixels(const Contraction<T>& p) {
   using A = Accumulator<T>;
@@ -206,10 +194,8 @@ void broadcast_pixels(const Contraction<T>& p) {
   const int64_t padded_rows = blocking.padded_rows;
   const EvenBlocks<A> columns(p.rows);
 
-  Scratch packed_here(p.prepared != nullptr ? 0 : blocking.weight_bytes);
-  if (p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
-  const A* weights =
-      p.prepared != nullptr ? static_cast<const A*>(p.prepared) : packed_here.as<A>();
+  const PackedColumns<T> packed(p, blocking.weight_bytes);
+  const A* weights = packed.data();
   Scratch tables(blocking.table_bytes);
   A* biases = tables.as<A>();
   for (int64_t i = 0; i < p.groups * padded_rows; ++i) {

@@ -5,6 +5,8 @@
 //
 #include "cpu/kernels/gather.h"
 //
+#include "cpu/kernels/squares.h"
+//
 #include "cpu/kernels/gemm_planar.h"
 //
 #include "cpu/kernels/pointwise_planar.h"
@@ -80,6 +82,12 @@ Footprint weight_footprint(const WeightContraction<T>& p) {
   return Blocking<T>(p).footprint();
 }
 
+/// Bytes of the packed weights that a kernel can be given.
+template <class T, template <class> class Blocking>
+int64_t weight_bytes(const Contraction<T>& p) {
+  return Blocking<T>(p).weight_bytes;
+}
+
 /// The Winograd kernel for kOut x kOut outputs of a tile; none but for float.
 template <class T, int kOut>
 constexpr Kernel<Contraction<T>> winograd_kernel() {
@@ -98,12 +106,12 @@ const ConvKernels<T>& conv_kernels() {
       {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
       {"shifted_planar", shifted_planar<T>, footprint<T, ShiftedPlanarBlocking>},
       {"transposed_planar", transposed_planar<T>, footprint<T, TransposedPlanarBlocking>,
-       transposed_planar_prepared_bytes<T>, gemm_channels_last_prepare<T>},
+       weight_bytes<T, TransposedPlanarBlocking>, gemm_channels_last_prepare<T>},
       {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
-       gemm_channels_last_prepared_bytes<T>, gemm_channels_last_prepare<T>},
+       weight_bytes<T, GemmChannelsLastBlocking>, gemm_channels_last_prepare<T>},
       {"broadcast_pixels", broadcast_pixels<T>, footprint<T, BroadcastPixelsBlocking>,
-       broadcast_pixels_prepared_bytes<T>, gemm_channels_last_prepare<T>},
+       weight_bytes<T, BroadcastPixelsBlocking>, gemm_channels_last_prepare<T>},
       {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},
       {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
       {"grouped_channels_last", grouped_channels_last<T>, footprint<T, GroupedTables>},

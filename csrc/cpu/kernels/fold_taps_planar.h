@@ -15,12 +15,6 @@ constexpr int64_t kFoldRows = 8 * kTileRows;
 /// a large L1.
 constexpr int64_t kFoldDepth = 128;
 
-/// Whether planes so far apart start in the same few lines of a cache.
-template <class T>
-inline bool planes_compete(int64_t stride) {
-  return stride * int64_t(sizeof(T)) % 4096 == 0;
-}
-
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct FoldTapsPlanarBlocking {
@@ -58,7 +52,7 @@ struct FoldTapsPlanarBlocking {
 
   static int64_t channels_of(const Channels& p, int64_t taps) {
     const int64_t wanted = ceil_div(kFoldRows, taps);
-    return ceil_div(p.rows, ceil_div(p.rows, wanted));
+    return even_part(p.rows, wanted);
   }
 
   Footprint footprint() const {
@@ -180,7 +174,7 @@ struct FoldSource {
   /// Whether tiles may read pixels [first, first + count) where they lie.
   bool in_place(int64_t first, int64_t count) const {
     return __is_same(T, A) && count % kLanes<A> == 0 && first % run + count <= run &&
-           !planes_compete<T>(p.source_strides.channel);
+           !planes_compete(p.source_strides.channel * int64_t(sizeof(T)));
   }
 
   /// Copies those of channels [channel, channel + depth), `pitch` elements a row; what is left of
@@ -276,12 +270,10 @@ void fold_taps_planar(const InputGradient<T>& p) {
       const int64_t first_channel = block.group * p.rows + number * blocking.channel_block;
       const FoldSource<T> source(p, block);
 
-      // Panels of about the same number of registers.
-      const int64_t pixels = block.pixels(), registers = ceil_div(pixels, lanes);
-      const int64_t panels = ceil_div(registers, kTileVectors);
-      for (int64_t i = 0; i < panels; ++i) {
-        const int64_t first = i * registers / panels * lanes;
-        const int64_t next = (i + 1) * registers / panels * lanes;
+      const int64_t pixels = block.pixels();
+      const EvenBlocks<A> panels(pixels);
+      for (int64_t i = 0; i < panels.count; ++i) {
+        const int64_t first = panels.begin(i), next = panels.begin(i + 1);
         const int64_t count = (next < pixels ? next : pixels) - first;
         const int vectors = int((next - first) / lanes);
         bool accumulate = false;

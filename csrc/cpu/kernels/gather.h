@@ -10,6 +10,11 @@
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
+/// The size of parts, `most` at most, that cut `count` evenly and are as few as there can be.
+inline int64_t even_part(int64_t count, int64_t most) {
+  return ceil_div(count, ceil_div(count, most));
+}
+
 /// Columns cut into blocks of at most kTileVectors registers, as even as they get: a tile of one
 /// register waits for each of its sums.
 template <class A>
@@ -20,6 +25,8 @@ struct EvenBlocks {
       : registers(ceil_div(columns, kLanes<A>)), count(ceil_div(registers, kTileVectors)) {}
   /// The first column of a block.
   int64_t begin(int64_t block) const { return block * registers / count * kLanes<A>; }
+  /// Columns of the widest block.
+  int64_t widest() const { return ceil_div(registers, count) * kLanes<A>; }
   /// The block of a register.
   int64_t of(int64_t index) const { return ((index + 1) * count - 1) / registers; }
 };
@@ -86,6 +93,12 @@ inline void fill(A* to, int64_t count, A value) {
 struct Inside {
   int64_t begin;
   int64_t end;
+
+  /// Those of [first, last).
+  Inside within(int64_t first, int64_t last) const {
+    const int64_t from = begin < first ? first : begin > last ? last : begin;
+    return {from, end < from ? from : end > last ? last : end};
+  }
 };
 
 /// Reads, for destinations [first, first + count) of `walk`, the source positions of a tap. `row`
@@ -94,8 +107,7 @@ template <class T>
 inline void gather_run(const Walk& walk, const Inside& inside, int64_t offset, int64_t first,
                        int64_t count, const T* row, int64_t stride, Accumulator<T>* to) {
   const int64_t last = first + count;
-  const int64_t begin = inside.begin < first ? first : inside.begin > last ? last : inside.begin;
-  const int64_t end = inside.end < begin ? begin : inside.end > last ? last : inside.end;
+  const auto [begin, end] = inside.within(first, last);
   const auto border = [&](int64_t from, int64_t until) {
     if (walk.mode == PaddingMode::zeros) {
       for (int64_t j = from; j < until; ++j) to[j - first] = Accumulator<T>(0);
@@ -111,6 +123,40 @@ inline void gather_run(const Walk& walk, const Inside& inside, int64_t offset, i
     const int64_t next = end - begin > 1 ? walk.step * stride : 1;
     copy_strided(row + (begin * walk.step + offset) * stride, next, end - begin,
                  to + (begin - first));
+  }
+  border(end, last);
+}
+
+/// The same for `channels` neighbouring channels of pixels `stride` apart, which go to every
+/// `pitch` elements.
+template <class T>
+inline void gather_pixels(const Walk& walk, const Inside& inside, int64_t offset, int64_t first,
+                          int64_t count, const T* row, int64_t stride, int64_t channels,
+                          int64_t pitch, Accumulator<T>* to) {
+  const int64_t last = first + count;
+  const auto [begin, end] = inside.within(first, last);
+  const auto border = [&](int64_t from, int64_t until) {
+    for (int64_t j = from; j < until; ++j) {
+      const int64_t position = walk.resolve(j * walk.step + offset);
+      Accumulator<T>* pixel = to + (j - first) * pitch;
+      if (position < 0) {
+        fill(pixel, channels, Accumulator<T>(0));
+      } else {
+        copy_strided(row + position * stride, 1, channels, pixel);
+      }
+    }
+  };
+  border(first, begin);
+  if (begin < end) {
+    const T* from = row + (begin * walk.step + offset) * stride;
+    Accumulator<T>* pixel = to + (begin - first) * pitch;
+    if (channels == pitch && walk.step * stride == channels) {
+      copy_strided(from, 1, (end - begin) * channels, pixel);
+    } else {
+      for (int64_t j = begin; j < end; ++j, from += walk.step * stride, pixel += pitch) {
+        copy_strided(from, 1, channels, pixel);
+      }
+    }
   }
   border(end, last);
 }

@@ -112,7 +112,7 @@ struct PixelPointers {
   void point(const T* source, int64_t first, int64_t count, const T** row, const T** to) const {
     const Walk& width = p.walk[2];
     const int64_t tile = taps() * kTileRows, stride = p.source_strides.axis[2];
-    if (reads_each_pixel()) {
+    if (reads_each_pixel(p, p.source_strides)) {
       for (int64_t i = 0; i < count; ++i) to[i] = source + (first + i) * stride;
       return;
     }
@@ -136,16 +136,6 @@ struct PixelPointers {
   }
 
  private:
-  /// Whether destination i reads source pixel i and nothing else.
-  bool reads_each_pixel() const {
-    bool same = p.taps() == 1;
-    for (const Walk& walk : p.walk) {
-      same &= walk.taps[0].offset == 0 && walk.step == 1 && walk.count == walk.size;
-    }
-    return same && pixels_are_even(p.source_strides, p.batch,
-                                   {p.walk[0].size, p.walk[1].size, p.walk[2].size});
-  }
-
   /// Where the kernel rows of a row of pixels start.
   void point_lines(const T* source, const PixelPlace& at, const T** row) const {
     const Walk *depth = &p.walk[0], *height = &p.walk[1];
@@ -312,17 +302,30 @@ struct GemmChannelsLastBlocking {
   }
 };
 
-/// Bytes of the packed weights, and packing them.
-template <class T>
-int64_t gemm_channels_last_prepared_bytes(const Contraction<T>& p) {
-  return GemmChannelsLastBlocking<T>(p).weight_bytes;
-}
 template <class T>
 void gemm_channels_last_prepare(const Contraction<T>& p, void* to) {
   Scratch offsets(sizeof(int64_t) * p.taps());
   tap_offsets(p, p.weight_strides, offsets.as<int64_t>());
   pack_weight_columns(p, offsets.as<int64_t>(), static_cast<Accumulator<T>*>(to));
 }
+
+/// The packed weights of a call: those that were kept, or `bytes` that are packed here.
+template <class T>
+class PackedColumns {
+ public:
+  PackedColumns(const Contraction<T>& p, int64_t bytes)
+      : kept_(static_cast<const Accumulator<T>*>(p.prepared)),
+        packed_(kept_ != nullptr ? 0 : bytes) {
+    if (kept_ == nullptr && bytes > 0) gemm_channels_last_prepare(p, packed_.template as<void>());
+  }
+  const Accumulator<T>* data() const {
+    return kept_ != nullptr ? kept_ : packed_.template as<Accumulator<T>>();
+  }
+
+ private:
+  const Accumulator<T>* kept_;
+  Scratch packed_;
+};
 
 template <class T>
 void gemm_channels_last(const Contraction<T>& p) {
@@ -337,10 +340,8 @@ void gemm_channels_last(const Contraction<T>& p) {
   const int64_t run = blocking.run, tap_block = blocking.tap_block;
 
   const bool packs = blocking.packs;
-  Scratch packed_here(p.prepared != nullptr ? 0 : blocking.weight_bytes);
-  if (packs && p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
-  const A* weights =
-      p.prepared != nullptr ? static_cast<const A*>(p.prepared) : packed_here.as<A>();
+  const PackedColumns<T> packed(p, blocking.weight_bytes);
+  const A* weights = packed.data();
   if (!packs) {
     int64_t tap;
     tap_offsets(p, p.weight_strides, &tap);

@@ -164,10 +164,7 @@ inline void store_channels(const Rows<Accumulator<T>>& sums, const T* bias, int6
         const A add = bias != nullptr ? widen(bias[row + r]) : A(0);
         square[r] = load_partial(sums.at(row + r) + i, pixels) + broadcast(add);
       }
-      transpose<A>(square);
-      for (int64_t j = 0; j < pixels; ++j) {
-        store_partial(to + (i + j) * stride + row, square[j], rows_here);
-      }
+      store_transposed(square, pixels, rows_here, to + i * stride + row, stride);
     }
   }
 }

@@ -53,7 +53,7 @@ void copy_shifted_strips(const Contraction<T>& p, const Strips& strips, const St
                          const ShiftedLayout& layout, const T* source, Accumulator<T>* to) {
   const Walk& width = p.walk[2];
   const int64_t stride = p.source_strides.axis[2];
-  const int64_t positions = (chunk.width - 1) * width.step + strips.span + 1;
+  const int64_t positions = width.positions(chunk.width);
   for (int64_t phase = 0; phase < layout.phases; ++phase) {
     // A phase is a walk of its own; the last positions of some phases are none.
     Walk walk = width;

@@ -12,11 +12,6 @@ constexpr int64_t kSourceBlockBytes = 128 << 10;
 /// The plan bounds rows by it too (kWidestBlock).
 constexpr int64_t kBlockPixels = 1024;
 
-/// Whether all that a walk reads lies inside the source.
-inline bool reads_inside(const Walk& walk) {
-  return walk.low() >= 0 && (walk.count - 1) * walk.step + walk.high() < walk.size;
-}
-
 /// Destination rows [h, h + rows) and pixels [w, w + width) of them.
 struct PixelBlock {
   int64_t image, d, h, w, rows, width;
@@ -39,8 +34,8 @@ struct SourceBlockLayout {
     const Walk* walk = shape.walk;
     SourceBlockLayout layout;
     layout.planar = source.channel != 1 || shape.depth == 1;
-    layout.in_place =
-        __is_same(T, A) && reads_inside(walk[0]) && reads_inside(walk[1]) && reads_inside(walk[2]);
+    layout.in_place = __is_same(T, A) && walk[0].reads_inside() && walk[1].reads_inside() &&
+                      walk[2].reads_inside();
     layout.width = even_part(walk[2].count, kBlockPixels);
     for (int i = 0; i < 2; ++i) {
       layout.low[i] = walk[1 + i].low();
@@ -48,11 +43,11 @@ struct SourceBlockLayout {
     }
     layout.positions = walk[2];
     layout.positions.step = 1;
-    layout.positions.count = (walk[2].count - 1) * walk[2].step + layout.span[1] + 1;
+    layout.positions.count = walk[2].positions(walk[2].count);
     layout.inside = {layout.positions.inside_begin(layout.low[1]),
                      layout.positions.inside_end(layout.low[1])};
 
-    const int64_t row = ((layout.width - 1) * walk[2].step + layout.span[1] + 1);
+    const int64_t row = walk[2].positions(layout.width);
     layout.rows = kBlockPixels / layout.width;
     if (!layout.in_place) {
       const int64_t row_bytes = sizeof(A) * row * shape.depth * walk[0].tap_count;
@@ -63,7 +58,7 @@ struct SourceBlockLayout {
     if (layout.rows < 1) layout.rows = 1;
     // Blocks of about the same height.
     layout.rows = even_part(walk[1].count, layout.rows);
-    const int64_t rows = (layout.rows - 1) * walk[1].step + layout.span[0] + 1;
+    const int64_t rows = walk[1].positions(layout.rows);
     layout.elements = layout.in_place ? 0 : shape.depth * walk[0].tap_count * rows * row;
     layout.strides = source;
     if (layout.in_place) return layout;
@@ -117,29 +112,6 @@ struct PixelBlocks {
   }
 };
 
-/// Copies positions [first, first + count) of a row of pixels, `depth` channels of each.
-template <class T>
-inline void copy_pixels(const SourceBlockLayout& layout, const T* row, int64_t stride,
-                        int64_t first, int64_t count, int64_t depth, Accumulator<T>* to) {
-  using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  const int64_t whole = depth / lanes * lanes;
-  for (int64_t i = first; i < first + count; ++i, to += depth) {
-    const bool inside = i >= layout.inside.begin && i < layout.inside.end;
-    const int64_t position = layout.low[1] + i;
-    const int64_t reads = inside ? position : layout.positions.resolve(position);
-    if (reads < 0) {
-      fill(to, depth, A(0));
-      continue;
-    }
-    const T* from = row + reads * stride;
-    for (int64_t c = 0; c < whole; c += lanes) store(to + c, load_wide(from + c));
-    if (whole < depth) {
-      store_partial(to + whole, load_partial(from + whole, depth - whole), depth - whole);
-    }
-  }
-}
-
 /// Copies the source of `block`; `source` is channel 0 of the group in image 0.
 template <class T>
 void copy_source_block(const ContractionShape& shape, const SourceBlockLayout& layout,
@@ -167,7 +139,8 @@ void copy_source_block(const ContractionShape& shape, const SourceBlockLayout& l
           gather_run(layout.positions, layout.inside, layout.low[1], x, positions, row,
                      from.axis[2], out);
         } else {
-          copy_pixels(layout, row, from.axis[2], x, positions, depth, out);
+          gather_pixels(layout.positions, layout.inside, layout.low[1], x, positions, row,
+                        from.axis[2], depth, depth, out);
         }
       }
     }

@@ -42,7 +42,7 @@ struct Strips {
     low = source.low();
     span = source.high() - low;
     const int64_t read = width * source.tap_count;
-    const bool far = (width - 1) * source.step + span + 1 > kMaxUnread * read;
+    const bool far = source.positions(width) > kMaxUnread * read;
     line_taps = parts && far ? 1 : source.tap_count;
     if (line_taps == 1) span = 0;
     // One tap skips the positions between destinations.
@@ -74,10 +74,9 @@ struct Strips {
     const Walk& source = shape.walk[2];
     if (source.mode != PaddingMode::zeros) return {0, chunk.width};
     const int64_t offset = source.taps[first_tap(line) + tap].offset;
-    const int64_t begin = source.inside_begin(offset) - chunk.x;
-    const int64_t end = source.inside_end(offset) - chunk.x;
-    const int64_t first = begin < 0 ? 0 : begin < chunk.width ? begin : chunk.width;
-    return {first, end < first ? first : end < chunk.width ? end : chunk.width};
+    const Inside all{source.inside_begin(offset), source.inside_end(offset)};
+    const auto [begin, end] = all.within(chunk.x, chunk.x + chunk.width);
+    return {begin - chunk.x, end - chunk.x};
   }
 
   /// Kernel lines, in the order of the taps.
@@ -119,34 +118,8 @@ struct Strips {
   template <class T>
   void copy_pixel_row(const Line& line, const T* row, int64_t stride, int64_t channels, int64_t x,
                       int64_t count, int64_t pitch, Accumulator<T>* to) const {
-    const auto& [walk, low, inside] = line;
-    const int64_t length = positions(count), first = x * step, last = first + length;
-    const int64_t begin = inside.begin < first ? first : inside.begin > last ? last : inside.begin;
-    const int64_t end = inside.end < begin ? begin : inside.end > last ? last : inside.end;
-    const auto border = [&](int64_t from, int64_t until) {
-      for (int64_t j = from; j < until; ++j) {
-        const int64_t position = walk.resolve(j * walk.step + low);
-        Accumulator<T>* pixel = to + (j - first) * pitch;
-        if (position < 0) {
-          fill(pixel, channels, Accumulator<T>(0));
-        } else {
-          copy_strided(row + position * stride, 1, channels, pixel);
-        }
-      }
-    };
-    border(first, begin);
-    if (begin < end) {
-      const T* from = row + (begin * walk.step + low) * stride;
-      Accumulator<T>* pixel = to + (begin - first) * pitch;
-      if (channels == pitch && walk.step * stride == channels) {
-        copy_strided(from, 1, (end - begin) * channels, pixel);
-      } else {
-        for (int64_t j = begin; j < end; ++j, from += walk.step * stride, pixel += pitch) {
-          copy_strided(from, 1, channels, pixel);
-        }
-      }
-    }
-    border(end, last);
+    gather_pixels(line.walk, line.inside, line.low, x * step, positions(count), row, stride,
+                  channels, pitch, to);
   }
 
  private:

@@ -35,7 +35,7 @@ struct TransposedPlanarBlocking {
   /// Source pixels under so many destinations of a row.
   static int64_t source_width(const Contraction<T>& p, int64_t destinations) {
     const Walk& width = p.walk[2];
-    const int64_t positions = (destinations - 1) * width.step + width.high() - width.low() + 1;
+    const int64_t positions = width.positions(destinations);
     return positions < width.size ? positions : width.size;
   }
   /// Pixels of a chunk that leave room for a slab of kChannelBlock channels.
@@ -53,7 +53,7 @@ struct TransposedPlanarBlocking {
     const int64_t row_bytes = sizeof(A) * strips.lines() * strips.rows * row_width;
     const int64_t fit = kTransposedBytes / row_bytes / lanes * lanes;
     const int64_t most = fit < lanes ? lanes : fit < kChannelBlock ? fit : kChannelBlock;
-    slab = round_up(ceil_div(p.depth, ceil_div(p.depth, most)), lanes);
+    slab = round_up(even_part(p.depth, most), lanes);
     const int64_t wanted = ceil_div(kTransposedItems, p.groups * strips.chunks());
     item_blocks = ceil_div(blocks.count, wanted < blocks.count ? wanted : blocks.count);
     parts = ceil_div(blocks.count, item_blocks);
@@ -73,33 +73,6 @@ struct TransposedPlanarBlocking {
   }
 };
 
-template <class T>
-int64_t transposed_planar_prepared_bytes(const Contraction<T>& p) {
-  return TransposedPlanarBlocking<T>(p).weight_bytes;
-}
-
-/// Transposes channels [first, first + count) of a source row, pixels [x, x + length), into runs of
-/// `slab` elements.
-template <class T>
-void transpose_row(const T* row, int64_t channel, int64_t first, int64_t count, int64_t x,
-                   int64_t length, int64_t slab, Accumulator<T>* to) {
-  using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  for (int64_t c = 0; c < count; c += lanes) {
-    const int64_t channels = count - c < lanes ? count - c : lanes;
-    const T* from = row + (first + c) * channel + x;
-    for (int64_t i = 0; i < length; i += lanes) {
-      const int64_t pixels = length - i < lanes ? length - i : lanes;
-      Vec<A> square[lanes];
-      for (int64_t r = 0; r < lanes; ++r) {
-        square[r] = r < channels ? load_partial(from + r * channel + i, pixels) : Vec<A>{};
-      }
-      transpose<A>(square);
-      for (int64_t j = 0; j < pixels; ++j) store(to + (i + j) * slab + c, square[j]);
-    }
-  }
-}
-
 /// Adds the bias to the sums of `count` pixels, `pitch` apart, and stores `channels` destination
 /// channels of them, each a run of neighbours.
 template <class T>
@@ -114,10 +87,7 @@ void store_pixels_as_planes(const Accumulator<T>* sums, int64_t pitch, const T* 
       const int64_t pixels = count - i < lanes ? count - i : lanes;
       Vec<A> square[lanes] = {};
       for (int64_t j = 0; j < pixels; ++j) square[j] = load(sums + (i + j) * pitch + c) + add;
-      transpose<A>(square);
-      for (int64_t r = 0; r < channels_here; ++r) {
-        store_partial(to + (c + r) * channel + i, square[r], pixels);
-      }
+      store_transposed(square, channels_here, pixels, to + c * channel + i, channel);
     }
   }
 }
@@ -133,10 +103,8 @@ void transposed_planar(const Contraction<T>& p) {
   const int64_t lines = strips.lines(), row_width = blocking.row_width, parts = blocking.parts;
   const int64_t padded_rows = blocks.registers * kLanes<A>;
 
-  Scratch packed_here(p.prepared != nullptr ? 0 : blocking.weight_bytes);
-  if (p.prepared == nullptr) gemm_channels_last_prepare(p, packed_here.as<void>());
-  const A* weights =
-      p.prepared != nullptr ? static_cast<const A*>(p.prepared) : packed_here.as<A>();
+  const PackedColumns<T> packed(p, blocking.weight_bytes);
+  const A* weights = packed.data();
   Scratch zeros(blocking.zero_bytes);
   fill(zeros.as<A>(), slab, A(0));
 
@@ -189,8 +157,9 @@ void transposed_planar(const Contraction<T>& p) {
           for (int64_t r = 0; r < chunk.rows; ++r) {
             const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
             if (row == nullptr) continue;
-            transpose_row(row, p.source_strides.channel, c, channels, x_begin, x_end - x_begin,
-                          slab, strip + (line * chunk.rows + r) * row_width * slab);
+            load_planes(row + c * p.source_strides.channel + x_begin, p.source_strides.channel,
+                        channels, 1, x_end - x_begin,
+                        strip + (line * chunk.rows + r) * row_width * slab, slab);
           }
         }
         // About kChannelBlock of K at a time, all pixels of the chunk.
@@ -221,11 +190,10 @@ void transposed_planar(const Contraction<T>& p) {
         const int64_t channels = p.rows - column < wide ? p.rows - column : wide;
         const T* bias = p.bias != nullptr ? p.bias + group * p.rows + column : nullptr;
         T* dest = p.dest + (group * p.rows + column) * p.dest_strides.channel;
-        PixelPlace at(p, strips.first_pixel(chunk));
         for (int64_t r = 0; r < chunk.rows; ++r) {
+          const PixelPlace at(p, strips.first_pixel(chunk) + r * chunk.width);
           store_pixels_as_planes(sums + r * chunk.width * wide, wide, bias, channels, chunk.width,
                                  dest + at.offset(p.dest_strides), p.dest_strides.channel);
-          for (int64_t i = 0; i < chunk.width; ++i) at.step(p);
         }
       }
     }

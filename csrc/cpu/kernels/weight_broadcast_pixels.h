@@ -9,28 +9,6 @@
 // channels_last accumulators in whole registers, and copied for a block where not. Items are
 // (group, split); splits are shares of the blocks with sums of their own, added in order.
 
-/// Copies `count` pixels of `channels` planes, at most a register's worth, as [pixel][`pitch`].
-template <class T>
-inline void load_planes(const T* from, int64_t channel, int64_t channels, int64_t stride,
-                        int64_t count, Accumulator<T>* to, int64_t pitch) {
-  using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  for (int64_t i = 0; i < count; i += lanes) {
-    const int64_t some = count - i < lanes ? count - i : lanes;
-    Vec<A> square[lanes] = {};
-    for (int64_t c = 0; c < channels; ++c) {
-      const T* at = from + c * channel + i * stride;
-      if (stride == 1) {
-        square[c] = some == lanes ? load_wide(at) : load_partial(at, some);
-      } else {
-        for (int64_t j = 0; j < some; ++j) square[c][j] = widen(at[j * stride]);
-      }
-    }
-    transpose<A>(square);
-    for (int64_t j = 0; j < some; ++j) store(to + (i + j) * pitch, square[j]);
-  }
-}
-
 /// Copies grad of channels [0, rows) of `block` as [row][pixel][padded channels].
 template <class T>
 void copy_grad_block(const WeightContraction<T>& p, const T* grad, const PixelBlock& block,
@@ -41,16 +19,17 @@ void copy_grad_block(const WeightContraction<T>& p, const T* grad, const PixelBl
   const T* from = grad + block.image * strides.batch + block.d * strides.axis[0] +
                   block.h * strides.axis[1] + block.w * strides.axis[2];
   for (int64_t h = 0; h < block.rows; ++h, from += strides.axis[1]) {
+    A* row = to + h * block.width * padded_rows;
+    if (strides.channel != 1) {
+      load_planes(from, strides.channel, p.rows, strides.axis[2], block.width, row, padded_rows);
+      continue;
+    }
     for (int64_t c = 0; c < padded_rows; c += lanes) {
       const int64_t channels = p.rows - c < lanes ? p.rows - c : lanes;
-      const T* at = from + c * strides.channel;
-      A* out = to + h * block.width * padded_rows + c;
-      if (strides.channel == 1) {
-        for (int64_t i = 0; i < block.width; ++i, at += strides.axis[2], out += padded_rows) {
-          store(out, channels == lanes ? load_wide(at) : load_partial(at, channels));
-        }
-      } else {
-        load_planes(at, strides.channel, channels, strides.axis[2], block.width, out, padded_rows);
+      const T* at = from + c;
+      A* out = row + c;
+      for (int64_t i = 0; i < block.width; ++i, at += strides.axis[2], out += padded_rows) {
+        store(out, channels == lanes ? load_wide(at) : load_partial(at, channels));
       }
     }
   }
@@ -64,13 +43,10 @@ inline void store_square(Vec<Accumulator<T>> (&square)[kLanes<Accumulator<T>>], 
     for (int64_t j = 0; j < count; ++j) store_partial(to + j * depth, square[j], rows);
     return;
   }
+  if (depth == 1) return store_transposed(square, rows, count, to, row);
   transpose<Accumulator<T>>(square);
   for (int64_t r = 0; r < rows; ++r, to += row) {
-    if (depth == 1) {
-      store_partial(to, square[r], count);
-    } else {
-      for (int64_t j = 0; j < count; ++j) to[j * depth] = narrow<T>(square[r][j]);
-    }
+    for (int64_t j = 0; j < count; ++j) to[j * depth] = narrow<T>(square[r][j]);
   }
 }
 

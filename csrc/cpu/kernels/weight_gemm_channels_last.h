@@ -75,17 +75,6 @@ inline bool taps_share_panels(const ContractionShape& shape, int64_t columns) {
   return width.tap_count > 1 && shape.depth < columns;
 }
 
-/// Whether destination i of all reads source pixel i, and no padding: the source is its own strip.
-template <class T>
-bool is_its_own_strip(const WeightContraction<T>& p) {
-  bool same = __is_same(T, Accumulator<T>) && p.taps() == 1;
-  for (const Walk& walk : p.walk) {
-    same &= walk.taps[0].offset == 0 && walk.step == 1 && walk.count == walk.size;
-  }
-  return same && pixels_are_even(p.source_strides, p.batch,
-                                 {p.walk[0].size, p.walk[1].size, p.walk[2].size});
-}
-
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct WeightGemmChannelsLastBlocking {
@@ -119,9 +108,9 @@ struct WeightGemmChannelsLastBlocking {
     item_blocks = merged ? blocks.count : kItemColumns / (taps * columns);
     item_blocks = item_blocks < 1 ? 1 : item_blocks > blocks.count ? blocks.count : item_blocks;
     parts = ceil_div(blocks.count, item_blocks);
-    pitch = merged ? p.depth : item_blocks * ceil_div(blocks.registers, blocks.count) * lanes;
+    pitch = merged ? p.depth : item_blocks * blocks.widest();
     reads_gaps = merged || p.depth % lanes != 0;
-    in_place = is_its_own_strip(p);
+    in_place = __is_same(T, A) && reads_each_pixel(p, p.source_strides);
     row_block = p.rows < kGradBlock ? p.rows : kGradBlock;
     grad_in_place = __is_same(T, A) && p.grad_strides.axis[2] <= kMaxGradDistance;
 

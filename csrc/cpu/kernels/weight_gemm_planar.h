@@ -35,35 +35,14 @@ template <class T>
 void transpose_grad(const T* grad, const Strides& strides, int64_t rows, const DestRun* runs,
                     int64_t run_count, int64_t pixels, Accumulator<T>* to) {
   using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
   const EvenBlocks<A> blocks(rows);
-  const int64_t pixel = strides.axis[2];
-  for (int64_t index = 0; index < blocks.registers; ++index) {
-    const int64_t first = index * lanes, block = blocks.of(index), column = blocks.begin(block);
-    const int64_t width = blocks.begin(block + 1) - column;
-    A* out = to + column * pixels + (first - column);
-    const int64_t channels = rows - first < lanes ? rows - first : lanes;
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;
+    const int64_t left = rows - column, channels = left < width ? left : width;
     for (int64_t r = 0; r < run_count; ++r) {
       const DestRun& run = runs[r];
-      const T* from = grad + first * strides.channel + run.offset;
-      for (int64_t i = 0; i < run.length; i += lanes) {
-        const int64_t count = run.length - i < lanes ? run.length - i : lanes;
-        Vec<A> square[lanes];
-        for (int64_t c = 0; c < lanes; ++c) {
-          const T* at = from + c * strides.channel + i * pixel;
-          if (c >= channels) {
-            square[c] = Vec<A>{};
-          } else if (pixel == 1) {
-            square[c] = count == lanes ? load_wide(at) : load_partial(at, count);
-          } else {
-            alignas(64) A values[lanes] = {};
-            for (int64_t j = 0; j < count; ++j) values[j] = widen(at[j * pixel]);
-            square[c] = load(values);
-          }
-        }
-        transpose<A>(square);
-        for (int64_t j = 0; j < count; ++j) store(out + (run.column + i + j) * width, square[j]);
-      }
+      load_planes(grad + column * strides.channel + run.offset, strides.channel, channels,
+                  strides.axis[2], run.length, to + column * pixels + run.column * width, width);
     }
   }
 }
@@ -125,13 +104,13 @@ void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* su
           for (int64_t s = 0; s < splits; ++s)
             square[j] += load(from + s * split + (k + j) * padded_rows);
         }
+        if (contiguous) {
+          store_transposed(square, rows, count, to + k, p.dest_strides.row);
+          continue;
+        }
         transpose<A>(square);
         for (int64_t r = 0; r < rows; ++r) {
           T* row = to + r * p.dest_strides.row;
-          if (contiguous) {
-            store_partial(row + k, square[r], count);
-            continue;
-          }
           for (int64_t j = 0; j < count; ++j) {
             const int64_t channel = (k + j) / taps, tap = (k + j) % taps;
             row[channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(square[r][j]);
@@ -155,10 +134,7 @@ bool sums_are_weights(const WeightContraction<T>& p, int64_t splits) {
 template <class T>
 bool reads_runs_in_place(const WeightContraction<T>& p) {
   bool inside = p.taps() == 1 && p.walk[2].step == 1 && p.source_strides.axis[2] == 1;
-  for (const Walk& walk : p.walk) {
-    const int64_t first = walk.taps[0].offset;
-    inside &= first >= 0 && first + (walk.count - 1) * walk.step < walk.size;
-  }
+  for (const Walk& walk : p.walk) inside &= walk.reads_inside();
   return __is_same(T, Accumulator<T>) && inside;
 }
 
@@ -199,7 +175,7 @@ struct WeightGemmPlanarBlocking {
     inner = p.depth * taps;
     // Blocks of about as many channels each.
     const int64_t most = taps < kInnerBlock ? kInnerBlock / taps : 1;
-    channel_block = ceil_div(p.depth, ceil_div(p.depth, most));
+    channel_block = even_part(p.depth, most);
     blocks = ceil_div(p.depth, channel_block);
     padded_rows = round_up(p.rows, kLanes<A>);
     // Two blocks of rows cost another copy of the strips, but no other set of sums.
