@@ -68,6 +68,14 @@ def test_chosen(shape: tuple[int, ...], rows: int, tile: str, phase: str, layout
     assert algorithm(shape, rows, phase, memory_format=FORMATS[layout]) == tile
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("shape", "rows", "_"), [SMALL, LARGE])
+def test_chosen_for_the_weight(shape: tuple[int, ...], rows: int, _: str, layout: str) -> None:
+    options = {"phase": "bwd_weight", "memory_format": FORMATS[layout]}
+    assert algorithm(shape, rows, **options) == "weight_winograd"
+
+
+@pytest.mark.parametrize("phase", ["fwd", "bwd_weight"])
 @pytest.mark.parametrize(
     ("rows", "options"),
     [
@@ -78,12 +86,13 @@ def test_chosen(shape: tuple[int, ...], rows: int, tile: str, phase: str, layout
         (8, {}),
     ],
 )
-def test_not_chosen(rows: int, options: dict[str, Any]) -> None:
-    assert not algorithm((2, 32, 25, 30), rows, **options).startswith("winograd")
+def test_not_chosen(rows: int, options: dict[str, Any], phase: str) -> None:
+    assert "winograd" not in algorithm((2, 32, 25, 30), rows, phase, **options)
 
 
-def test_not_chosen_for_large_weights_and_one_small_map() -> None:
-    assert not algorithm((1, 512, 7, 7), 512).startswith("winograd")
+@pytest.mark.parametrize("phase", ["fwd", "bwd_weight"])
+def test_not_chosen_for_large_weights_and_one_small_map(phase: str) -> None:
+    assert "winograd" not in algorithm((1, 512, 4, 4), 512, phase)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -102,12 +111,29 @@ def test_promised_accuracy(batch: int, channels: int, size: int, layout: str) ->
     weight = lay_out(torch.randn(channels, channels, 3, 3), layout)
     shape = (batch, channels, size, size)
     assert algorithm(shape, channels, memory_format=FORMATS[layout]).startswith("winograd")
-    x64, weight64 = x.double().requires_grad_(), weight.double()
+    x64, weight64 = x.double().requires_grad_(), weight.double().requires_grad_()
     expected = F.conv2d(x64, weight64, padding=1)
-    (expected_grad,) = torch.autograd.grad(expected, x64, x64.detach())
+    expected_grads = torch.autograd.grad(expected, (x64, weight64), x64.detach())
     assert error(cnnops.functional.conv2d(x, weight, padding=1), expected.detach()) < PROMISED
     grad = cnnops.functional.conv_transpose2d(x, weight, padding=1)
-    assert error(grad, expected_grad) < PROMISED
+    assert error(grad, expected_grads[0]) < PROMISED
+    grad = torch.ops.cnnops.convolution_grad_weight(
+        x, x, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, "zeros"
+    )
+    assert error(grad, expected_grads[1]) < PROMISED
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_over_many_tiles_stay_accurate(layout: str) -> None:
+    # 1,568 tiles, in blocks of 64; grad of one sign, so that sums grow with their number.
+    x = lay_out(torch.randn(8, 16, 56, 56), layout)
+    grad = lay_out(torch.rand(8, 16, 56, 56), layout)
+    assert algorithm((8, 16, 56, 56), 16, "bwd_weight") == "weight_winograd"
+    weight = torch.zeros(16, 16, 3, 3, dtype=torch.float64, requires_grad=True)
+    output = F.conv2d(x.double(), weight, padding=1)
+    (expected,) = torch.autograd.grad(output, weight, grad.double())
+    options = ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, "zeros")
+    assert error(torch.ops.cnnops.convolution_grad_weight(grad, x, *options), expected) < PROMISED
 
 
 @pytest.mark.parametrize("isa", _C.available_isas())
@@ -135,19 +161,21 @@ def test_against_float64(
     weight = lay_out(torch.randn(rows, depth, 3, 3), layout)
     bias = torch.randn(rows)
     arguments = ((1, 1), padding, (1, 1), 1, mode)
-    x64 = x.double().requires_grad_()
+    x64, weight64 = x.double().requires_grad_(), weight.double().requires_grad_()
     top, bottom, left, right = padding
     named = {"mode": "constant" if mode == "zeros" else mode}
     padded = F.pad(x64, (left, right, top, bottom), **named)
-    expected = F.conv2d(padded, weight.double(), bias.double())
+    expected = F.conv2d(padded, weight64, bias.double())
     grad = lay_out(torch.randn(expected.shape), layout)
-    (expected_grad,) = torch.autograd.grad(expected, x64, grad.double())
+    expected_grads = torch.autograd.grad(expected, (x64, weight64), grad.double())
     output = torch.ops.cnnops.convolution(x, weight, bias, *arguments)
     assert error(output, expected.detach()) < PROMISED
     grad_input = torch.ops.cnnops.convolution_grad_input(
         grad, weight, None, (height, width), *arguments
     )
-    assert error(grad_input, expected_grad) < PROMISED
+    assert error(grad_input, expected_grads[0]) < PROMISED
+    grad_weight = torch.ops.cnnops.convolution_grad_weight(grad, x, (3, 3), *arguments)
+    assert error(grad_weight, expected_grads[1]) < PROMISED
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -171,8 +199,14 @@ def test_planes_and_phases(
         chosen = last if layout == "channels_last" else torch.contiguous_format
         found = plan(name, shape, weight, memory_format=chosen, **options)
         assert found.algorithm.startswith("winograd")
-    expected = getattr(F, name)(x.double(), w.double(), **options)
-    assert error(getattr(cnnops.functional, name)(x, w, **options), expected) < PROMISED
+    x64, w64 = x.double(), w.double().requires_grad_()
+    expected = getattr(F, name)(x64, w64, **options)
+    w.requires_grad_()
+    output = getattr(cnnops.functional, name)(x, w, **options)
+    assert error(output.detach(), expected.detach()) < PROMISED
+    grad = torch.randn(output.shape)
+    (expected_grad,) = torch.autograd.grad(expected, w64, grad.double())
+    assert error(torch.autograd.grad(output, w, grad)[0], expected_grad) < PROMISED
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -184,8 +218,14 @@ def test_the_same_for_any_number_of_threads(
     results = []
     for threads in (1, 1, 2, 3):
         set_threads(threads)
-        results.append(cnnops.functional.conv2d(x, weight, padding=1))
-    assert all(torch.equal(result, results[0]) for result in results[1:])
+        output = cnnops.functional.conv2d(x, weight, padding=1)
+        grad = torch.ops.cnnops.convolution_grad_weight(
+            results[0][0] if results else output, x, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, "zeros"
+        )
+        results.append((output, grad))
+    for output, grad in results[1:]:
+        assert torch.equal(output, results[0][0])
+        assert torch.equal(grad, results[0][1])
 
 
 def test_padding_never_reads_what_lies_around_the_tensor() -> None:
@@ -193,8 +233,13 @@ def test_padding_never_reads_what_lies_around_the_tensor() -> None:
         around = lay_out(torch.full((4, 40, 23, 24), float("nan")), layout)
         inner = around[1:3, 2:36, 3:20, 2:21]
         inner.copy_(torch.randn(inner.shape))
-        weight = torch.randn(20, 34, 3, 3)
-        assert cnnops.functional.conv2d(inner, weight, padding=2).isfinite().all()
+        weight = torch.randn(20, 34, 3, 3, requires_grad=True)
+        output = cnnops.functional.conv2d(inner, weight, padding=2)
+        assert output.isfinite().all()
+        around = lay_out(torch.full((4, 24, 23, 24), float("nan")), layout)
+        grad = around[1:3, 2:22, 2:21, 1:22]
+        grad.copy_(torch.randn(output.shape))
+        assert torch.autograd.grad(output, weight, grad)[0].isfinite().all()
 
 
 def test_a_nan_reaches_its_windows_and_stays_in_their_tiles() -> None:
@@ -208,12 +253,16 @@ def test_a_nan_reaches_its_windows_and_stays_in_their_tiles() -> None:
     assert not nan.any()
 
 
-def test_workspace_does_not_grow_with_the_image() -> None:
+@pytest.mark.parametrize(
+    ("phase", "name"), [("fwd", "winograd_4x4"), ("bwd_weight", "weight_winograd")]
+)
+def test_workspace_does_not_grow_with_the_image(phase: str, name: str) -> None:
     # More threads than items could not use more.
     small, large = (
-        plan("conv2d", (1, 64, size, size), (64, 64, 3, 3), padding=1) for size in (112, 448)
+        plan("conv2d", (1, 64, size, size), (64, 64, 3, 3), padding=1, phase=phase)
+        for size in (112, 448)
     )
-    assert small.algorithm == large.algorithm == "winograd_4x4"
+    assert small.algorithm == large.algorithm == name
     assert small.workspace(2) == large.workspace(2)
 
 
@@ -223,7 +272,8 @@ def test_ieee_precision_turns_it_off(precision: Callable[[Any, str], None]) -> N
     transformed = cnnops.functional.conv2d(x, weight, padding=1)
     for backend in (torch.backends.mkldnn.conv, torch.backends):
         precision(backend, "ieee")
-        assert not algorithm(shape, rows).startswith("winograd")
+        assert "winograd" not in algorithm(shape, rows)
+        assert "winograd" not in algorithm(shape, rows, "bwd_weight")
         direct = cnnops.functional.conv2d(x, weight, padding=1)
         assert not torch.equal(direct, transformed)
         torch.testing.assert_close(direct, transformed, rtol=1e-4, atol=1e-3)

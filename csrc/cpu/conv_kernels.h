@@ -55,6 +55,7 @@ struct ConvKernels {
   Kernel<WeightContraction<T>> weight_direct_planar;
   Kernel<WeightContraction<T>> weight_grouped_channels_last;
   Kernel<WeightContraction<T>> weight_grouped_planar;
+  Kernel<WeightContraction<T>> weight_winograd;  // float alone
 
   Kernel<Fold<T>> fold_padding;
 };

@@ -215,14 +215,19 @@ inline bool is_dense_3x3(const ContractionShape& shape) {
   return true;
 }
 
+/// Tiles of size x size outputs.
+inline double winograd_tiles(const ContractionShape& shape, int64_t size) {
+  const auto tiles_of = [&](int axis) { return (shape.walk[axis].count + size - 1) / size; };
+  return double(shape.batch) * shape.walk[0].count * tiles_of(1) * tiles_of(2);
+}
+
 /// Multiply-adds of a Winograd convolution in tiles of size x size outputs, transforms included,
 /// for each pair of channels.
 inline double winograd_cost(const ContractionShape& shape, int64_t size, int64_t lanes) {
-  const auto tiles_of = [&](int axis) { return (shape.walk[axis].count + size - 1) / size; };
-  const double tiles = double(shape.batch) * shape.walk[0].count * tiles_of(1) * tiles_of(2);
   const double used = filled(shape.rows, lanes);
   const double transforms = kTileTransform / shape.rows + kTileTransform / shape.depth;
-  return (size + 2) * (size + 2) * (tiles * (1 / used + transforms) + kWeightTransform);
+  const double products = winograd_tiles(shape, size) * (1 / used + transforms);
+  return (size + 2) * (size + 2) * (products + kWeightTransform);
 }
 
 /// Outputs along an axis of the Winograd tile that pays, or 0.
@@ -233,6 +238,19 @@ inline int64_t winograd_size(const ContractionShape& shape, bool channels_last, 
   const double two = winograd_cost(shape, 2, lanes), four = winograd_cost(shape, 4, lanes);
   const double best = two < four ? two : four;
   return best > direct ? 0 : best == two ? 2 : 4;
+}
+
+/// What transforming the products of a weight back costs, in multiply-adds of each; and what a
+/// direct sum of planes costs beside one of channels_last tensors, as it transposes them.
+constexpr double kProductTransform = 8, kTransposedSums = 1.25;
+
+/// Whether the gradient of a weight takes less from tiles of 4x4 outputs than directly, likewise.
+inline bool weight_winograd_pays(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+  if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return false;
+  const double transforms = kTileTransform / shape.rows + kTileTransform / shape.depth;
+  const double products = winograd_tiles(shape, 4) * (1 / filled(shape.depth, lanes) + transforms);
+  const double direct = 9 * double(shape.batch) * shape.pixels();
+  return 36 * (products + kProductTransform) < direct * (channels_last ? 1 : kTransposedSums);
 }
 
 /// So large a transformed weight of few tiles is faster made anew, in cache, than fetched.
@@ -334,6 +352,15 @@ int64_t winograd_tile(const Contraction<T>& p, bool channels_last, int64_t lanes
     return 0;
   const int64_t size = plan::winograd_size(p, channels_last, lanes);
   return size > 0 && allows_winograd() ? size : 0;
+}
+
+/// Whether the gradient of a weight is best computed from Winograd tiles.
+template <class T>
+bool suits_weight_winograd(const WeightContraction<T>& p, bool channels_last, int64_t lanes) {
+  if constexpr (!std::is_same_v<T, float>) return false;
+  return plan::is_dense_3x3(p) && plan::winograd_strides(p.source_strides) &&
+         plan::winograd_strides(p.grad_strides) &&
+         plan::weight_winograd_pays(p, channels_last, lanes) && allows_winograd();
 }
 
 /// How a contraction is computed.
@@ -468,8 +495,10 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
   if (channels_last) exchange_to_fill(p, kernels.lanes);
-  const Choice choice =
-      choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
+  Choice choice = choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
+  if (suits_weight_winograd(p, channels_last, kernels.lanes)) {
+    choice = {Algorithm::winograd_4x4, "dense 3x3 at stride 1: fewer products"};
+  }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar:
       exchange_parts(p, kernels.lanes);
@@ -479,6 +508,7 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.weight_grouped_planar};
+    case Algorithm::winograd_4x4: return {choice, kernels.weight_winograd};
     default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};

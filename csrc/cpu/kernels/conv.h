@@ -47,6 +47,8 @@
 //
 #include "cpu/kernels/winograd_transform.h"
 //
+#include "cpu/kernels/winograd_tiles.h"
+//
 #include "cpu/kernels/winograd.h"
 //
 #include "cpu/kernels/weight_gemm_planar.h"
@@ -60,6 +62,8 @@
 #include "cpu/kernels/weight_grouped_channels_last.h"
 //
 #include "cpu/kernels/weight_grouped_planar.h"
+//
+#include "cpu/kernels/weight_winograd.h"
 //
 #include "cpu/kernels/fold_taps.h"
 //
@@ -99,6 +103,16 @@ constexpr Kernel<Contraction<T>> winograd_kernel() {
   }
 }
 
+/// The same for the gradient of the weight.
+template <class T>
+constexpr Kernel<WeightContraction<T>> weight_winograd_kernel() {
+  if constexpr (__is_same(T, float)) {
+    return {"weight_winograd", weight_winograd, weight_winograd_footprint};
+  } else {
+    return {"", nullptr, nullptr};
+  }
+}
+
 template <class T>
 const ConvKernels<T>& conv_kernels() {
   static constexpr ConvKernels<T> table{
@@ -132,6 +146,7 @@ const ConvKernels<T>& conv_kernels() {
        weight_footprint<T, WeightGroupedChannelsLastBlocking>},
       {"weight_grouped_planar", weight_grouped_planar<T>,
        weight_footprint<T, WeightGroupedPlanarBlocking>},
+      weight_winograd_kernel<T>(),
       {"fold_padding", fold_padding<T>, fold_footprint<T>},
   };
   return table;
