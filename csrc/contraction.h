@@ -48,6 +48,9 @@ struct Walk {
     return most;
   }
 
+  /// From one tap's source position to the next one's; of taps in reverse order it is the same.
+  int64_t tap_distance() const { return tap_count > 1 ? (high() - low()) / (tap_count - 1) : 1; }
+
   /// First and past-the-last destination whose read for this offset lies inside the source.
   int64_t inside_begin(int64_t offset) const {
     if (offset >= 0) return 0;
@@ -123,6 +126,17 @@ struct WeightStrides {
 /// Direct kernels keep the phases of so large a stride at most.
 constexpr int64_t kMaxDirectStep = 8;
 
+/// Winograd tiles take so many phases of a dilation.
+constexpr int64_t kMaxWinogradDilation = 12;
+
+/// Winograd tiles of `size` outputs along an axis of `count`. The taps of a dilated kernel meet
+/// every dilation-th position only: the axis falls apart into as many phases with tiles of their
+/// own.
+inline int64_t winograd_tiles(int64_t count, int64_t size, int64_t dilation) {
+  const int64_t whole = count / (size * dilation), rest = count % (size * dilation);
+  return whole * dilation + (rest < dilation ? rest : dilation);
+}
+
 /// Images, groups and channels.
 struct Channels {
   int64_t batch = 1;
@@ -138,6 +152,21 @@ struct ContractionShape : Channels {
   int64_t taps() const { return walk[0].tap_count * walk[1].tap_count * walk[2].tap_count; }
   int64_t pixels() const { return walk[0].count * walk[1].count * walk[2].count; }
 };
+
+/// The share of what all taps read that is zeros around the source.
+inline double padding_share(const ContractionShape& shape) {
+  double inside = 1;
+  for (const Walk& walk : shape.walk) {
+    if (walk.mode != PaddingMode::zeros || walk.count == 0) continue;
+    double reads = 0;
+    for (int64_t t = 0; t < walk.tap_count; ++t) {
+      reads += double(walk.inside_end(walk.taps[t].offset)) -
+               double(walk.inside_begin(walk.taps[t].offset));
+    }
+    inside *= reads / (double(walk.count) * double(walk.tap_count));
+  }
+  return 1 - inside;
+}
 
 /// Whether destination i reads source position i and nothing else.
 inline bool is_pointwise(const ContractionShape& shape) {

@@ -263,7 +263,8 @@ def test_workspace_does_not_grow_with_the_image(phase: str, name: str) -> None:
         for size in (112, 448)
     )
     assert small.algorithm == large.algorithm == name
-    assert small.workspace(2) == large.workspace(2)
+    # Blocks of tiles are even, and so not all of one size.
+    assert large.workspace(2) < 1.1 * small.workspace(2)
 
 
 def test_ieee_precision_turns_it_off(precision: Callable[[Any, str], None]) -> None:

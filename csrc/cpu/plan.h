@@ -205,20 +205,25 @@ constexpr double kTileTransform = 16, kWeightTransform = 16;
 /// What the GEMM of channels_last tensors spends on packing a weight, likewise.
 constexpr double kWeightPacking = 12;
 
-/// True for two axes of three taps side by side at stride 1, of one dense group.
+/// True for two axes of three taps at stride 1, not far apart, of one dense group.
 inline bool is_dense_3x3(const ContractionShape& shape) {
   if (shape.groups != 1 || shape.walk[0].tap_count != 1) return false;
   for (int i = 1; i < kAxes; ++i) {
     const Walk& walk = shape.walk[i];
-    if (walk.step != 1 || walk.tap_count != 3 || walk.high() - walk.low() != 2) return false;
+    if (walk.step != 1 || walk.tap_count != 3) return false;
+    if (walk.tap_distance() > kMaxWinogradDilation) return false;
   }
   return true;
 }
 
 /// Tiles of size x size outputs.
 inline double winograd_tiles(const ContractionShape& shape, int64_t size) {
-  const auto tiles_of = [&](int axis) { return (shape.walk[axis].count + size - 1) / size; };
-  return double(shape.batch) * shape.walk[0].count * tiles_of(1) * tiles_of(2);
+  const Walk* walk = shape.walk;
+  double tiles = double(shape.batch) * walk[0].count;
+  for (int i = 1; i < kAxes; ++i) {
+    tiles *= double(cnnops::winograd_tiles(walk[i].count, size, walk[i].tap_distance()));
+  }
+  return tiles;
 }
 
 /// Multiply-adds of a Winograd convolution in tiles of size x size outputs, transforms included,
@@ -233,7 +238,7 @@ inline double winograd_cost(const ContractionShape& shape, int64_t size, int64_t
 /// Outputs along an axis of the Winograd tile that pays, or 0.
 inline int64_t winograd_size(const ContractionShape& shape, bool channels_last, int64_t lanes) {
   if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return 0;
-  const double pixels = double(shape.batch) * shape.pixels();
+  const double pixels = double(shape.batch) * shape.pixels() * (1 - padding_share(shape));
   const double direct = 9 * (pixels + (channels_last ? kWeightPacking : 0));
   const double two = winograd_cost(shape, 2, lanes), four = winograd_cost(shape, 4, lanes);
   const double best = two < four ? two : four;
@@ -249,7 +254,7 @@ inline bool weight_winograd_pays(const ContractionShape& shape, bool channels_la
   if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return false;
   const double transforms = kTileTransform / shape.rows + kTileTransform / shape.depth;
   const double products = winograd_tiles(shape, 4) * (1 / filled(shape.depth, lanes) + transforms);
-  const double direct = 9 * double(shape.batch) * shape.pixels();
+  const double direct = 9 * double(shape.batch) * shape.pixels() * (1 - padding_share(shape));
   return 36 * (products + kProductTransform) < direct * (channels_last ? 1 : kTransposedSums);
 }
 

@@ -141,21 +141,6 @@ bool reads_runs_in_place(const WeightContraction<T>& p) {
 /// From this share of padding on it is left out, although tiles of one tap each may be less full.
 constexpr double kMuchPadding = 0.15;
 
-/// The share of what all taps read that is zeros around the source.
-inline double padding_share(const ContractionShape& shape) {
-  double inside = 1;
-  for (const Walk& walk : shape.walk) {
-    if (walk.mode != PaddingMode::zeros || walk.count == 0) continue;
-    double reads = 0;
-    for (int64_t t = 0; t < walk.tap_count; ++t) {
-      reads += double(walk.inside_end(walk.taps[t].offset)) -
-               double(walk.inside_begin(walk.taps[t].offset));
-    }
-    inside *= reads / (double(walk.count) * double(walk.tap_count));
-  }
-  return 1 - inside;
-}
-
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct WeightGemmPlanarBlocking {

@@ -1,5 +1,5 @@
-// Weight gradient of a dense 3x3, stride-1 convolution by Winograd's minimal filtering
-// (winograd_transform.h): for each of the 36 points e of tiles of 4x4 outputs
+// Weight gradient of a dense 3x3, stride-1 convolution, dilated or not, by Winograd's minimal
+// filtering (winograd_transform.h): for each of the 36 points e of tiles of 4x4 outputs
 //   product[e][row][channel] = sum over tiles of  grad[e][tile][row] * input[e][tile][channel],
 // a quarter of the multiply-adds, and the gradient of a kernel is 36 products transformed back.
 //
@@ -33,6 +33,7 @@ struct WeightWinogradBlocking {
 
   const WeightContraction<float>& p;
   Walk grad_walk[kAxes];  // outputs, as they lie
+  KernelTaps taps;
   WinogradTiles<InputTransform<kOut>> input;
   WinogradTiles<GradientTransform<kOut>> grad;
   int64_t offsets[9];                         // of the taps in the weight, in the walk's order
@@ -46,8 +47,9 @@ struct WeightWinogradBlocking {
   explicit WeightWinogradBlocking(const WeightContraction<float>& contraction)
       : p(contraction),
         grad_walk{outputs(p.walk[0]), outputs(p.walk[1]), outputs(p.walk[2])},
-        input(p.source, p.source_strides, p.walk, p.batch, p.depth),
-        grad(p.grad, p.grad_strides, grad_walk, p.batch, p.rows) {
+        taps(p),
+        input(p.source, p.source_strides, p.walk, taps.dilation, p.batch, p.depth),
+        grad(p.grad, p.grad_strides, grad_walk, taps.dilation, p.batch, p.rows) {
     tap_offsets(p, p.dest_strides, offsets);
     contiguous = p.dest_strides.depth == 9 && taps_are_contiguous(p, p.dest_strides);
     block = even_part(input.tiles, kWeightTiles);
@@ -139,7 +141,6 @@ struct WeightWinogradBlocking {
     const int64_t channel_begin = chunk_item * kWeightItemChunks * kWinogradChannels;
     const int64_t pitch = item_channels(), channels_left = p.depth - channel_begin;
     const int64_t channels = channels_left < pitch ? channels_left : pitch;
-    const KernelTaps taps(p);
     for (int64_t row = 0; row < rows; ++row) {
       float* to =
           p.dest + (row_begin + row) * p.dest_strides.row + channel_begin * p.dest_strides.depth;

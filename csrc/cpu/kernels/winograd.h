@@ -1,5 +1,5 @@
-// Dense 3x3, stride-1 convolution by Winograd's minimal filtering F(n x n, 3 x 3): for each of the
-// (n + 2)^2 points e
+// Dense 3x3, stride-1 convolution, dilated or not, by Winograd's minimal filtering F(n x n, 3 x 3):
+// for each of the (n + 2)^2 points e
 //   product[e][tile][row] = sum over channels of  input[e][tile][channel] *
 //   weight[e][channel][row],
 // where a tile is n x n outputs (winograd_transform.h has the transforms, and what they save).
@@ -44,8 +44,8 @@ struct WinogradConvolution {
   static constexpr int64_t columns = kTileColumns<float>;
 
   const Contraction<float>& p;
-  WinogradTiles<InputTransform<kOut>> input;
   KernelTaps taps;
+  WinogradTiles<InputTransform<kOut>> input;
   int64_t offsets[9];  // of the taps in the weight, in the walk's order
   int64_t tiles;
   int64_t chunks;               // of source channels
@@ -53,8 +53,8 @@ struct WinogradConvolution {
 
   explicit WinogradConvolution(const Contraction<float>& contraction)
       : p(contraction),
-        input(p.source, p.source_strides, p.walk, p.batch, p.depth),
         taps(p),
+        input(p.source, p.source_strides, p.walk, taps.dilation, p.batch, p.depth),
         tiles(input.tiles),
         chunks(input.chunks) {
     tap_offsets(p, p.weight_strides, offsets);
@@ -62,12 +62,12 @@ struct WinogradConvolution {
     groups = ceil_div(p.rows, kWinogradRows);
   }
 
-  /// Tiles of a block.
-  int64_t block_tiles() const {
+  /// Groups of tiles of a block: planar outputs of a group are stored together.
+  int64_t groups_of_block() const {
     const int64_t bytes = sizeof(float) * (tile_elements() + squared * kWinogradRows);
     const int64_t fit = kWinogradBlockBytes / bytes / kTileRows * kTileRows;
     const int64_t wanted = fit < kLeastTiles ? kLeastTiles : fit > kMostTiles ? kMostTiles : fit;
-    return wanted < tiles ? wanted : tiles;
+    return ceil_div(wanted < tiles ? wanted : tiles, input.columns.dilation);
   }
 
   /// Elements of a transformed tile: [chunk][point][channels of a chunk].
@@ -174,7 +174,7 @@ struct WinogradConvolution {
   void store_outputs(const float* products, int64_t pitch, int64_t first, int64_t count,
                      int64_t group) const {
     const bool in_place = p.dest_strides.channel == 1;
-    const int64_t most = in_place ? 1 : count, step = in_place ? 1 : lanes / kOut;
+    const int64_t most = in_place ? 1 : count, step = in_place ? 1 : part_tiles();
     const int64_t width = group_rows(group), base = group * kWinogradRows;
     for (int64_t tile = 0; tile < count;) {
       const TileRun run = input.run_at(first + tile, count - tile < most ? count - tile : most);
@@ -205,50 +205,69 @@ struct WinogradConvolution {
   /// A tile whose channels lie side by side.
   void store_pixels(const TileRun& run, const float* from, int64_t pitch, int64_t channel,
                     int64_t channels, Vec<float> bias) const {
-    const int64_t y = run.row * kOut, x = run.column * kOut;
+    const int64_t high = taps.dilation[0], wide = taps.dilation[1];
+    const int64_t y = input.rows.origin(run.row), x = input.columns.origin(run.column);
     const int64_t rows = p.walk[1].count - y, pixels = p.walk[2].count - x;
     const int64_t row = p.dest_strides.axis[1], column = p.dest_strides.axis[2];
     float* to = dest_plane(run.plane) + y * row + x * column + channel;
     const auto product = [&](int i, int j) { return load(from + (i * points + j) * pitch); };
-    if (rows >= kOut && pixels >= kOut && channels == lanes) {
-      transform_products<kOut>(
-          product, [&](int i, int j, Vec<float> v) { store(to + i * row + j * column, v + bias); });
+    if (rows > (kOut - 1) * high && pixels > (kOut - 1) * wide && channels == lanes) {
+      transform_products<kOut>(product, [&](int i, int j, Vec<float> v) {
+        store(to + i * high * row + j * wide * column, v + bias);
+      });
     } else {
       transform_products<kOut>(product, [&](int i, int j, Vec<float> v) {
-        if (i < rows && j < pixels) store_partial(to + i * row + j * column, v + bias, channels);
+        if (i * high < rows && j * wide < pixels) {
+          store_partial(to + i * high * row + j * wide * column, v + bias, channels);
+        }
       });
     }
   }
 
-  /// Up to lanes / kOut tiles whose columns lie side by side: with `lanes` channels of each output
-  /// row they are one square of registers to transpose.
+  /// Tiles whose columns lie side by side: those of all phases, more of them while they fit a
+  /// register.
+  int64_t part_tiles() const {
+    const int64_t dilation = taps.dilation[1], more = lanes / (kOut * dilation);
+    return dilation * (more > 1 ? more : 1);
+  }
+
+  /// part_tiles() tiles, or those left in a row of them: with `lanes` channels of each output row
+  /// they are squares of registers to transpose.
   void store_planes(const TileRun& run, const float* from, int64_t pitch, int64_t tile_pitch,
                     int64_t channel, int64_t channels, Vec<float> bias) const {
-    alignas(64) float outputs[kOut][lanes][lanes];
+    constexpr int64_t widest = kOut * kMaxWinogradDilation;
+    alignas(64) float outputs[kOut][widest + lanes][lanes];
+    const int64_t dilation = taps.dilation[1], x = input.columns.origin(run.column);
     for (int64_t tile = 0; tile < run.count; ++tile, from += tile_pitch) {
+      const int64_t column = input.columns.origin(run.column + tile) - x;
       transform_products<kOut>(
           [&](int i, int j) { return load(from + (i * points + j) * pitch); },
-          [&](int i, int j, Vec<float> v) { store(outputs[i][tile * kOut + j], v + bias); });
+          [&](int i, int j, Vec<float> v) { store(outputs[i][column + j * dilation], v + bias); });
     }
-    const int64_t x = run.column * kOut, y = run.row * kOut;
-    const int64_t rows = p.walk[1].count - y, right = p.walk[2].count - x;
-    const int64_t columns_left = run.count * kOut < right ? run.count * kOut : right;
-    float* to =
-        dest_plane(run.plane) + channel * p.dest_strides.channel + y * p.dest_strides.axis[1] + x;
-    for (int64_t i = 0; i < kOut && i < rows; ++i, to += p.dest_strides.axis[1]) {
-      Vec<float> square[lanes];
-#pragma GCC unroll 16
-      for (int64_t j = 0; j < lanes; ++j) {
-        square[j] = j < columns_left ? load(outputs[i][j]) : Vec<float>{};
+    const int64_t y = input.rows.origin(run.row), right = p.walk[2].count - x;
+    const int64_t width = run.count * kOut < right ? run.count * kOut : right;
+    for (int64_t i = 0; i < kOut && y + i * taps.dilation[0] < p.walk[1].count; ++i) {
+      float* to = dest_plane(run.plane) + channel * p.dest_strides.channel +
+                  (y + i * taps.dilation[0]) * p.dest_strides.axis[1] + x;
+      for (int64_t first = 0; first < width; first += lanes) {
+        store_square(outputs[i] + first, width - first, channels, to + first);
       }
-      transpose<float>(square);
-      if (columns_left == lanes && channels == lanes) {
+    }
+  }
+
+  /// Up to `lanes` columns of `channels` channels, transposed into their planes.
+  void store_square(const float (*outputs)[lanes], int64_t count, int64_t channels,
+                    float* to) const {
+    Vec<float> square[lanes];
 #pragma GCC unroll 16
-        for (int c = 0; c < lanes; ++c) store(to + c * p.dest_strides.channel, square[c]);
-      } else {
-        for (int64_t c = 0; c < channels; ++c) {
-          store_partial(to + c * p.dest_strides.channel, square[c], columns_left);
-        }
+    for (int64_t j = 0; j < lanes; ++j) square[j] = j < count ? load(outputs[j]) : Vec<float>{};
+    transpose<float>(square);
+    if (count >= lanes && channels == lanes) {
+#pragma GCC unroll 16
+      for (int c = 0; c < lanes; ++c) store(to + c * p.dest_strides.channel, square[c]);
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        store_partial(to + c * p.dest_strides.channel, square[c], count < lanes ? count : lanes);
       }
     }
   }
@@ -260,14 +279,16 @@ template <int kOut>
 struct WinogradBlocking : WinogradConvolution<kOut> {
   static constexpr int64_t bytes = sizeof(float);
   bool by_rows;           // groups of rows are the items
-  int64_t block;          // tiles of a block
+  int64_t block_groups;   // groups of tiles of a block
+  int64_t block;          // tiles of a block, at most
   int64_t product_pitch;  // elements from one point of the products to the next
   int64_t input_bytes, weight_bytes, product_bytes;
 
   explicit WinogradBlocking(const Contraction<float>& p) : WinogradConvolution<kOut>(p) {
     const int64_t all_inputs = bytes * this->tiles * this->tile_elements();
     by_rows = this->tiles <= kFewTiles && all_inputs <= kFewTilesBytes;
-    block = by_rows ? this->tiles : this->block_tiles();
+    block_groups = by_rows ? this->input.groups : this->groups_of_block();
+    block = by_rows ? this->tiles : block_groups * this->taps.dilation[1];
     product_pitch = block * kWinogradRows + kPointGap;
     input_bytes = bytes * block * this->tile_elements();
     product_bytes = bytes * this->squared * product_pitch;
@@ -286,27 +307,29 @@ struct WinogradBlocking : WinogradConvolution<kOut> {
 /// Many tiles: blocks of them are the items, weights are shared.
 template <int kOut>
 void winograd_by_tiles(const WinogradBlocking<kOut>& convolution, const float* transformed) {
-  const int64_t tiles = convolution.tiles, block = convolution.block;
+  const int64_t block_groups = convolution.block_groups;
   const int64_t product_pitch = convolution.product_pitch;
   Scratch weights(convolution.weight_bytes);
   if (transformed == nullptr) convolution.transform_weights(weights.as<float>());
   const float* weight = transformed != nullptr ? transformed : weights.as<float>();
 
-  parallel_for(ceil_div(tiles, block), 1, [&](int64_t begin, int64_t end) {
-    Scratch input_buffer(convolution.input_bytes);
-    Scratch product_buffer(convolution.product_bytes);
-    float *inputs = input_buffer.as<float>(), *products = product_buffer.as<float>();
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item * block, count = tiles - first < block ? tiles - first : block;
-      convolution.transform_input(first, count, 0, convolution.chunks, inputs);
-      for (int64_t group = 0; group < convolution.groups; ++group) {
-        convolution.multiply_points(inputs, count, group,
-                                    weight + convolution.weight_offset(group, 0), 0,
-                                    convolution.chunks, products, product_pitch);
-        convolution.store_outputs(products, product_pitch, first, count, group);
-      }
-    }
-  });
+  parallel_for(
+      ceil_div(convolution.input.groups, block_groups), 1, [&](int64_t begin, int64_t end) {
+        Scratch input_buffer(convolution.input_bytes);
+        Scratch product_buffer(convolution.product_bytes);
+        float *inputs = input_buffer.as<float>(), *products = product_buffer.as<float>();
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t first = convolution.input.group_begin(item * block_groups);
+          const int64_t count = convolution.input.group_begin((item + 1) * block_groups) - first;
+          convolution.transform_input(first, count, 0, convolution.chunks, inputs);
+          for (int64_t group = 0; group < convolution.groups; ++group) {
+            convolution.multiply_points(inputs, count, group,
+                                        weight + convolution.weight_offset(group, 0), 0,
+                                        convolution.chunks, products, product_pitch);
+            convolution.store_outputs(products, product_pitch, first, count, group);
+          }
+        }
+      });
 }
 
 /// Few tiles: groups of destination channels are the items, tiles are shared.
