@@ -69,6 +69,14 @@ def test_chosen(shape: tuple[int, ...], rows: int, tile: str, phase: str, layout
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("phase", ["fwd", "bwd_input", "bwd_weight"])
+@pytest.mark.parametrize("dilation", [2, 3, (1, 5), (12, 1)])
+def test_chosen_for_dilated_kernels(dilation: Any, phase: str, layout: str) -> None:
+    options = {"dilation": dilation, "padding": dilation, "memory_format": FORMATS[layout]}
+    assert "winograd" in algorithm((2, 32, 49, 50), 48, phase, **options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("shape", "rows", "_"), [SMALL, LARGE])
 def test_chosen_for_the_weight(shape: tuple[int, ...], rows: int, _: str, layout: str) -> None:
     options = {"phase": "bwd_weight", "memory_format": FORMATS[layout]}
@@ -80,7 +88,7 @@ def test_chosen_for_the_weight(shape: tuple[int, ...], rows: int, _: str, layout
     ("rows", "options"),
     [
         (48, {"stride": 2}),
-        (48, {"dilation": 2, "padding": 2}),
+        (48, {"dilation": 13, "padding": 13}),
         (48, {"dtype": torch.float64}),
         (48, {"dtype": torch.bfloat16}),
         (8, {}),
@@ -157,22 +165,59 @@ def test_against_float64(
     set_isa: Callable[[str], None],
 ) -> None:
     set_isa(isa)
-    x = lay_out(torch.randn(batch, depth, height, width), layout)
-    weight = lay_out(torch.randn(rows, depth, 3, 3), layout)
+    check_against_float64((batch, depth, height, width), rows, padding, (1, 1), mode, layout)
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("layout", [*LAYOUTS, "transposed"])
+@pytest.mark.parametrize("mode", ["zeros", "replicate"])
+@pytest.mark.parametrize(
+    ("shape", "rows", "padding", "dilation"),
+    [
+        ((1, 16, 33, 33), 16, (2, 2, 2, 2), (2, 2)),  # phases of 17 and of 16
+        ((2, 20, 30, 67), 37, (3, 1, 5, 6), (3, 5)),  # blocks of tiles that end within a row
+        ((1, 35, 61, 30), 18, (0, 4, 0, 12), (1, 12)),
+        ((3, 17, 30, 19), 66, (12, 12, 1, 1), (12, 1)),
+        ((1, 16, 23, 24), 16, (11, 11, 7, 7), (11, 7)),  # more phases than some rows have tiles
+    ],
+)
+def test_dilated_against_float64(
+    shape: tuple[int, int, int, int],
+    rows: int,
+    padding: tuple[int, ...],
+    dilation: tuple[int, int],
+    mode: str,
+    layout: str,
+    isa: str,
+    set_isa: Callable[[str], None],
+) -> None:
+    set_isa(isa)
+    check_against_float64(shape, rows, padding, dilation, mode, layout)
+
+
+def check_against_float64(
+    shape: tuple[int, int, int, int],
+    rows: int,
+    padding: tuple[int, ...],
+    dilation: tuple[int, int],
+    mode: str,
+    layout: str,
+) -> None:
+    """Output and gradients of a convolution with a bias against torch's in float64."""
+    x = lay_out(torch.randn(shape), layout)
+    weight = lay_out(torch.randn(rows, shape[1], 3, 3), layout)
     bias = torch.randn(rows)
-    arguments = ((1, 1), padding, (1, 1), 1, mode)
+    arguments = ((1, 1), padding, dilation, 1, mode)
     x64, weight64 = x.double().requires_grad_(), weight.double().requires_grad_()
     top, bottom, left, right = padding
     named = {"mode": "constant" if mode == "zeros" else mode}
     padded = F.pad(x64, (left, right, top, bottom), **named)
-    expected = F.conv2d(padded, weight64, bias.double())
+    expected = F.conv2d(padded, weight64, bias.double(), dilation=dilation)
     grad = lay_out(torch.randn(expected.shape), layout)
     expected_grads = torch.autograd.grad(expected, (x64, weight64), grad.double())
     output = torch.ops.cnnops.convolution(x, weight, bias, *arguments)
     assert error(output, expected.detach()) < PROMISED
-    grad_input = torch.ops.cnnops.convolution_grad_input(
-        grad, weight, None, (height, width), *arguments
-    )
+    grad_input = torch.ops.cnnops.convolution_grad_input(grad, weight, None, shape[2:], *arguments)
     assert error(grad_input, expected_grads[0]) < PROMISED
     grad_weight = torch.ops.cnnops.convolution_grad_weight(grad, x, (3, 3), *arguments)
     assert error(grad_weight, expected_grads[1]) < PROMISED
@@ -211,17 +256,22 @@ def test_planes_and_phases(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("shape", "rows", "tile"), [SMALL, LARGE, ((4, 96, 60, 60), 80, "4x4")])
+@pytest.mark.parametrize("dilation", [1, 2])
 def test_the_same_for_any_number_of_threads(
-    shape: tuple[int, ...], rows: int, tile: str, layout: str, set_threads: Callable[[int], None]
+    shape: tuple[int, ...],
+    rows: int,
+    tile: str,
+    dilation: int,
+    layout: str,
+    set_threads: Callable[[int], None],
 ) -> None:
     x, weight = lay_out(torch.randn(shape), layout), torch.randn(rows, shape[1], 3, 3)
     results = []
     for threads in (1, 1, 2, 3):
         set_threads(threads)
-        output = cnnops.functional.conv2d(x, weight, padding=1)
-        grad = torch.ops.cnnops.convolution_grad_weight(
-            results[0][0] if results else output, x, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, "zeros"
-        )
+        output = cnnops.functional.conv2d(x, weight, padding=dilation, dilation=dilation)
+        options = ((3, 3), (1, 1), (dilation,) * 4, (dilation, dilation), 1, "zeros")
+        grad = torch.ops.cnnops.convolution_grad_weight(output, x, *options)
         results.append((output, grad))
     for output, grad in results[1:]:
         assert torch.equal(output, results[0][0])

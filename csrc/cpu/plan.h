@@ -198,12 +198,14 @@ constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
 /// With fewer channels on either side the transforms of a Winograd tile cost more than they save.
 constexpr int64_t kMinWinogradChannels = 16;
 
-/// What transforming costs, in multiply-adds of each of a tile's products: for a channel of a tile,
-/// and for a weight, which takes as long as multiplying it with so many tiles.
-constexpr double kTileTransform = 16, kWeightTransform = 16;
-
-/// What the GEMM of channels_last tensors spends on packing a weight, likewise.
-constexpr double kWeightPacking = 12;
+/// What transforming costs for tiles of size x size outputs, in multiply-adds of each of their
+/// products: for a channel of a tile, and for a weight, which takes as long as multiplying it with
+/// so many tiles. The larger tile needs more operations for each product.
+struct WinogradCost {
+  int64_t size;
+  double tile, weight;
+};
+constexpr WinogradCost kWinogradTwo{2, 12, 4}, kWinogradFour{4, 16, 9};
 
 /// True for two axes of three taps at stride 1, not far apart, of one dense group.
 inline bool is_dense_3x3(const ContractionShape& shape) {
@@ -226,23 +228,33 @@ inline double winograd_tiles(const ContractionShape& shape, int64_t size) {
   return tiles;
 }
 
-/// Multiply-adds of a Winograd convolution in tiles of size x size outputs, transforms included,
-/// for each pair of channels.
-inline double winograd_cost(const ContractionShape& shape, int64_t size, int64_t lanes) {
-  const double used = filled(shape.rows, lanes);
-  const double transforms = kTileTransform / shape.rows + kTileTransform / shape.depth;
-  const double products = winograd_tiles(shape, size) * (1 / used + transforms);
-  return (size + 2) * (size + 2) * (products + kWeightTransform);
+/// Multiply-adds of the products of such tiles, transforms of tiles included, for each pair of
+/// channels of which `used` of the registers hold some.
+inline double winograd_products(const ContractionShape& shape, const WinogradCost& cost,
+                                double used) {
+  const double transforms = cost.tile / shape.rows + cost.tile / shape.depth;
+  return winograd_tiles(shape, cost.size) * (1 / used + transforms);
+}
+
+/// Multiply-adds for each pair of channels of direct sums that leave padding out.
+inline double direct_products(const ContractionShape& shape) {
+  return 9 * double(shape.batch) * shape.pixels() * (1 - padding_share(shape));
+}
+
+inline bool enough_for_winograd(const ContractionShape& shape) {
+  return shape.depth >= kMinWinogradChannels && shape.rows >= kMinWinogradChannels;
 }
 
 /// Outputs along an axis of the Winograd tile that pays, or 0.
-inline int64_t winograd_size(const ContractionShape& shape, bool channels_last, int64_t lanes) {
-  if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return 0;
-  const double pixels = double(shape.batch) * shape.pixels() * (1 - padding_share(shape));
-  const double direct = 9 * (pixels + (channels_last ? kWeightPacking : 0));
-  const double two = winograd_cost(shape, 2, lanes), four = winograd_cost(shape, 4, lanes);
-  const double best = two < four ? two : four;
-  return best > direct ? 0 : best == two ? 2 : 4;
+inline int64_t winograd_size(const ContractionShape& shape, int64_t lanes) {
+  if (!enough_for_winograd(shape)) return 0;
+  const auto total = [&](const WinogradCost& cost) {
+    const double products = winograd_products(shape, cost, filled(shape.rows, lanes));
+    return (cost.size + 2) * (cost.size + 2) * (products + cost.weight);
+  };
+  const double two = total(kWinogradTwo), four = total(kWinogradFour);
+  const WinogradCost& best = two < four ? kWinogradTwo : kWinogradFour;
+  return total(best) < direct_products(shape) ? best.size : 0;
 }
 
 /// What transforming the products of a weight back costs, in multiply-adds of each; and what a
@@ -251,11 +263,10 @@ constexpr double kProductTransform = 8, kTransposedSums = 1.25;
 
 /// Whether the gradient of a weight takes less from tiles of 4x4 outputs than directly, likewise.
 inline bool weight_winograd_pays(const ContractionShape& shape, bool channels_last, int64_t lanes) {
-  if (shape.depth < kMinWinogradChannels || shape.rows < kMinWinogradChannels) return false;
-  const double transforms = kTileTransform / shape.rows + kTileTransform / shape.depth;
-  const double products = winograd_tiles(shape, 4) * (1 / filled(shape.depth, lanes) + transforms);
-  const double direct = 9 * double(shape.batch) * shape.pixels() * (1 - padding_share(shape));
-  return 36 * (products + kProductTransform) < direct * (channels_last ? 1 : kTransposedSums);
+  if (!enough_for_winograd(shape)) return false;
+  const double products = winograd_products(shape, kWinogradFour, filled(shape.depth, lanes));
+  const double direct = direct_products(shape) * (channels_last ? 1 : kTransposedSums);
+  return 36 * (products + kProductTransform) < direct;
 }
 
 /// So large a transformed weight of few tiles is faster made anew, in cache, than fetched.
@@ -350,12 +361,12 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
 
 /// Outputs along an axis of the Winograd tile that computes `p`, or 0 where another kernel does.
 template <class T>
-int64_t winograd_tile(const Contraction<T>& p, bool channels_last, int64_t lanes) {
+int64_t winograd_tile(const Contraction<T>& p, int64_t lanes) {
   if constexpr (!std::is_same_v<T, float>) return 0;
   if (!plan::is_dense_3x3(p)) return 0;
   if (!plan::winograd_strides(p.source_strides) || !plan::winograd_strides(p.dest_strides))
     return 0;
-  const int64_t size = plan::winograd_size(p, channels_last, lanes);
+  const int64_t size = plan::winograd_size(p, lanes);
   return size > 0 && allows_winograd() ? size : 0;
 }
 
@@ -470,7 +481,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     choice = {Algorithm::gemm_planar, "few pixels: vectors along the weight, read as it lies"};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
     choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
-  } else if (const int64_t size = winograd_tile(p, channels_last, kernels.lanes)) {
+  } else if (const int64_t size = winograd_tile(p, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_transposing(p)) {
