@@ -7,7 +7,8 @@ not what a kernel does.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,9 +29,17 @@ DEFAULT = ("resnet18", "mobilenet_v2", "convnext_tiny")
 #: Phases of a network: inference, and a training step without the optimizer, which is torch's.
 PHASES = ("fwd", "train")
 
-#: As `measure.TOLERANCES`. Rounding grows through the layers, and more so in gradients, where it
-#: moves maxima and zeros of activations.
-TOLERANCES = {"fwd": 1e-3, "train": 5e-2}
+#: As `measure.TOLERANCES`, of the output.
+TOLERANCE = 1e-3
+
+#: The largest difference of a parameter's gradient from torch's, in Euclidean norms. Rounding
+#: switches some activations and maxima over, so that torch itself differs as much between its two
+#: layouts; a wrong gradient is off by about its own size.
+GRADIENT_TOLERANCE = 0.2
+
+#: Norms below this share of that of all gradients are rounding errors: a bias before a batch norm,
+#: for one, has no influence.
+NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,11 @@ def time_network(job: NetworkJob, settings: Settings, machine: Machine, device: 
     )
     try:
         runs = _runs(job, settings, device)
-        error = disagreement(runs, device.tolerance(settings.dtype, TOLERANCES[job.phase]))
+        if job.phase == "fwd":
+            error = disagreement(runs, device.tolerance(settings.dtype, TOLERANCE))
+        else:
+            tolerance = device.tolerance(settings.dtype, GRADIENT_TOLERANCE)
+            error = gradient_disagreement(runs, tolerance)
     except (RuntimeError, TypeError, ValueError) as problem:
         error = f"{type(problem).__name__}: {first_line(problem)}"
     if error:
@@ -89,6 +102,27 @@ def time_network(job: NetworkJob, settings: Settings, machine: Machine, device: 
     # ONNX Runtime and OpenVINO would need the model exported: another program than the one here.
     absent = {peer: "does not run models of torch" for peer in settings.peers if peer not in runs}
     return timed(replace(row, absent=absent), runs, (0, 0), settings, machine, device)
+
+
+def gradient_disagreement(runs: Mapping[str, Run], tolerance: float) -> str:
+    """Which gradient of another contender differs from ours too much, or nothing.
+
+    `tolerance` is a share of its norm.
+
+    This is also the first warm-up.
+    """
+    own = runs[OWN]()
+    for name, run in runs.items():
+        if name == OWN:
+            continue
+        gradients = run()
+        whole = math.hypot(*(float(gradient.double().norm()) for gradient in gradients))
+        for index, (mine, other) in enumerate(zip(own, gradients, strict=True)):
+            norm = float(other.double().norm())
+            difference = float((mine.double() - other.double()).norm())
+            if not difference <= tolerance * (norm + NEGLIGIBLE * whole):
+                return f"gradient {index} differs from {name} by {difference:.3g}, of {norm:.3g}"
+    return ""
 
 
 def _runs(job: NetworkJob, settings: Settings, device: Device) -> dict[str, Run]:

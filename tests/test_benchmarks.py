@@ -408,6 +408,20 @@ def test_networks_are_timed_converted_against_as_they_are(phase: str, layout: st
     assert made.limit is None
 
 
+def test_gradients_of_networks_are_compared_by_their_norms() -> None:
+    own = (torch.ones(100), torch.zeros(3))
+    flipped = torch.ones(100)
+    flipped[7] = 0.0  # an activation that rounding switched over
+    for other, wrong in (
+        ((flipped, torch.full((3,), 1e-5)), False),
+        ((torch.ones(100), torch.full((3,), 1.0)), True),
+        ((0.7 * torch.ones(100), torch.zeros(3)), True),
+        ((torch.full((100,), float("nan")), torch.zeros(3)), True),
+    ):
+        runs = {"cnnops": lambda: own, "torch": lambda other=other: other}
+        assert bool(networks.gradient_disagreement(runs, networks.GRADIENT_TOLERANCE)) == wrong
+
+
 def test_networks_run_the_modules_of_cnnops(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(
