@@ -1,6 +1,13 @@
 // Reading weights as registers of destination channels, whatever their layout in memory: for the
 // kernels whose vectors run along those channels.
 
+/// Fetches the cache line `lines` after the one at `from` ahead of its use. Rows of weights lie too
+/// far apart for the hardware to see that their neighbours come next.
+template <class T>
+inline void fetch_ahead(const T* from, int64_t lines) {
+  __builtin_prefetch(from + lines * (64 / int64_t(sizeof(T))), 0, 2);
+}
+
 /// Calls put(tap, channel, register) for `lanes` destination channels from `first` on, every tap
 /// and the source channels [channel_begin, channel_end) of a group; channels past the last are
 /// zero. `taps` are the offsets of the taps in the weight. Squares of lanes x lanes go through
@@ -26,14 +33,20 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
     if (depth == 1) {
       for (int64_t tap = 0; tap < tap_count; ++tap) {
         Vec<A> square[lanes];
-        for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + taps[tap] + c + r * row);
+        for (int r = 0; r < lanes; ++r) {
+          const T* at = from + taps[tap] + c + r * row;
+          fetch_ahead(at, 1);
+          square[r] = load_wide(at);
+        }
         transpose<A>(square);
         for (int r = 0; r < lanes; ++r) put(tap, c + r, square[r]);
       }
     } else if (row == 1) {
       for (int64_t tap = 0; tap < tap_count; ++tap) {
         for (int64_t r = c; r < c + lanes; ++r) {
-          put(tap, r, load_wide(from + taps[tap] + r * depth));
+          const T* at = from + taps[tap] + r * depth;
+          fetch_ahead(at, 1);
+          put(tap, r, load_wide(at));
         }
       }
     } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
@@ -42,7 +55,11 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
       for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
         Vec<A> square[lanes];
 #pragma GCC unroll 16
-        for (int r = 0; r < lanes; ++r) square[r] = load_wide(from + c * depth + k + r * row);
+        for (int r = 0; r < lanes; ++r) {
+          const T* at = from + c * depth + k + r * row;
+          fetch_ahead(at, 8);
+          square[r] = load_wide(at);
+        }
         transpose<A>(square);
 #pragma GCC unroll 16
         for (int r = 0; r < lanes; ++r) {
@@ -54,7 +71,9 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
       // Destination channels `row` apart: one contiguous run of all taps where row == tap_count.
       for (int64_t r = c; r < c + lanes; ++r) {
         for (int64_t tap = 0; tap < tap_count; ++tap) {
-          put(tap, r, load_strided(from + taps[tap] + r * depth, row));
+          const T* at = from + r * depth;
+          fetch_ahead(at, tap_count + tap);
+          put(tap, r, load_strided(at + taps[tap], row));
         }
       }
     }

@@ -32,8 +32,8 @@ constexpr int64_t kLeastTiles = 48, kMostTiles = 96;
 /// Up to so many tiles, and bytes of all transformed tiles, groups are the items.
 constexpr int64_t kFewTiles = 96, kFewTilesBytes = 8 << 20;
 
-/// One cache line between the products of two points, which would otherwise all lie in the same
-/// cache sets.
+/// One cache line between the weights, and the products, of two points, which would otherwise all
+/// lie in the same cache sets.
 constexpr int64_t kPointGap = 16;
 
 template <int kOut>
@@ -84,15 +84,22 @@ struct WinogradConvolution {
     const int64_t left = padded_rows - group * kWinogradRows;
     return left < kWinogradRows ? left : kWinogradRows;
   }
+  /// Elements of a point of a group and chunk, and of all its points.
+  int64_t point_elements(int64_t group, int64_t chunk) const {
+    return input.chunk_channels(chunk) * group_rows(group) + kPointGap;
+  }
   int64_t chunk_elements(int64_t group, int64_t chunk) const {
-    return squared * input.chunk_channels(chunk) * group_rows(group);
+    return squared * point_elements(group, chunk);
   }
   /// Where the weights of a group and chunk start.
   int64_t weight_offset(int64_t group, int64_t chunk) const {
-    return squared *
-           (group * kWinogradRows * p.depth + group_rows(group) * chunk * kWinogradChannels);
+    const int64_t rows = group * kWinogradRows, channels = chunk * kWinogradChannels;
+    const int64_t before = rows * p.depth + group_rows(group) * channels;
+    return squared * (before + (group * chunks + chunk) * kPointGap);
   }
-  int64_t weight_elements() const { return squared * p.depth * padded_rows; }
+  int64_t weight_elements() const {
+    return squared * (p.depth * padded_rows + groups * chunks * kPointGap);
+  }
 
   /// Transforms a chunk of source channels for `lanes` rows from `first` of a group on.
   void transform_weight(int64_t group, int64_t first, int64_t chunk, float* to) const {
@@ -100,7 +107,7 @@ struct WinogradConvolution {
     const int64_t channels = input.chunk_channels(chunk), block = first / columns;
     const int64_t left = group_rows(group) - block * columns;
     const int64_t width = left < columns ? left : columns;
-    const int64_t pitch = channels * group_rows(group);
+    const int64_t pitch = point_elements(group, chunk);
     float* out = to + block * columns * channels + first % columns;
     alignas(64) float kernels[lanes][9][lanes];
     alignas(64) float results[squared][piece][lanes];
@@ -156,7 +163,7 @@ struct WinogradConvolution {
         for (int64_t column = 0; column < width; column += columns) {
           const int64_t left = width - column;
           const int vectors = vectors_for<float>(left < columns ? left : columns);
-          const float* slice = next + (point * width + column) * channels;
+          const float* slice = next + point * point_elements(group, chunk) + column * channels;
           float* out = to + point * pitch + column;
           for (int64_t tile = 0; tile < count; tile += kTileRows) {
             const int rows = int(count - tile < kTileRows ? count - tile : kTileRows);
