@@ -48,8 +48,9 @@ def plain_call(name: str, function: type[Function]) -> Callable[..., Any]:
     """The short way to the operator `name` with the derivative of `function`.
 
     Args:
-        name: an operator of torch.ops.cnnops; or "conv", which takes the number of spatial axes
-            and then the arguments of torch.nn.functional.conv1d, 2d and 3d.
+        name: an operator of torch.ops.cnnops; or "convNd", "conv_transposeNd", "max_poolNd" and so
+            on, which take the number of spatial axes and then the arguments of conv1d, 2d and 3d
+            of torch.nn.functional, with the defaults filled in.
         function: takes the operator's arguments in `setup_context`.
 
     Returns:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     reason="torch before 2.14 has no C functions from Python tensors to C++ and back",
 )
 
-plain_conv = plain_call("conv", autograd.Convolution)
+plain_conv = plain_call("convNd", autograd.Convolution)
 plain_convolution = plain_call("convolution", autograd.Convolution)
 plain_max_pool = plain_call("max_pool_with_indices", autograd.MaxPoolWithIndices)
 
@@ -206,7 +206,7 @@ def test_wrong_number_of_arguments():
 
 
 def test_unknown_operator():
-    with pytest.raises(ValueError, match="no operator is named 'conv9d'"):
+    with pytest.raises(ValueError, match="no plain call is named 'conv9d'"):
         plain_call("conv9d", autograd.Convolution)
 
 

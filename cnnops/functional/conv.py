@@ -32,7 +32,8 @@ __all__ = [
 
 _any_autocast = torch._C._is_any_autocast_enabled
 _dynamo_is_compiling = torch.compiler.is_dynamo_compiling
-_plain_conv = plain_call("conv", autograd.Convolution)
+_plain_conv = plain_call("convNd", autograd.Convolution)
+_plain_conv_transpose = plain_call("conv_transposeNd", autograd.ConvolutionGradInput)
 
 
 def conv1d(
@@ -333,6 +334,12 @@ def _conv_transpose(
             groups,
             dilation,
         )
+    if not _dynamo_is_compiling():
+        output = _plain_conv_transpose(
+            rank, input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+        if output is not None:
+            return output
     support.check(function.__name__, input, weight, *support.given(bias))
     if _any_autocast():
         input, weight, bias = autocast.to_lower_precision(input, weight, bias)  # type: ignore
