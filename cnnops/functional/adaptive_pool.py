@@ -133,9 +133,7 @@ def adaptive_avg_pool3d(input: Tensor, output_size: SizeOrSizes) -> Tensor:
     return _adaptive_avg_pool(3, input, output_size)
 
 
-def _adaptive_max_pool(
-    rank: int, input: Tensor, output_size: SizeOrSizes
-) -> tuple[Tensor, Tensor]:
+def _adaptive_max_pool(rank: int, input: Tensor, output_size: SizeOrSizes) -> tuple[Tensor, Tensor]:
     """(values, indices) of the adaptive max pooling of `rank` spatial axes."""
     if not _dynamo_is_compiling():
         output = _plain_adaptive_max_pool(rank, input, output_size)

@@ -248,12 +248,14 @@ def _conv(
 
 def conv_by(
     rank: int,
+    plain_conv: Callable[..., Tensor | None],
     convolve: Callable[..., Tensor],
     applies: Callable[[Tensor, Tensor, Tensor | None], bool],
 ) -> Callable[..., Tensor]:
     """conv1d, conv2d or conv3d, by `rank`, on `convolve` in place of `ops.convolution`.
 
-    That is where `applies`, asked with input, weight and bias, says so.
+    That is where `applies`, asked with input, weight and bias, says so. What `plain_conv` returns
+    for the rank and the arguments comes first, unless it is None.
     """
     function = (conv1d, conv2d, conv3d)[rank - 1]
 
@@ -268,9 +270,12 @@ def conv_by(
         groups: int = 1,
     ) -> Tensor:
         arguments = (input, weight, bias, stride, padding, dilation, groups)
+        output = plain_conv(rank, *arguments)
+        if output is not None:
+            return output
         if applies(input, weight, bias):
             return _conv(function, rank, *arguments, convolve)
-        return function(*arguments)
+        return _conv(function, rank, *arguments)
 
     return call
 

@@ -1,6 +1,7 @@
 // The convolution operators on the CPU.
 #include "cpu/engine.h"
 #include "cpu/plain_call.h"
+#include "cpu/prepared.h"
 
 namespace cnnops {
 
@@ -28,6 +29,22 @@ PyObject* plain_conv(PyObject* record, PyObject* const* arguments, Py_ssize_t co
   return Call::run(record, arguments + 1, values);
 }
 
+/// convNd_kept(rank, input, weight, bias, stride, padding, dilation, groups, prepared): convNd with
+/// what cnnops.nn.kept_weights keeps of the weight.
+PyObject* plain_conv_kept(PyObject* record, PyObject* const* arguments, Py_ssize_t count) {
+  using Call = PlainCall<convolution_kept>;
+  Call::Values values;
+  auto& [input, weight, bias, prepared, stride, padding, dilation, groups, padding_mode] = values;
+  int rank = 0;
+  if (!read_function(arguments, count, rank, input, weight, bias, stride, padding, dilation, groups,
+                     prepared)) {
+    Py_RETURN_NONE;
+  }
+  set_sides(padding);
+  padding_mode = "zeros";
+  return Call::run(record, arguments + 1, values);
+}
+
 /// Sets the spatial size of a transposed convolution; false where the long way must look closer.
 bool set_transposed_size(IntList& to, const Tensor& input, const Tensor& weight,
                          const ConvArguments& arguments, const IntList& output_padding) {
@@ -47,8 +64,8 @@ bool set_transposed_size(IntList& to, const Tensor& input, const Tensor& weight,
   return true;
 }
 
-/// conv_transposeNd(rank, input, weight, bias, stride, padding, output_padding, groups, dilation), as
-/// in torch.nn.functional.
+/// conv_transposeNd(rank, input, weight, bias, stride, padding, output_padding, groups, dilation),
+/// as in torch.nn.functional.
 PyObject* plain_conv_transpose(PyObject* record, PyObject* const* arguments, Py_ssize_t count) {
   using Call = PlainCall<convolution_grad_input<CpuEngine>>;
   Call::Values values;
@@ -74,7 +91,9 @@ PyMethodDef conv_plain_calls[] = {
     plain_method<plain_call<convolution<CpuEngine>>>("convolution"),
     plain_method<plain_call<convolution_grad_input<CpuEngine>>>("convolution_grad_input"),
     plain_method<plain_call<convolution_grad_weight<CpuEngine>>>("convolution_grad_weight"),
+    plain_method<plain_call<convolution_kept>>("convolution_kept"),
     plain_method<plain_conv>("convNd"),
+    plain_method<plain_conv_kept>("convNd_kept"),
     plain_method<plain_conv_transpose>("conv_transposeNd"),
     {nullptr, nullptr, 0, nullptr},
 };

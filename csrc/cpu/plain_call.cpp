@@ -41,6 +41,18 @@ bool has_plain_type(PyObject* object) {
   return false;
 }
 
+/// Calls read_item(item) for each entry of a list or tuple; whether it is one and all were read.
+template <class ReadItem>
+bool read_list(PyObject* from, const ReadItem& read_item) {
+  const bool is_tuple = PyTuple_CheckExact(from);
+  if (!is_tuple && !PyList_CheckExact(from)) return false;
+  const Py_ssize_t size = is_tuple ? PyTuple_Size(from) : PyList_Size(from);
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    if (!read_item(is_tuple ? PyTuple_GetItem(from, i) : PyList_GetItem(from, i))) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 bool plain_calls_are_possible() {
@@ -84,6 +96,15 @@ bool read(PyObject* from, std::optional<Tensor>& to) {
 
 bool read(PyObject* from, RequiredTensor& to) { return from != Py_None && read(from, to.tensor); }
 
+bool read(PyObject* from, std::vector<Tensor>& to) {
+  return read_list(from, [&](PyObject* item) {
+    RequiredTensor tensor;
+    if (!read(item, tensor)) return false;
+    to.push_back(tensor);
+    return true;
+  });
+}
+
 bool read(PyObject* from, int64_t& to) {
   if (!PyLong_CheckExact(from)) return false;
   int overflow = 0;
@@ -96,14 +117,7 @@ bool read(PyObject* from, std::optional<int64_t>& to) {
 }
 
 bool read(PyObject* from, IntList& to) {
-  const bool is_tuple = PyTuple_CheckExact(from);
-  if (!is_tuple && !PyList_CheckExact(from)) return false;
-  const Py_ssize_t size = is_tuple ? PyTuple_Size(from) : PyList_Size(from);
-  to.resize(size);
-  for (Py_ssize_t i = 0; i < size; ++i) {
-    if (!read(is_tuple ? PyTuple_GetItem(from, i) : PyList_GetItem(from, i), to[i])) return false;
-  }
-  return true;
+  return read_list(from, [&](PyObject* item) { return read(item, to.emplace_back()); });
 }
 
 bool read_rank(PyObject* from, int& rank) {
@@ -137,6 +151,21 @@ bool read(PyObject* from, std::string& to) {
   return true;
 }
 
+namespace {
+
+template <class T>
+PyObject* tuple_of(const std::vector<T>& list) {
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(list.size()));
+  for (size_t i = 0; tuple != nullptr && i < list.size(); ++i) {
+    PyObject* entry = to_python(list[i]);
+    if (entry == nullptr) Py_CLEAR(tuple);
+    if (entry != nullptr) PyTuple_SetItem(tuple, i, entry);
+  }
+  return tuple;
+}
+
+}  // namespace
+
 PyObject* to_python(const Tensor& tensor) {
   void* object = nullptr;
   if (torch_tensor_to_pyobject(tensor.get(), nullptr, &object) != TORCH_SUCCESS) {
@@ -160,15 +189,9 @@ PyObject* to_python(const std::optional<Tensor>& tensor) {
   Py_RETURN_NONE;
 }
 
-PyObject* to_python(const IntList& list) {
-  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(list.size()));
-  for (size_t i = 0; tuple != nullptr && i < list.size(); ++i) {
-    PyObject* entry = to_python(list[i]);
-    if (entry == nullptr) Py_CLEAR(tuple);
-    if (entry != nullptr) PyTuple_SetItem(tuple, i, entry);
-  }
-  return tuple;
-}
+PyObject* to_python(const std::vector<Tensor>& tensors) { return tuple_of(tensors); }
+
+PyObject* to_python(const IntList& list) { return tuple_of(list); }
 
 PyObject* to_python(int64_t value) { return PyLong_FromLongLong(value); }
 

@@ -18,6 +18,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "tensor.h"
 
@@ -29,7 +30,7 @@ extern PyMethodDef conv_plain_calls[];
 extern PyMethodDef pool_plain_calls[];
 
 /// plain_call(name, record): the plain call `name` of these, that has `record` called where a
-/// derivative is wanted.
+/// derivative is wanted; with None for `record` it is not plain there.
 PyObject* bind_plain_call(PyObject* module, PyObject* arguments);
 
 /// set_plain(types, guards): tensors of exactly these types are plain, while all guards say no.
@@ -48,6 +49,7 @@ struct RequiredTensor {
 /// Each reads one argument; false where it is not plain.
 bool read(PyObject* from, RequiredTensor& to);
 bool read(PyObject* from, std::optional<Tensor>& to);
+bool read(PyObject* from, std::vector<Tensor>& to);
 bool read(PyObject* from, IntList& to);
 bool read(PyObject* from, int64_t& to);
 bool read(PyObject* from, std::optional<int64_t>& to);
@@ -71,6 +73,7 @@ PyObject* to_python(const Tensor& tensor);
 PyObject* to_python(const std::tuple<Tensor, Tensor>& tensors);
 PyObject* to_python(const std::optional<Tensor>& tensor);
 inline PyObject* to_python(const RequiredTensor& tensor) { return to_python(*tensor.tensor); }
+PyObject* to_python(const std::vector<Tensor>& tensors);
 PyObject* to_python(const IntList& list);
 PyObject* to_python(int64_t value);
 PyObject* to_python(const std::optional<int64_t>& value);
@@ -105,13 +108,14 @@ using Read = std::conditional_t<std::is_same_v<T, Tensor>, RequiredTensor, T>;
 template <class T>
 constexpr bool kIsTensor = std::is_same_v<T, Tensor> || std::is_same_v<T, std::optional<Tensor>>;
 
-/// How many of the leading parameters are tensors: those a derivative is for.
+/// How many of the leading parameters are tensors that a derivative may be for. The last parameter
+/// never is: it is no tensor, or has indices.
 template <class... P>
 constexpr int leading_tensors() {
   int count = 0;
   bool leading = true;
   ((leading = leading && kIsTensor<std::decay_t<P>>, count += leading), ...);
-  return count;
+  return count < int(sizeof...(P)) ? count : count - 1;
 }
 
 /// The plain calls of an operator.
@@ -127,6 +131,7 @@ struct PlainCall<op> {
 
   /// Runs the operator; its leading tensors are those that `tensors` are the objects of.
   static PyObject* run(PyObject* record, PyObject* const* tensors, const Values& values) {
+    if (record == Py_None && wants_gradient(tensors, kTensors)) Py_RETURN_NONE;
     std::optional<R> result;
     try {
       const Detached detached;
