@@ -16,6 +16,9 @@ from cnnops.plain import plain_call
 _dynamo_is_compiling = torch.compiler.is_dynamo_compiling
 _plain_max_pool = plain_call("max_poolNd", autograd.MaxPool)
 _plain_max_pool_with_indices = plain_call("max_pool_with_indicesNd", autograd.MaxPoolWithIndices)
+_plain_max_pool_of_indices = plain_call(
+    "max_pool_with_indicesNd", autograd.MaxPoolWithIndices, values_only=True
+)
 
 
 def max_pool1d(
@@ -52,9 +55,7 @@ def max_pool1d(
         return handle_torch_function(
             max_pool1d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
         )
-    return _max_pool(
-        "max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool1d_with_indices(
@@ -105,9 +106,7 @@ def max_pool2d(
         return handle_torch_function(
             max_pool2d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
         )
-    return _max_pool(
-        "max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool2d_with_indices(
@@ -158,9 +157,7 @@ def max_pool3d(
         return handle_torch_function(
             max_pool3d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
         )
-    return _max_pool(
-        "max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool3d_with_indices(
@@ -201,13 +198,14 @@ def _max_pool(
     ceil_mode: bool,
 ) -> Tensor:
     """The values of the max pooling `name` of `rank` spatial axes."""
-    if ops.values_need_indices(input):
-        return _max_pool_with_indices(
-            name, rank, input, kernel_size, stride, padding, dilation, ceil_mode
-        )[0]
     steps = kernel_size if stride is None else stride
     if not _dynamo_is_compiling():
-        output = _plain_max_pool(rank, input, kernel_size, steps, padding, dilation, ceil_mode)
+        arguments = (rank, input, kernel_size, steps, padding, dilation, ceil_mode)
+        if ops.values_need_indices(input):
+            outputs = _plain_max_pool_of_indices(*arguments)
+            output = None if outputs is None else outputs[0]
+        else:
+            output = _plain_max_pool(*arguments)
         if output is not None:
             return output
     return ops.max_pool(
