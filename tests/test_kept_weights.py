@@ -30,10 +30,14 @@ class Uses:
     def __init__(self) -> None:
         self.prepared = 0
         self.convolved = 0
-        real = torch.ops.cnnops_inference
-        self.weight_format = real.weight_format
+        self.asked = 0
+        self.weight_format = SimpleNamespace(default=self._ask)
         self.prepare_weight = SimpleNamespace(default=self._prepare)
         self.convolution = SimpleNamespace(default=self._convolve)
+
+    def _ask(self, *args: Any) -> int:
+        self.asked += 1
+        return torch.ops.cnnops_inference.weight_format.default(*args)
 
     def _prepare(self, *args: Any) -> Tensor:
         self.prepared += 1
@@ -221,6 +225,27 @@ def test_other_instruction_set_and_precision(uses: Uses, set_isa: Callable[[str]
 def test_weights_that_are_read_as_they_lie_are_not_prepared(uses: Uses) -> None:
     assert_right(module(kernel_size=1, padding=0), torch.randn(SHAPE))
     assert (uses.prepared, uses.convolved) == (0, 0)
+
+
+@pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 14),
+    reason="torch before 2.14 has no short way",
+)
+def test_the_short_way_finds_what_is_kept_by_itself(uses: Uses) -> None:
+    squeeze, conv = cnnops.nn.Conv2d(96, CHANNELS, 1), module()
+    small, x = torch.randn(1, 96, 1, 1), torch.randn(SHAPE)
+    with torch.no_grad():
+        for _ in range(6):
+            squeeze(small)
+        assert uses.asked == 0
+        for _ in range(3):
+            conv(x)
+            conv(x[:1, :, :9, :8].contiguous(memory_format=torch.channels_last))
+        asked, convolved = uses.asked, uses.convolved
+        for calls in range(2, 8, 2):
+            conv(x)
+            conv(x[:1, :, :9, :8].contiguous(memory_format=torch.channels_last))
+            assert (uses.asked, uses.convolved) == (asked, convolved + calls)
 
 
 def test_modules_share_what_is_kept_of_a_shared_weight(uses: Uses) -> None:

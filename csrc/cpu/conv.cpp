@@ -7,11 +7,12 @@ namespace cnnops {
 
 namespace {
 
-/// Padding at the begin and the end of each axis, from one number for both.
-void set_sides(IntList& padding) {
-  const IntList once = padding;
+/// Padding with zeros by one number for both sides of each axis, as the operators take it.
+void complete(IntList& padding, std::string& padding_mode) {
+  const IntList each = padding;
   padding.clear();
-  for (const int64_t pad : once) padding.insert(padding.end(), 2, pad);
+  for (const int64_t pad : each) padding.insert(padding.end(), 2, pad);
+  padding_mode = "zeros";
 }
 
 /// convNd(rank, input, weight, bias, stride, padding, dilation, groups), as in torch.nn.functional.
@@ -24,8 +25,7 @@ PyObject* plain_conv(PyObject* record, PyObject* const* arguments, Py_ssize_t co
                      groups)) {
     Py_RETURN_NONE;
   }
-  set_sides(padding);
-  padding_mode = "zeros";
+  complete(padding, padding_mode);
   return Call::run(record, arguments + 1, values);
 }
 
@@ -40,8 +40,7 @@ PyObject* plain_conv_kept(PyObject* record, PyObject* const* arguments, Py_ssize
                      prepared)) {
     Py_RETURN_NONE;
   }
-  set_sides(padding);
-  padding_mode = "zeros";
+  complete(padding, padding_mode);
   return Call::run(record, arguments + 1, values);
 }
 
@@ -76,8 +75,7 @@ PyObject* plain_conv_transpose(PyObject* record, PyObject* const* arguments, Py_
                      groups, dilation)) {
     Py_RETURN_NONE;
   }
-  set_sides(padding);
-  padding_mode = "zeros";
+  complete(padding, padding_mode);
   if (!set_transposed_size(size, input, weight, {stride, padding, dilation, groups, padding_mode},
                            output_padding)) {
     Py_RETURN_NONE;
