@@ -379,7 +379,7 @@ class _ByIndices(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Gradients:
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None = None) -> Gradients:
         grad_input = None
         if grad is not None:
             (indices,) = ctx.saved_tensors
@@ -429,7 +429,7 @@ class AdaptiveMaxPool(_ByIndices):
         return _run(_OPS.adaptive_max_pool.default, input, output_size)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Gradients:
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None = None) -> Gradients:
         # torch computes such an empty result, but asks for no gradient of it.
         if grad is not None and 0 in grad.shape[1:]:
             raise RuntimeError(
@@ -477,8 +477,8 @@ class MaxPool(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, *ctx.geometry = inputs
-        _save(ctx, input)
+        ctx.geometry = inputs[1:]
+        _save(ctx, inputs[0])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -619,8 +619,8 @@ class AvgPool(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, *ctx.geometry = inputs
-        ctx.input_size = spatial(input, len(ctx.geometry[0]))
+        ctx.geometry = inputs[1:]
+        ctx.input_size = spatial(inputs[0], len(inputs[1]))
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -663,7 +663,7 @@ class AvgPoolBackward(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.input_size, *ctx.geometry = inputs
+        ctx.input_size, ctx.geometry = inputs[1], inputs[2:]
         ctx.set_materialize_grads(False)
 
     @staticmethod

@@ -101,7 +101,7 @@ def same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, .
 
 def spatial(tensor: Tensor, rank: int) -> tuple[int, ...]:
     """The last `rank` sizes of `tensor`."""
-    return tuple(tensor.shape[-rank:])
+    return tuple(tensor.shape)[-rank:]  # a slice of torch.Size takes as long again
 
 
 def convolution_size(

@@ -36,6 +36,7 @@ __all__ = [
     "max_pool_gather",
     "max_pool_with_indices",
     "max_unpool",
+    "values_need_indices",
 ]
 
 Ints = Sequence[int]
@@ -123,6 +124,14 @@ def convolution_grad_weight(
     )
 
 
+def values_need_indices(input: Tensor) -> bool:
+    """Whether to compute the values of a max pooling with the indices: where a gradient is wanted.
+
+    It needs the indices, which cost far less when found on the way than when found again.
+    """
+    return torch.is_grad_enabled() and getattr(input, "requires_grad", False)
+
+
 def max_pool(
     input: Tensor,
     kernel_size: Ints,
@@ -132,8 +141,7 @@ def max_pool(
     ceil_mode: bool,
 ) -> Tensor:
     """The values of a max pooling of input (N, C, *M), as torch.nn.functional.max_pool2d."""
-    if torch.is_grad_enabled() and input.requires_grad:
-        # The gradient needs the indices; found on the way they cost far less than found again.
+    if values_need_indices(input):
         return max_pool_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
     return autograd.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
 

@@ -44,37 +44,42 @@ def allow_plain_calls() -> None:
 allow_plain_calls()
 
 
-def plain_call(name: str, function: type[Function]) -> Callable[..., Any]:
+def plain_call(
+    name: str, function: type[Function] | None, *, values_only: bool = False
+) -> Callable[..., Any]:
     """The short way to the operator `name` with the derivative of `function`.
 
     Args:
-        name: an operator of torch.ops.cnnops; or "conv", which takes the number of spatial axes
-            and then the arguments of torch.nn.functional.conv1d, 2d and 3d.
-        function: takes the operator's arguments in `setup_context`.
+        name: an operator of torch.ops.cnnops; or "convNd", "conv_transposeNd", "max_poolNd" and so
+            on, which take the number of spatial axes and then the arguments of conv1d, 2d and 3d
+            of torch.nn.functional, with the defaults filled in.
+        function: takes the operator's arguments in `setup_context`; None where there is no
+            derivative, and a call that wants one is not plain.
+        values_only: of the results (values, indices) autograd sees the values alone, which is
+            cheaper; where a derivative is recorded, only (values,) is returned.
 
     Returns:
         A function of the same arguments, all by position, that returns None where the call is not
         plain. It must not be called while Dynamo compiles.
     """
-    return _C.plain_call(name, _recorder(function))
+    return _C.plain_call(name, None if function is None else _recorder(function, values_only))
 
 
-def _recorder(function: type[Function]) -> Callable[..., Any]:
+def _recorder(function: type[Function], values_only: bool) -> Callable[..., Any]:
     """What gives an output its derivative: recorder(*tensors, (output, arguments)) -> output.
 
     The output is computed by then. It comes inside a tuple, since autograd would take a tensor
     argument that is returned for a view of an input.
     """
-    setup_context, differentiate = function.setup_context, function.backward
+    setup_context = function.setup_context
 
     def forward(ctx: Any, *args: Any) -> Any:
         output, arguments = args[-1]
         setup_context(ctx, arguments, output)
-        return output
+        return output[:1] if values_only else output
 
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        return (*differentiate(ctx, *grads), None)  # as many as forward has arguments, or more
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    # Its gradients are for all arguments of the operator, of which there are as many as there are
+    # here, or more: autograd takes None for those.
+    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
     recorder: type[Function] = type(function.__name__, (Function,), members)
     return recorder.apply

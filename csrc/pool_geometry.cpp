@@ -14,8 +14,20 @@ std::string torch_name(const std::string& name, int64_t rank) {
   return join(name.substr(0, at), rank, "d", name.substr(at));
 }
 
-/// Values of one parameter by axis as torch prints them: "kH: 3 kW: 2".
-std::string by_axis(const char* prefix, const IntList& values) {
+/// One parameter on every axis that the tensors have.
+struct PerAxis {
+  int rank;
+  int64_t value[3];
+
+  int64_t operator[](int i) const { return value[i]; }
+  const int64_t* begin() const { return value; }
+  const int64_t* end() const { return value + rank; }
+  IntList list() const { return IntList(begin(), end()); }
+};
+
+/// Its values as torch prints them: "kH: 3 kW: 2".
+std::string by_axis(const char* prefix, const PerAxis& each) {
+  const IntList values = each.list();
   std::string text;
   for (size_t i = 0; i < values.size(); ++i) {
     text += join(i ? " " : "", prefix, kLetters[3 - values.size() + i], ": ", values[i]);
@@ -27,14 +39,14 @@ bool any_empty(const IntList& sizes, size_t from) {
   return std::any_of(sizes.begin() + from, sizes.end(), [](int64_t size) { return size == 0; });
 }
 
-int checked_rank(const std::string& name, const char* what, const IntList& list) {
+int checked_rank(const char* name, const char* what, const IntList& list) {
   CNNOPS_CHECK(!list.empty() && list.size() <= 3, name, ": ", what,
                " must have one, two or three entries, but got ", list);
   return static_cast<int>(list.size());
 }
 
 /// Fills rank, batch, channels and the sizes of one side from tensor sizes.
-PoolGeometry tensor_geometry(const std::string& name, const IntList& sizes, int rank,
+PoolGeometry tensor_geometry(const char* name, const IntList& sizes, int rank,
                              int64_t PoolAxis::* side) {
   const int dim = static_cast<int>(sizes.size());
   CNNOPS_CHECK(dim == rank + 1 || dim == rank + 2, torch_name(name, rank), ": Expected ",
@@ -49,20 +61,22 @@ PoolGeometry tensor_geometry(const std::string& name, const IntList& sizes, int 
   return g;
 }
 
-/// One parameter on every axis. torch's CPU operators keep these as int.
-IntList expanded(const std::string& name, const char* what, const IntList& list, int rank) {
+/// What `list` says for each axis. torch's CPU operators keep these as int.
+PerAxis expanded(const char* name, const char* what, const IntList& list, int rank) {
   CNNOPS_CHECK(list.size() == 1 || list.size() == static_cast<size_t>(rank), torch_name(name, rank),
                ": ", what, " must either be a single int, or a tuple of ", rank, " ints, but got ",
                list);
-  const IntList all = list.size() == 1 ? IntList(rank, list[0]) : list;
+  PerAxis all{rank, {}};
+  for (int i = 0; i < rank; ++i) all.value[i] = list[list.size() == 1 ? 0 : i];
   for (int64_t value : all) {
     CNNOPS_CHECK(value == static_cast<int32_t>(value),
-                 "value cannot be converted to type int without overflow: ", what, "=", all);
+                 "value cannot be converted to type int without overflow: ", what, "=", all.list());
   }
   return all;
 }
 
-bool all_positive(const IntList& list) {
+template <class List>
+bool all_positive(const List& list) {
   return std::all_of(list.begin(), list.end(), [](int64_t value) { return value > 0; });
 }
 
@@ -79,13 +93,13 @@ int64_t output_size(const PoolAxis& axis, bool ceil_mode) {
   return size;
 }
 
-void set_windows(const std::string& name, const PoolArguments& arguments, PoolGeometry* g) {
+void set_windows(const char* name, const PoolArguments& arguments, PoolGeometry* g) {
   const int rank = g->rank;
-  const IntList kernel = expanded(name, "kernel_size", arguments.kernel_size, rank);
-  const IntList stride =
+  const PerAxis kernel = expanded(name, "kernel_size", arguments.kernel_size, rank);
+  const PerAxis stride =
       arguments.stride.empty() ? kernel : expanded(name, "stride", arguments.stride, rank);
-  const IntList padding = expanded(name, "padding", arguments.padding, rank);
-  const IntList dilation = expanded(name, "dilation", arguments.dilation, rank);
+  const PerAxis padding = expanded(name, "padding", arguments.padding, rank);
+  const PerAxis dilation = expanded(name, "dilation", arguments.dilation, rank);
   CNNOPS_CHECK(all_positive(kernel), "kernel size should be greater than zero, but got ",
                by_axis("k", kernel));
   CNNOPS_CHECK(std::count(stride.begin(), stride.end(), 0) == 0,
@@ -110,7 +124,7 @@ void set_windows(const std::string& name, const PoolArguments& arguments, PoolGe
   }
 }
 
-void check_adaptive_output(const std::string& name, AdaptiveKind kind, const IntList& output_size) {
+void check_adaptive_output(const char* name, AdaptiveKind kind, const IntList& output_size) {
   for (int64_t size : output_size) {
     CNNOPS_CHECK(size >= 0 || kind == AdaptiveKind::kAverage,
                  "Trying to create tensor with negative dimension ", size, ": ", output_size);
@@ -125,9 +139,11 @@ void set_adaptive(PoolGeometry* g) {
   for (PoolAxis& axis : g->axis) axis.stride = 0;
 }
 
-/// floor(o * input / output), the product taken in 128 bits.
-int64_t scaled(int64_t o, const PoolAxis& axis) {
-  return static_cast<int64_t>(static_cast<__int128>(o) * axis.input / axis.output);
+/// floor((o * input + more) / output), the product taken in 128 bits where it needs them.
+int64_t scaled(int64_t o, const PoolAxis& axis, int64_t more) {
+  int64_t product = 0;
+  if (!__builtin_mul_overflow(o, axis.input, &product)) return (product + more) / axis.output;
+  return static_cast<int64_t>((static_cast<__int128>(o) * axis.input + more) / axis.output);
 }
 
 }  // namespace
@@ -140,6 +156,7 @@ std::string join_sizes(const IntList& sizes) {
 
 IntList PoolGeometry::sizes(int64_t PoolAxis::* side) const {
   IntList sizes;
+  sizes.reserve(5);
   if (batched) sizes.push_back(batch);
   sizes.push_back(channels);
   for (int i = 3 - rank; i < 3; ++i) sizes.push_back(axis[i].*side);
@@ -147,7 +164,7 @@ IntList PoolGeometry::sizes(int64_t PoolAxis::* side) const {
   return sizes;
 }
 
-PoolGeometry window_pool_geometry(const std::string& name, const IntList& input_sizes,
+PoolGeometry window_pool_geometry(const char* name, const IntList& input_sizes,
                                   const PoolArguments& arguments) {
   const int rank = checked_rank(name, "kernel_size", arguments.kernel_size);
   PoolGeometry g = tensor_geometry(name, input_sizes, rank, &PoolAxis::input);
@@ -156,15 +173,16 @@ PoolGeometry window_pool_geometry(const std::string& name, const IntList& input_
       !any_empty(input_sizes, g.batched ? 1 : 0), torch_name(name, rank), ": Expected ", rank + 1,
       "D or ", rank + 2,
       "D (batch mode) tensor with optional 0 dim batch size for input, but got:", input_sizes);
-  IntList input, output;
-  for (int i = 3 - rank; i < 3; ++i) {
-    g.axis[i].output = output_size(g.axis[i], arguments.ceil_mode);
-    input.push_back(g.axis[i].input);
-    output.push_back(g.axis[i].output);
+  PerAxis input{rank, {}}, output{rank, {}};
+  for (int i = 0; i < rank; ++i) {
+    PoolAxis& axis = g.axis[3 - rank + i];
+    axis.output = output_size(axis, arguments.ceil_mode);
+    input.value[i] = axis.input;
+    output.value[i] = axis.output;
   }
-  CNNOPS_CHECK(all_positive(output), "Given input size: (", g.channels, "x", join_sizes(input),
-               "). Calculated output size: (", g.channels, "x", join_sizes(output),
-               "). Output size is too small");
+  CNNOPS_CHECK(all_positive(output), "Given input size: (", g.channels, "x",
+               join_sizes(input.list()), "). Calculated output size: (", g.channels, "x",
+               join_sizes(output.list()), "). Output size is too small");
   return g;
 }
 
@@ -182,7 +200,7 @@ int64_t checked_divisor(const PoolGeometry& g, std::optional<int64_t> divisor_ov
   return divisor_override.value_or(0);
 }
 
-PoolGeometry window_pool_backward_geometry(const std::string& name, const IntList& grad_sizes,
+PoolGeometry window_pool_backward_geometry(const char* name, const IntList& grad_sizes,
                                            const IntList& input_size,
                                            const PoolArguments& arguments) {
   const int rank = checked_rank(name, "kernel_size", arguments.kernel_size);
@@ -197,8 +215,8 @@ PoolGeometry window_pool_backward_geometry(const std::string& name, const IntLis
   return g;
 }
 
-PoolGeometry adaptive_pool_geometry(const std::string& name, AdaptiveKind kind,
-                                    const IntList& input_sizes, const IntList& output_size) {
+PoolGeometry adaptive_pool_geometry(const char* name, AdaptiveKind kind, const IntList& input_sizes,
+                                    const IntList& output_size) {
   const int rank = checked_rank(name, "output_size", output_size);
   check_adaptive_output(name, kind, output_size);
   PoolGeometry g = tensor_geometry(name, input_sizes, rank, &PoolAxis::input);
@@ -218,7 +236,7 @@ PoolGeometry adaptive_pool_geometry(const std::string& name, AdaptiveKind kind,
   return g;
 }
 
-PoolGeometry adaptive_pool_backward_geometry(const std::string& name, const IntList& grad_sizes,
+PoolGeometry adaptive_pool_backward_geometry(const char* name, const IntList& grad_sizes,
                                              const IntList& input_size) {
   const int rank = checked_rank(name, "input_size", input_size);
   checked_numel(input_size);
@@ -233,7 +251,7 @@ PoolGeometry adaptive_pool_backward_geometry(const std::string& name, const IntL
   return g;
 }
 
-PoolGeometry fractional_pool_geometry(const std::string& name, const IntList& input_sizes,
+PoolGeometry fractional_pool_geometry(const char* name, const IntList& input_sizes,
                                       const IntList& kernel_size, const IntList& output_size,
                                       const IntList& sample_sizes) {
   const int rank = checked_rank(name, "kernel_size", kernel_size);
@@ -275,7 +293,7 @@ PoolGeometry fractional_pool_geometry(const std::string& name, const IntList& in
   return g;
 }
 
-PoolGeometry indexed_pool_geometry(const std::string& name, const IntList& small_sizes,
+PoolGeometry indexed_pool_geometry(const char* name, const IntList& small_sizes,
                                    const IntList& plane_size, bool allow_empty) {
   const int rank = checked_rank(name, "the spatial size", plane_size);
   for (int64_t size : plane_size) {
@@ -312,20 +330,21 @@ PoolGeometry with_global_windows_flat(const PoolGeometry& g, WindowCount* count)
   return flat;
 }
 
-AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse) {
-  AxisWindows windows;
-  windows.begin.resize(axis.output);
-  windows.end.resize(axis.output);
-  windows.count.assign(axis.output, 1);
+int64_t window_list_size(const PoolAxis& axis, bool inverse) {
+  return 3 * axis.output + (inverse ? 2 * axis.input : 0);
+}
+
+AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse, int64_t* lists) {
+  int64_t* const inverses = inverse ? lists + 3 * axis.output : nullptr;
+  const AxisWindows windows{lists, lists + axis.output, lists + 2 * axis.output, inverses,
+                            inverse ? inverses + axis.input : nullptr};
   for (int64_t o = 0; o < axis.output; ++o) {
     int64_t& begin = windows.begin[o];
     int64_t& end = windows.end[o];
+    windows.count[o] = 1;
     if (axis.stride == 0) {
-      begin = scaled(o, axis);
-      end = axis.input == 0
-                ? 0
-                : 1 + static_cast<int64_t>((static_cast<__int128>(o + 1) * axis.input - 1) /
-                                           axis.output);
+      begin = scaled(o, axis, 0);
+      end = axis.input == 0 ? 0 : 1 + scaled(o + 1, axis, -1);
       if (count == WindowCount::kAdaptive) windows.count[o] = end - begin;
       continue;
     }
@@ -341,8 +360,6 @@ AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse) 
     }
   }
   if (!inverse) return windows;
-  windows.first.resize(axis.input);
-  windows.last.resize(axis.input);
   for (int64_t x = 0, first = 0, last = 0; x < axis.input; ++x) {
     while (first < axis.output && windows.end[first] <= x) ++first;
     while (last < axis.output && windows.begin[last] <= x) ++last;

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "checks.h"
 
@@ -48,15 +47,15 @@ struct PoolGeometry {
 /// Arguments of the pools whose windows lie on a regular grid. An empty `stride` means
 /// `kernel_size`; lists of one entry stand for that entry on every axis.
 struct PoolArguments {
-  IntList kernel_size;
-  IntList stride;
-  IntList padding;
-  IntList dilation;
-  bool ceil_mode = false;
+  const IntList& kernel_size;
+  const IntList& stride;
+  const IntList& padding;
+  const IntList& dilation;
+  bool ceil_mode;
 };
 
 /// max_pool and avg_pool of a tensor of these sizes.
-PoolGeometry window_pool_geometry(const std::string& name, const IntList& input_sizes,
+PoolGeometry window_pool_geometry(const char* name, const IntList& input_sizes,
                                   const PoolArguments& arguments);
 
 /// What avg_pool divides by instead of the number of elements, 0 for that number. Raises for an
@@ -65,7 +64,7 @@ int64_t checked_divisor(const PoolGeometry& g, std::optional<int64_t> divisor_ov
 
 /// window_pool_geometry seen from the other side, for backward: `grad_sizes` are those of the
 /// gradient of the output, `input_size` the spatial sizes of the input that was pooled.
-PoolGeometry window_pool_backward_geometry(const std::string& name, const IntList& grad_sizes,
+PoolGeometry window_pool_backward_geometry(const char* name, const IntList& grad_sizes,
                                            const IntList& input_size,
                                            const PoolArguments& arguments);
 
@@ -73,20 +72,20 @@ PoolGeometry window_pool_backward_geometry(const std::string& name, const IntLis
 enum class AdaptiveKind { kMax, kAverage };
 
 /// adaptive_max_pool and adaptive_avg_pool, and the backward pass of the latter.
-PoolGeometry adaptive_pool_geometry(const std::string& name, AdaptiveKind kind,
-                                    const IntList& input_sizes, const IntList& output_size);
-PoolGeometry adaptive_pool_backward_geometry(const std::string& name, const IntList& grad_sizes,
+PoolGeometry adaptive_pool_geometry(const char* name, AdaptiveKind kind, const IntList& input_sizes,
+                                    const IntList& output_size);
+PoolGeometry adaptive_pool_backward_geometry(const char* name, const IntList& grad_sizes,
                                              const IntList& input_size);
 
 /// fractional_max_pool; `sample_sizes` are those of random_samples, (N, C, rank).
-PoolGeometry fractional_pool_geometry(const std::string& name, const IntList& input_sizes,
+PoolGeometry fractional_pool_geometry(const char* name, const IntList& input_sizes,
                                       const IntList& kernel_size, const IntList& output_size,
                                       const IntList& sample_sizes);
 
 /// max_unpool and max_pool_backward, which send the elements of a tensor of `small_sizes` to the
 /// positions that indices name in planes of `plane_size`: `input` is the plane, `output` the small
 /// side. `allow_empty` accepts small tensors without elements.
-PoolGeometry indexed_pool_geometry(const std::string& name, const IntList& small_sizes,
+PoolGeometry indexed_pool_geometry(const char* name, const IntList& small_sizes,
                                    const IntList& plane_size, bool allow_empty);
 
 /// Sizes as torch writes them in pooling errors: 3x6x7.
@@ -105,14 +104,17 @@ PoolGeometry with_global_windows_flat(const PoolGeometry& g, WindowCount* count)
 /// The windows along one axis: output o reads inputs begin[o], begin[o] + dilation, ... below
 /// end[o]. `end` never decreases, nor does `begin` where dilation is 1.
 struct AxisWindows {
-  std::vector<int64_t> begin;
-  std::vector<int64_t> end;
-  std::vector<int64_t> count;  // elements of window o that its mean divides by
-  std::vector<int64_t> first;  // input x lies in the windows [first[x], last[x]); dilation 1 only
-  std::vector<int64_t> last;
+  int64_t* begin;
+  int64_t* end;
+  int64_t* count;  // elements of window o that its mean divides by
+  int64_t* first;  // input x lies in the windows [first[x], last[x]); dilation 1 only
+  int64_t* last;
 };
 
-/// Lists the windows of `axis`. `inverse` fills `first` and `last` too.
-AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse);
+/// Integers in the lists of `axis`; `inverse` asks for `first` and `last` too.
+int64_t window_list_size(const PoolAxis& axis, bool inverse);
+
+/// Lists the windows of `axis` in the window_list_size integers at `lists`.
+AxisWindows axis_windows(const PoolAxis& axis, WindowCount count, bool inverse, int64_t* lists);
 
 }  // namespace cnnops

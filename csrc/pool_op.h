@@ -79,6 +79,8 @@ inline bool lies_channels_last(const Tensor& tensor, const PoolGeometry& g) {
 
 /// `tensor` itself where it is dense in that order, a copy elsewhere.
 inline Tensor dense(const Tensor& tensor, bool channels_last) {
+  // torch::stable::contiguous would find the same, but is a call through the dispatcher.
+  if (channels_last ? is_dense_channels_last(tensor) : tensor.is_contiguous()) return tensor;
   if (!channels_last) return torch::stable::contiguous(tensor);
   return torch::stable::contiguous(
       tensor, tensor.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d);
@@ -146,34 +148,26 @@ std::tuple<Tensor, Tensor> grid_max_pool(const Tensor& input, const PoolGeometry
   return {torch::stable::squeeze(output, 0), torch::stable::squeeze(indices, 0)};
 }
 
-inline PoolArguments max_pool_arguments(const IntList& kernel_size, const IntList& stride,
-                                        const IntList& padding, const IntList& dilation,
-                                        bool ceil_mode) {
-  return {kernel_size, stride, padding, dilation, ceil_mode};
-}
-
 template <class Engine>
-Tensor max_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding,
-                IntList dilation, bool ceil_mode) {
-  const PoolGeometry g =
-      window_pool_geometry("max_pool", sizes_of(input),
-                           max_pool_arguments(kernel_size, stride, padding, dilation, ceil_mode));
+Tensor max_pool(const Tensor& input, const IntList& kernel_size, const IntList& stride,
+                const IntList& padding, const IntList& dilation, bool ceil_mode) {
+  const PoolGeometry g = window_pool_geometry("max_pool", sizes_of(input),
+                                              {kernel_size, stride, padding, dilation, ceil_mode});
   return std::get<0>(grid_max_pool<Engine>(input, g, false));
 }
 
 template <class Engine>
-std::tuple<Tensor, Tensor> max_pool_with_indices(const Tensor& input, IntList kernel_size,
-                                                 IntList stride, IntList padding, IntList dilation,
-                                                 bool ceil_mode) {
-  const PoolGeometry g =
-      window_pool_geometry("max_pool", sizes_of(input),
-                           max_pool_arguments(kernel_size, stride, padding, dilation, ceil_mode));
+std::tuple<Tensor, Tensor> max_pool_with_indices(const Tensor& input, const IntList& kernel_size,
+                                                 const IntList& stride, const IntList& padding,
+                                                 const IntList& dilation, bool ceil_mode) {
+  const PoolGeometry g = window_pool_geometry("max_pool", sizes_of(input),
+                                              {kernel_size, stride, padding, dilation, ceil_mode});
   Engine::check_window_span(g);
   return grid_max_pool<Engine>(input, g, true);
 }
 
 template <class Engine>
-std::tuple<Tensor, Tensor> adaptive_max_pool(const Tensor& input, IntList output_size) {
+std::tuple<Tensor, Tensor> adaptive_max_pool(const Tensor& input, const IntList& output_size) {
   const PoolGeometry g =
       adaptive_pool_geometry("adaptive_max_pool", AdaptiveKind::kMax, sizes_of(input), output_size);
   Engine::check_window_span(g);
@@ -181,8 +175,9 @@ std::tuple<Tensor, Tensor> adaptive_max_pool(const Tensor& input, IntList output
 }
 
 template <class Engine>
-std::tuple<Tensor, Tensor> fractional_max_pool(const Tensor& input, IntList kernel_size,
-                                               IntList output_size, const Tensor& random_samples) {
+std::tuple<Tensor, Tensor> fractional_max_pool(const Tensor& input, const IntList& kernel_size,
+                                               const IntList& output_size,
+                                               const Tensor& random_samples) {
   const char* name = "fractional_max_pool";
   const PoolGeometry g = fractional_pool_geometry(name, sizes_of(input), kernel_size, output_size,
                                                   sizes_of(random_samples));
@@ -204,7 +199,8 @@ std::tuple<Tensor, Tensor> fractional_max_pool(const Tensor& input, IntList kern
 // ---- by index ------------------------------------------------------------------------------------
 
 template <class Engine>
-Tensor max_pool_backward(const Tensor& grad_output, const Tensor& indices, IntList input_size) {
+Tensor max_pool_backward(const Tensor& grad_output, const Tensor& indices,
+                         const IntList& input_size) {
   const char* name = "max_pool_backward";
   const PoolGeometry g = indexed_pool_geometry(name, sizes_of(grad_output), input_size, true);
   check_indices(indices, grad_output);
@@ -254,7 +250,7 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& indices) {
 }
 
 template <class Engine>
-Tensor max_unpool(const Tensor& input, const Tensor& indices, IntList output_size) {
+Tensor max_unpool(const Tensor& input, const Tensor& indices, const IntList& output_size) {
   const char* name = "max_unpool";
   const PoolGeometry g = indexed_pool_geometry(name, sizes_of(input), output_size, false);
   check_indices(indices, input);
@@ -295,35 +291,35 @@ inline WindowCount count_of(bool count_include_pad) {
   return count_include_pad ? WindowCount::kPadded : WindowCount::kInput;
 }
 
-inline PoolArguments avg_pool_arguments(const IntList& kernel_size, const IntList& stride,
-                                        const IntList& padding, bool ceil_mode) {
-  return {kernel_size, stride, padding, {1}, ceil_mode};
-}
+/// Average pooling has no dilation.
+inline const IntList kNoDilation{1};
 
 template <class Engine>
-Tensor avg_pool(const Tensor& input, IntList kernel_size, IntList stride, IntList padding,
-                bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
+Tensor avg_pool(const Tensor& input, const IntList& kernel_size, const IntList& stride,
+                const IntList& padding, bool ceil_mode, bool count_include_pad,
+                std::optional<int64_t> divisor_override) {
   const PoolGeometry g = window_pool_geometry(
-      "avg_pool", sizes_of(input), avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
+      "avg_pool", sizes_of(input), {kernel_size, stride, padding, kNoDilation, ceil_mode});
   return avg_pool_of<Engine, Types::kFloatsAndInt64>("avg_pool", input, g,
                                                      count_of(count_include_pad),
                                                      checked_divisor(g, divisor_override), false);
 }
 
 template <class Engine>
-Tensor avg_pool_backward(const Tensor& grad_output, IntList input_size, IntList kernel_size,
-                         IntList stride, IntList padding, bool ceil_mode, bool count_include_pad,
+Tensor avg_pool_backward(const Tensor& grad_output, const IntList& input_size,
+                         const IntList& kernel_size, const IntList& stride, const IntList& padding,
+                         bool ceil_mode, bool count_include_pad,
                          std::optional<int64_t> divisor_override) {
   const PoolGeometry g =
       window_pool_backward_geometry("avg_pool_backward", sizes_of(grad_output), input_size,
-                                    avg_pool_arguments(kernel_size, stride, padding, ceil_mode));
+                                    {kernel_size, stride, padding, kNoDilation, ceil_mode});
   return avg_pool_of<Engine, Types::kFloatsAndInt64>("avg_pool_backward", grad_output, g,
                                                      count_of(count_include_pad),
                                                      checked_divisor(g, divisor_override), true);
 }
 
 template <class Engine>
-Tensor adaptive_avg_pool(const Tensor& input, IntList output_size) {
+Tensor adaptive_avg_pool(const Tensor& input, const IntList& output_size) {
   const PoolGeometry g = adaptive_pool_geometry("adaptive_avg_pool", AdaptiveKind::kAverage,
                                                 sizes_of(input), output_size);
   return avg_pool_of<Engine, Types::kFloats>("adaptive_avg_pool", input, g, WindowCount::kAdaptive,
@@ -331,7 +327,7 @@ Tensor adaptive_avg_pool(const Tensor& input, IntList output_size) {
 }
 
 template <class Engine>
-Tensor adaptive_avg_pool_backward(const Tensor& grad_output, IntList input_size) {
+Tensor adaptive_avg_pool_backward(const Tensor& grad_output, const IntList& input_size) {
   const PoolGeometry g = adaptive_pool_backward_geometry("adaptive_avg_pool_backward",
                                                          sizes_of(grad_output), input_size);
   return avg_pool_of<Engine, Types::kFloats>("adaptive_avg_pool_backward", grad_output, g,

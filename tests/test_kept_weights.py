@@ -25,15 +25,19 @@ SHAPE = (2, CHANNELS, 20, 22)
 
 
 class Uses:
-    """Stands in for torch.ops.cnnops_inference and counts what it is asked for."""
+    """Stands in for torch.ops.cnnops_inference and the short way, and counts what they do."""
 
     def __init__(self) -> None:
         self.prepared = 0
         self.convolved = 0
-        real = torch.ops.cnnops_inference
-        self.weight_format = real.weight_format
+        self.asked = 0
+        self.weight_format = SimpleNamespace(default=self._ask)
         self.prepare_weight = SimpleNamespace(default=self._prepare)
         self.convolution = SimpleNamespace(default=self._convolve)
+
+    def _ask(self, *args: Any) -> int:
+        self.asked += 1
+        return torch.ops.cnnops_inference.weight_format.default(*args)
 
     def _prepare(self, *args: Any) -> Tensor:
         self.prepared += 1
@@ -43,12 +47,25 @@ class Uses:
         self.convolved += 1
         return torch.ops.cnnops_inference.convolution.default(*args)
 
+    def plainly(self, call: Callable[..., Tensor | None], place: int) -> Callable[..., Any]:
+        """`call`, counted, whose argument at `place` are prepared weights, maybe none."""
+
+        def counted(*args: Any) -> Tensor | None:
+            output = call(*args)
+            self.convolved += output is not None and bool(args[place])
+            return output
+
+        return counted
+
 
 @pytest.fixture
 def uses(monkeypatch: pytest.MonkeyPatch) -> Uses:
     """Counts preparations and convolutions with prepared weights."""
     counted = Uses()
     monkeypatch.setattr(kept_weights, "_OPS", counted)
+    for name, place in (("_plain_conv", 8), ("_plain_convolution", 3)):
+        counting = counted.plainly(getattr(kept_weights, name), place)
+        monkeypatch.setattr(kept_weights, name, counting)
     return counted
 
 
@@ -210,6 +227,27 @@ def test_weights_that_are_read_as_they_lie_are_not_prepared(uses: Uses) -> None:
     assert (uses.prepared, uses.convolved) == (0, 0)
 
 
+@pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 14),
+    reason="torch before 2.14 has no short way",
+)
+def test_the_short_way_finds_what_is_kept_by_itself(uses: Uses) -> None:
+    squeeze, conv = cnnops.nn.Conv2d(96, CHANNELS, 1), module()
+    small, x = torch.randn(1, 96, 1, 1), torch.randn(SHAPE)
+    with torch.no_grad():
+        for _ in range(6):
+            squeeze(small)
+        assert uses.asked == 0
+        for _ in range(3):
+            conv(x)
+            conv(x[:1, :, :9, :8].contiguous(memory_format=torch.channels_last))
+        asked, convolved = uses.asked, uses.convolved
+        for calls in range(2, 8, 2):
+            conv(x)
+            conv(x[:1, :, :9, :8].contiguous(memory_format=torch.channels_last))
+            assert (uses.asked, uses.convolved) == (asked, convolved + calls)
+
+
 def test_modules_share_what_is_kept_of_a_shared_weight(uses: Uses) -> None:
     one, other = module(), module(padding_mode="circular")
     other.weight = one.weight
@@ -230,11 +268,10 @@ def test_memory_is_bounded_and_freed(uses: Uses) -> None:
                 x = torch.randn(1, CHANNELS, size, size).contiguous(memory_format=layout)
                 conv(x)
                 conv(x)
-    kept = kept_weights._kept[conv.weight]
+    kept = kept_weights._kept[id(conv.weight)]
     weight_bytes = conv.weight.numel() * 4
     assert 0 < len(kept.prepared) <= kept_weights.MOST_FORMATS
     assert all(p.numel() <= 4 * weight_bytes + 4096 for p in kept.prepared.values())
-    assert len(kept.formats) <= kept_weights.MOST_CALLS
     entries = len(kept_weights._kept)
     del kept, conv
     gc.collect()

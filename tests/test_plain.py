@@ -2,9 +2,11 @@
 
 import warnings
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as torch_functional
 from torch.autograd import forward_ad
 from torch.nn.functional import conv2d, max_pool2d
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     reason="torch before 2.14 has no C functions from Python tensors to C++ and back",
 )
 
-plain_conv = plain_call("conv", autograd.Convolution)
+plain_conv = plain_call("convNd", autograd.Convolution)
 plain_convolution = plain_call("convolution", autograd.Convolution)
 plain_max_pool = plain_call("max_pool_with_indices", autograd.MaxPoolWithIndices)
 
@@ -61,6 +63,89 @@ def test_operator_with_tuple_result():
     actual = plain_max_pool(x, (2, 2), (2, 2), (0, 0), (1, 1), False)
     for mine, theirs in zip(actual, max_pool2d(x, 2, return_indices=True), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+#: Plain calls of functions: the function of torch, and arguments after the input, all of them.
+FUNCTIONS = {
+    "conv_transposeNd": (
+        autograd.ConvolutionGradInput,
+        torch_functional.conv_transpose2d,
+        [
+            (1, 0, 0, 2, 1),
+            ((2, 1), (1, 0), (1, 0), 2, (1, 2)),
+            (3, 2, 2, 2, 2),
+            ([2, 2], [0, 1], 0, 2, 1),
+        ],
+    ),
+    "max_poolNd": (
+        autograd.MaxPool,
+        torch_functional.max_pool2d,
+        [(2, 2, 0, 1, False), ((3, 2), (2, 1), (1, 0), (1, 2), True), ([3, 3], 1, 1, 2, False)],
+    ),
+    "avg_poolNd": (
+        autograd.AvgPool,
+        torch_functional.avg_pool2d,
+        [(2, 2, 0, False, True, None), ((3, 2), (2, 1), (1, 0), True, False, 5)],
+    ),
+    "adaptive_avg_poolNd": (
+        autograd.AdaptiveAvgPool,
+        torch_functional.adaptive_avg_pool2d,
+        [(1,), (3,), ((4, 5),), ([7, 1],)],
+    ),
+}
+CALLS = [(name, arguments) for name, (_, _, each) in FUNCTIONS.items() for arguments in each]
+
+
+def operands(name):
+    """Input, and weight and bias where the function of `name` has them."""
+    x, w, b = tensors()
+    return (x, w.movedim(0, 1).reshape(4, 3, 3, 3), b) if name.startswith("conv") else (x,)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("name", "arguments"), CALLS)
+def test_functions(name, arguments, layout):
+    derivative, function, _ = FUNCTIONS[name]
+    leaves = [t.requires_grad_() for t in operands(name)]
+    x, *weights = leaves
+    results = [
+        call(x.to(memory_format=layout), *weights, *arguments)
+        for call in (partial(plain_call(name, derivative), 2), function)
+    ]
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
+    assert results[0].stride() == results[1].stride()
+    grads = [torch.autograd.grad(result.sin().sum(), leaves) for result in results]
+    torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("conv_transposeNd", (2, 0, 2, 2, 1)),  # torch's words for that are said elsewhere
+        ("conv_transposeNd", (2, 0, -1, 2, 1)),
+        ("conv_transposeNd", (2**62, 0, 0, 2, 2**62)),
+        ("conv_transposeNd", (1, 9, 0, 2, 1)),
+        ("max_poolNd", (2, None, 0, 1, False)),
+        ("max_poolNd", (2, (), 0, 1, False)),
+        ("max_poolNd", ((2,), 2, 0, 1, False)),
+        ("max_poolNd", (2, 2, 2, 1, False)),
+        ("avg_poolNd", (2, 2, 0, False, 1, None)),
+        ("avg_poolNd", (2, 2, 0, False, True, 0)),
+        ("adaptive_avg_poolNd", ((None, 2),)),
+        ("adaptive_avg_poolNd", (-1,)),
+    ],
+)
+def test_functions_that_are_not_plain(name, arguments):
+    assert plain_call(name, FUNCTIONS[name][0])(2, *operands(name), *arguments) is None
+
+
+def test_values_without_the_indices_that_their_derivative_needs():
+    x = tensors()[0].requires_grad_()
+    call = plain_call("max_pool_with_indicesNd", autograd.MaxPoolWithIndices, values_only=True)
+    (values,) = call(2, x, 2, 2, 0, 1, False)
+    expected = max_pool2d(x, 2)
+    grads = [torch.autograd.grad(y.sin().sum(), x)[0] for y in (values, expected)]
+    assert torch.equal(*grads)
 
 
 @pytest.mark.parametrize("wanted", [(True, True, True), (False, True, True), (True, False, False)])
@@ -206,7 +291,7 @@ def test_wrong_number_of_arguments():
 
 
 def test_unknown_operator():
-    with pytest.raises(ValueError, match="no operator is named 'conv9d'"):
+    with pytest.raises(ValueError, match="no plain call is named 'conv9d'"):
         plain_call("conv9d", autograd.Convolution)
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import SymInt, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from cnnops import ops
+from cnnops import autograd, ops
 from cnnops.functional.arguments import supported
 from cnnops.geometry import IntOrInts, expand
+from cnnops.plain import plain_call
+
+_dynamo_is_compiling = torch.compiler.is_dynamo_compiling
+_plain_adaptive_max_pool = plain_call("adaptive_max_poolNd", autograd.AdaptiveMaxPool)
+_plain_adaptive_avg_pool = plain_call("adaptive_avg_poolNd", autograd.AdaptiveAvgPool)
 
 SizeOrSizes = int | Sequence[int | None]
 
@@ -37,8 +43,7 @@ def adaptive_max_pool1d_with_indices(
         return handle_torch_function(
             adaptive_max_pool1d_with_indices, (input,), input, output_size, return_indices
         )
-    input = supported("adaptive_max_pool1d", input)
-    return ops.adaptive_max_pool(input, _adaptive_size(output_size, input, 1))
+    return _adaptive_max_pool(1, input, output_size)
 
 
 def adaptive_max_pool2d(
@@ -65,8 +70,7 @@ def adaptive_max_pool2d_with_indices(
         return handle_torch_function(
             adaptive_max_pool2d_with_indices, (input,), input, output_size, return_indices
         )
-    input = supported("adaptive_max_pool2d", input)
-    return ops.adaptive_max_pool(input, _adaptive_size(output_size, input, 2))
+    return _adaptive_max_pool(2, input, output_size)
 
 
 def adaptive_max_pool3d(
@@ -93,8 +97,7 @@ def adaptive_max_pool3d_with_indices(
         return handle_torch_function(
             adaptive_max_pool3d_with_indices, (input,), input, output_size, return_indices
         )
-    input = supported("adaptive_max_pool3d", input)
-    return ops.adaptive_max_pool(input, _adaptive_size(output_size, input, 3))
+    return _adaptive_max_pool(3, input, output_size)
 
 
 def adaptive_avg_pool1d(input: Tensor, output_size: IntOrInts) -> Tensor:
@@ -105,8 +108,7 @@ def adaptive_avg_pool1d(input: Tensor, output_size: IntOrInts) -> Tensor:
     """
     if has_torch_function_unary(input):
         return handle_torch_function(adaptive_avg_pool1d, (input,), input, output_size)
-    input = supported("adaptive_avg_pool1d", input)
-    return ops.adaptive_avg_pool(input, _adaptive_size(output_size, input, 1))
+    return _adaptive_avg_pool(1, input, output_size)
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: SizeOrSizes) -> Tensor:
@@ -117,8 +119,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: SizeOrSizes) -> Tensor:
     """
     if has_torch_function_unary(input):
         return handle_torch_function(adaptive_avg_pool2d, (input,), input, output_size)
-    input = supported("adaptive_avg_pool2d", input)
-    return ops.adaptive_avg_pool(input, _adaptive_size(output_size, input, 2))
+    return _adaptive_avg_pool(2, input, output_size)
 
 
 def adaptive_avg_pool3d(input: Tensor, output_size: SizeOrSizes) -> Tensor:
@@ -129,8 +130,27 @@ def adaptive_avg_pool3d(input: Tensor, output_size: SizeOrSizes) -> Tensor:
     """
     if has_torch_function_unary(input):
         return handle_torch_function(adaptive_avg_pool3d, (input,), input, output_size)
-    input = supported("adaptive_avg_pool3d", input)
-    return ops.adaptive_avg_pool(input, _adaptive_size(output_size, input, 3))
+    return _adaptive_avg_pool(3, input, output_size)
+
+
+def _adaptive_max_pool(rank: int, input: Tensor, output_size: SizeOrSizes) -> tuple[Tensor, Tensor]:
+    """(values, indices) of the adaptive max pooling of `rank` spatial axes."""
+    if not _dynamo_is_compiling():
+        output = _plain_adaptive_max_pool(rank, input, output_size)
+        if output is not None:
+            return output
+    input = supported(f"adaptive_max_pool{rank}d", input)
+    return ops.adaptive_max_pool(input, _adaptive_size(output_size, input, rank))
+
+
+def _adaptive_avg_pool(rank: int, input: Tensor, output_size: SizeOrSizes) -> Tensor:
+    """The adaptive average pooling of `rank` spatial axes."""
+    if not _dynamo_is_compiling():
+        output = _plain_adaptive_avg_pool(rank, input, output_size)
+        if output is not None:
+            return output
+    input = supported(f"adaptive_avg_pool{rank}d", input)
+    return ops.adaptive_avg_pool(input, _adaptive_size(output_size, input, rank))
 
 
 def _adaptive_size(output_size: SizeOrSizes, input: Tensor, rank: int) -> tuple[int, ...]:

@@ -20,9 +20,9 @@ def supported(name: str, input: Tensor, *others: Tensor) -> Tensor:
     return autocast.to_float32(name, input) if _any_autocast() else input
 
 
-def window_stride(stride: IntOrInts | None, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """The stride of a pooling window: None and an empty list stand for the kernel size."""
-    if stride is None or (isinstance(stride, (list, tuple)) and not stride):
+def window_stride(stride: IntOrInts, kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride of a pooling window; an empty list stands for the kernel size."""
+    if isinstance(stride, (list, tuple)) and not stride:
         return kernel
     return expand("stride", stride, len(kernel))
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from cnnops import ops
+from cnnops import autograd, ops
 from cnnops.functional.arguments import flag, supported, window_stride
 from cnnops.geometry import IntOrInts, expand, integer
+from cnnops.plain import plain_call
+
+_dynamo_is_compiling = torch.compiler.is_dynamo_compiling
+_plain_avg_pool = plain_call("avg_poolNd", autograd.AvgPool)
 
 
 def avg_pool1d(
@@ -114,13 +119,20 @@ def _avg_pool(
             count_include_pad,
             *divisor_override,
         )
+    steps = kernel_size if stride is None else stride
+    divisor = divisor_override[0] if divisor_override else None
+    if not _dynamo_is_compiling():
+        output = _plain_avg_pool(
+            rank, input, kernel_size, steps, padding, ceil_mode, count_include_pad, divisor
+        )
+        if output is not None:
+            return output
     input = supported(function.__name__, input)
     kernel = expand("kernel_size", kernel_size, rank)
-    divisor = divisor_override[0] if divisor_override else None
     return ops.avg_pool(
         input,
         kernel,
-        window_stride(stride, kernel),
+        window_stride(steps, kernel),
         expand("padding", padding, rank),
         flag("ceil_mode", ceil_mode),
         flag("count_include_pad", count_include_pad),

@@ -32,7 +32,8 @@ __all__ = [
 
 _any_autocast = torch._C._is_any_autocast_enabled
 _dynamo_is_compiling = torch.compiler.is_dynamo_compiling
-_plain_conv = plain_call("conv", autograd.Convolution)
+_plain_conv = plain_call("convNd", autograd.Convolution)
+_plain_conv_transpose = plain_call("conv_transposeNd", autograd.ConvolutionGradInput)
 
 
 def conv1d(
@@ -247,12 +248,14 @@ def _conv(
 
 def conv_by(
     rank: int,
+    plain_conv: Callable[..., Tensor | None],
     convolve: Callable[..., Tensor],
     applies: Callable[[Tensor, Tensor, Tensor | None], bool],
 ) -> Callable[..., Tensor]:
     """conv1d, conv2d or conv3d, by `rank`, on `convolve` in place of `ops.convolution`.
 
-    That is where `applies`, asked with input, weight and bias, says so.
+    That is where `applies`, asked with input, weight and bias, says so. What `plain_conv` returns
+    for the rank and the arguments comes first, unless it is None.
     """
     function = (conv1d, conv2d, conv3d)[rank - 1]
 
@@ -267,9 +270,12 @@ def conv_by(
         groups: int = 1,
     ) -> Tensor:
         arguments = (input, weight, bias, stride, padding, dilation, groups)
+        output = plain_conv(rank, *arguments)
+        if output is not None:
+            return output
         if applies(input, weight, bias):
             return _conv(function, rank, *arguments, convolve)
-        return function(*arguments)
+        return _conv(function, rank, *arguments)
 
     return call
 
@@ -333,6 +339,12 @@ def _conv_transpose(
             groups,
             dilation,
         )
+    if not _dynamo_is_compiling():
+        output = _plain_conv_transpose(
+            rank, input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+        if output is not None:
+            return output
     support.check(function.__name__, input, weight, *support.given(bias))
     if _any_autocast():
         input, weight, bias = autocast.to_lower_precision(input, weight, bias)  # type: ignore

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from cnnops import ops
+from cnnops import autograd, ops
 from cnnops.functional.arguments import flag, supported, window_stride
 from cnnops.geometry import IntOrInts, expand
+from cnnops.plain import plain_call
+
+_dynamo_is_compiling = torch.compiler.is_dynamo_compiling
+_plain_max_pool = plain_call("max_poolNd", autograd.MaxPool)
+_plain_max_pool_with_indices = plain_call("max_pool_with_indicesNd", autograd.MaxPoolWithIndices)
+_plain_max_pool_of_indices = plain_call(
+    "max_pool_with_indicesNd", autograd.MaxPoolWithIndices, values_only=True
+)
 
 
 def max_pool1d(
@@ -46,10 +55,7 @@ def max_pool1d(
         return handle_torch_function(
             max_pool1d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
         )
-    name = "max_pool1d"
-    return ops.max_pool(
-        *_max_pool_arguments(name, 1, input, kernel_size, stride, padding, dilation, ceil_mode)
-    )
+    return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool1d_with_indices(
@@ -74,9 +80,8 @@ def max_pool1d_with_indices(
             ceil_mode,
             return_indices,
         )
-    name = "max_pool1d_with_indices"
-    return ops.max_pool_with_indices(
-        *_max_pool_arguments(name, 1, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool_with_indices(
+        "max_pool1d_with_indices", 1, input, kernel_size, stride, padding, dilation, ceil_mode
     )
 
 
@@ -101,10 +106,7 @@ def max_pool2d(
         return handle_torch_function(
             max_pool2d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
         )
-    name = "max_pool2d"
-    return ops.max_pool(
-        *_max_pool_arguments(name, 2, input, kernel_size, stride, padding, dilation, ceil_mode)
-    )
+    return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool2d_with_indices(
@@ -129,9 +131,8 @@ def max_pool2d_with_indices(
             ceil_mode,
             return_indices,
         )
-    name = "max_pool2d_with_indices"
-    return ops.max_pool_with_indices(
-        *_max_pool_arguments(name, 2, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool_with_indices(
+        "max_pool2d_with_indices", 2, input, kernel_size, stride, padding, dilation, ceil_mode
     )
 
 
@@ -156,10 +157,7 @@ def max_pool3d(
         return handle_torch_function(
             max_pool3d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode
         )
-    name = "max_pool3d"
-    return ops.max_pool(
-        *_max_pool_arguments(name, 3, input, kernel_size, stride, padding, dilation, ceil_mode)
-    )
+    return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool3d_with_indices(
@@ -184,9 +182,57 @@ def max_pool3d_with_indices(
             ceil_mode,
             return_indices,
         )
-    name = "max_pool3d_with_indices"
+    return _max_pool_with_indices(
+        "max_pool3d_with_indices", 3, input, kernel_size, stride, padding, dilation, ceil_mode
+    )
+
+
+def _max_pool(
+    name: str,
+    rank: int,
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: IntOrInts,
+    dilation: IntOrInts,
+    ceil_mode: bool,
+) -> Tensor:
+    """The values of the max pooling `name` of `rank` spatial axes."""
+    steps = kernel_size if stride is None else stride
+    if not _dynamo_is_compiling():
+        arguments = (rank, input, kernel_size, steps, padding, dilation, ceil_mode)
+        if ops.values_need_indices(input):
+            outputs = _plain_max_pool_of_indices(*arguments)
+            output = None if outputs is None else outputs[0]
+        else:
+            output = _plain_max_pool(*arguments)
+        if output is not None:
+            return output
+    return ops.max_pool(
+        *_max_pool_arguments(name, rank, input, kernel_size, steps, padding, dilation, ceil_mode)
+    )
+
+
+def _max_pool_with_indices(
+    name: str,
+    rank: int,
+    input: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: IntOrInts,
+    dilation: IntOrInts,
+    ceil_mode: bool,
+) -> tuple[Tensor, Tensor]:
+    """Values and indices of the max pooling `name` of `rank` spatial axes."""
+    steps = kernel_size if stride is None else stride
+    if not _dynamo_is_compiling():
+        output = _plain_max_pool_with_indices(
+            rank, input, kernel_size, steps, padding, dilation, ceil_mode
+        )
+        if output is not None:
+            return output
     return ops.max_pool_with_indices(
-        *_max_pool_arguments(name, 3, input, kernel_size, stride, padding, dilation, ceil_mode)
+        *_max_pool_arguments(name, rank, input, kernel_size, steps, padding, dilation, ceil_mode)
     )
 
 
@@ -195,7 +241,7 @@ def _max_pool_arguments(
     rank: int,
     input: Tensor,
     kernel_size: IntOrInts,
-    stride: IntOrInts | None,
+    stride: IntOrInts,
     padding: IntOrInts,
     dilation: IntOrInts,
     ceil_mode: bool,

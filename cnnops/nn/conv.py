@@ -16,7 +16,7 @@ from cnnops import functional, ops
 from cnnops.autocast import to_lower_precision
 from cnnops.fallback import or_torch
 from cnnops.functional.conv import conv_by
-from cnnops.nn.kept_weights import convolution, may_keep
+from cnnops.nn import kept_weights
 from cnnops.support import check, given
 
 __all__ = [
@@ -70,7 +70,8 @@ def padded_convolution(
     # The operator's list begins with the first axis.
     sides = [pad for axis in range(rank) for pad in reversed_padding[-2 * axis - 2 :][:2]]
     padding = tuple(sides)
-    convolve = convolution if may_keep(input, weight, bias) else ops.convolution
+    keeps = kept_weights.may_keep(input, weight, bias)
+    convolve = kept_weights.convolution if keeps else ops.convolution
     return convolve(input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
@@ -138,22 +139,27 @@ class _ConvTranspose(_ConvTransposeNd):
         )
 
 
+def _conv_nd(rank: int) -> Callable[..., Tensor]:
+    """conv1d, 2d or 3d, by `rank`, with kept weights."""
+    return conv_by(rank, kept_weights.conv, kept_weights.convolution, kept_weights.may_keep)
+
+
 class Conv1d(_Conv, nn.Conv1d):
     """torch.nn.Conv1d on cnnops: (N, C_in, L) to (N, C_out, L_out)."""
 
-    _function = staticmethod(or_torch(conv_by(1, convolution, may_keep), torch_functional.conv1d))
+    _function = staticmethod(or_torch(_conv_nd(1), torch_functional.conv1d))
 
 
 class Conv2d(_Conv, nn.Conv2d):
     """torch.nn.Conv2d on cnnops: (N, C_in, H, W) to (N, C_out, H_out, W_out)."""
 
-    _function = staticmethod(or_torch(conv_by(2, convolution, may_keep), torch_functional.conv2d))
+    _function = staticmethod(or_torch(_conv_nd(2), torch_functional.conv2d))
 
 
 class Conv3d(_Conv, nn.Conv3d):
     """torch.nn.Conv3d on cnnops: (N, C_in, D, H, W) to (N, C_out, D_out, H_out, W_out)."""
 
-    _function = staticmethod(or_torch(conv_by(3, convolution, may_keep), torch_functional.conv3d))
+    _function = staticmethod(or_torch(_conv_nd(3), torch_functional.conv3d))
 
 
 class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):

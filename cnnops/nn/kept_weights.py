@@ -13,7 +13,9 @@ call `forget`.
 
 from __future__ import annotations
 
+import functools
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +24,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.overrides import has_torch_function_variadic
 
-from cnnops import _C, ops
+from cnnops import ops
+from cnnops.geometry import IntOrInts
+from cnnops.plain import plain_call
 
 __all__ = ["convolution", "forget"]
 
@@ -37,13 +41,12 @@ SMALLEST = 4096
 #: ones. Each takes up to four times the memory of the weight.
 MOST_FORMATS = 2
 
-#: Kinds of calls whose format is remembered at most.
-MOST_CALLS = 64
-
 _OPS = torch.ops.cnnops_inference
 _dynamo_is_compiling = torch.compiler.is_dynamo_compiling
+_get_tracing_state = torch._C._get_tracing_state
 _below_autograd = torch._C._AutoDispatchBelowAutograd
-_precision = torch._C._get_fp32_precision_getter
+_plain_conv = plain_call("convNd_kept", None)
+_plain_convolution = plain_call("convolution_kept", None)
 
 
 def convolution(
@@ -58,11 +61,46 @@ def convolution(
 ) -> Tensor:
     """`cnnops.ops.convolution`, with what is kept of `weight`, where `may_keep` says so."""
     geometry = (stride, padding, dilation, groups, padding_mode)
-    prepared = _prepared(input, weight, geometry)
+    kept = _kept_of(weight)
+    if kept is None:
+        # A weight that changes before every call is not worth preparing: this one only takes note.
+        with _lock:
+            _kept[id(weight)] = _Kept(weight)
+        return ops.convolution(input, weight, bias, *geometry)
+    output = _plain_convolution(input, weight, bias, kept.all_prepared(), *geometry)
+    if output is not None:
+        return output
+    prepared = _prepared(kept, input, weight, geometry)
     if prepared is None:
         return ops.convolution(input, weight, bias, *geometry)
     with _below_autograd():
         return _OPS.convolution.default(input, weight, bias, prepared, *geometry)
+
+
+def conv(
+    rank: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrInts,
+    padding: IntOrInts | str,
+    dilation: IntOrInts,
+    groups: int,
+) -> Tensor | None:
+    """conv1d, 2d or 3d of torch.nn.functional, by `rank`, on the short way (cnnops.plain).
+
+    None where that is no way for the call, and where `convolution` would do more for it: note the
+    state of the weight, or prepare it.
+    """
+    if _dynamo_is_compiling() or id(weight) not in _kept:
+        return None
+    if _get_tracing_state() is not None or has_torch_function_variadic(input, weight, bias):
+        return None
+    kept = _kept_of(weight)
+    if kept is None:
+        return None
+    prepared = kept.all_prepared()
+    return _plain_conv(rank, input, weight, bias, stride, padding, dilation, groups, prepared)
 
 
 def may_keep(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -75,8 +113,8 @@ def may_keep(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         type(weight) is Parameter
         and type(input) is Tensor
-        and torch._C._get_tracing_state() is None
         and weight.numel() >= SMALLEST
+        and _get_tracing_state() is None
         and input.is_cpu
         and weight.is_cpu
         and not weight.is_inference()  # those have no version
@@ -91,7 +129,7 @@ def may_keep(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 def forget(weight: Parameter) -> None:
     """Drops what is kept of `weight`; the next calls begin anew."""
     with _lock:
-        _kept.pop(weight, None)
+        _kept.pop(id(weight), None)
 
 
 class _Kept:
@@ -101,12 +139,21 @@ class _Kept:
         self.state = _state(weight)
         # Alive, it keeps the address of the storage, which tells it from others, from being reused.
         self.storage = StorageWeakRef(weight.untyped_storage())
-        self.formats: dict[Any, int] = {}  # of each kind of call; 0: nothing to prepare
+        # Its callback drops this object before the id of the parameter can be another's.
+        self.weight = weakref.ref(weight, functools.partial(_drop, id(weight)))
         self.prepared: dict[int, Tensor] = {}  # by format
 
+    def all_prepared(self) -> tuple[Tensor, ...]:
+        """What operators choose from."""
+        return tuple(self.prepared.values())
 
-_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+_kept: dict[int, _Kept] = {}  # by the id of the parameter
 _lock = threading.Lock()
+
+
+def _drop(key: int, _: Any) -> None:
+    _kept.pop(key, None)
 
 
 def _state(weight: Tensor) -> tuple[Any, ...]:
@@ -121,32 +168,18 @@ def _state(weight: Tensor) -> tuple[Any, ...]:
     )
 
 
-def _prepared(input: Tensor, weight: Tensor, geometry: tuple[Any, ...]) -> Tensor | None:
-    """The prepared weight for such a call, or None where there is none (yet).
+def _kept_of(weight: Tensor) -> _Kept | None:
+    """What is kept of the parameter as it is now, if anything."""
+    kept = _kept.get(id(weight))
+    return kept if kept is not None and kept.state == _state(weight) else None
 
-    The first call with a new state of the parameter only takes note of it: a weight that changes
-    before every call is not worth preparing.
-    """
-    kept = _kept.get(weight)
-    if kept is None or kept.state != _state(weight):
-        with _lock:
-            _kept[weight] = _Kept(weight)
-        return None
-    call = (
-        input.dtype,
-        input.shape,
-        input.stride(),
-        geometry,
-        _C.isa(),
-        _precision("mkldnn", "conv"),
-    )
-    format = kept.formats.get(call)
-    if format is None:
-        with _below_autograd():
-            format = _OPS.weight_format.default(input, weight, *geometry)
-        if len(kept.formats) >= MOST_CALLS:
-            kept.formats = {}
-        kept.formats[call] = format
+
+def _prepared(
+    kept: _Kept, input: Tensor, weight: Tensor, geometry: tuple[Any, ...]
+) -> Tensor | None:
+    """The prepared weight for such a call, or None where there is nothing to prepare."""
+    with _below_autograd():
+        format = _OPS.weight_format.default(input, weight, *geometry)
     if format == 0:
         return None
     prepared = kept.prepared.get(format)

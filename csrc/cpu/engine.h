@@ -53,7 +53,7 @@ class CpuEngine {
   template <class T>
   void run(Contraction<T>& p) const {
     const auto plan = plan_of(p, channels_last_);
-    p.prepared = PreparedWeight::take(plan, p);
+    p.prepared = PreparedWeights::take(plan, p);
     plan.kernel.run(p);
   }
   template <class T>

@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "padding.h"
+
 // Since torch 2.14; null with an older one, where every call goes the long way.
 extern "C" {
 [[gnu::weak]] AOTITorchError torch_tensor_from_pyobject(void* object, AtenTensorHandle* tensor);
@@ -37,6 +39,18 @@ bool has_plain_type(PyObject* object) {
     if (type == PyTuple_GetItem(tensor_types, i)) return true;
   }
   return false;
+}
+
+/// Calls read_item(item) for each entry of a list or tuple; whether it is one and all were read.
+template <class ReadItem>
+bool read_list(PyObject* from, const ReadItem& read_item) {
+  const bool is_tuple = PyTuple_CheckExact(from);
+  if (!is_tuple && !PyList_CheckExact(from)) return false;
+  const Py_ssize_t size = is_tuple ? PyTuple_Size(from) : PyList_Size(from);
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    if (!read_item(is_tuple ? PyTuple_GetItem(from, i) : PyList_GetItem(from, i))) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -82,6 +96,15 @@ bool read(PyObject* from, std::optional<Tensor>& to) {
 
 bool read(PyObject* from, RequiredTensor& to) { return from != Py_None && read(from, to.tensor); }
 
+bool read(PyObject* from, std::vector<Tensor>& to) {
+  return read_list(from, [&](PyObject* item) {
+    RequiredTensor tensor;
+    if (!read(item, tensor)) return false;
+    to.push_back(tensor);
+    return true;
+  });
+}
+
 bool read(PyObject* from, int64_t& to) {
   if (!PyLong_CheckExact(from)) return false;
   int overflow = 0;
@@ -94,13 +117,20 @@ bool read(PyObject* from, std::optional<int64_t>& to) {
 }
 
 bool read(PyObject* from, IntList& to) {
-  const bool is_tuple = PyTuple_CheckExact(from);
-  if (!is_tuple && !PyList_CheckExact(from)) return false;
-  const Py_ssize_t size = is_tuple ? PyTuple_Size(from) : PyList_Size(from);
-  to.resize(size);
-  for (Py_ssize_t i = 0; i < size; ++i) {
-    if (!read(is_tuple ? PyTuple_GetItem(from, i) : PyList_GetItem(from, i), to[i])) return false;
-  }
+  return read_list(from, [&](PyObject* item) { return read(item, to.emplace_back()); });
+}
+
+bool read_rank(PyObject* from, int& rank) {
+  int64_t value = 0;
+  if (!read(from, value) || value < 1 || value > kAxes) return false;
+  rank = static_cast<int>(value);
+  return true;
+}
+
+bool read(PyObject* from, IntList& to, int rank) {
+  int64_t everywhere = 0;
+  if (!read(from, everywhere)) return read(from, to) && to.size() == static_cast<size_t>(rank);
+  to.assign(rank, everywhere);
   return true;
 }
 
@@ -121,6 +151,21 @@ bool read(PyObject* from, std::string& to) {
   return true;
 }
 
+namespace {
+
+template <class T>
+PyObject* tuple_of(const std::vector<T>& list) {
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(list.size()));
+  for (size_t i = 0; tuple != nullptr && i < list.size(); ++i) {
+    PyObject* entry = to_python(list[i]);
+    if (entry == nullptr) Py_CLEAR(tuple);
+    if (entry != nullptr) PyTuple_SetItem(tuple, i, entry);
+  }
+  return tuple;
+}
+
+}  // namespace
+
 PyObject* to_python(const Tensor& tensor) {
   void* object = nullptr;
   if (torch_tensor_to_pyobject(tensor.get(), nullptr, &object) != TORCH_SUCCESS) {
@@ -139,36 +184,53 @@ PyObject* to_python(const std::tuple<Tensor, Tensor>& tensors) {
   return both;
 }
 
-bool wants_gradient(PyObject* const* arguments, int tensors) {
+PyObject* to_python(const std::optional<Tensor>& tensor) {
+  if (tensor) return to_python(*tensor);
+  Py_RETURN_NONE;
+}
+
+PyObject* to_python(const std::vector<Tensor>& tensors) { return tuple_of(tensors); }
+
+PyObject* to_python(const IntList& list) { return tuple_of(list); }
+
+PyObject* to_python(int64_t value) { return PyLong_FromLongLong(value); }
+
+PyObject* to_python(const std::optional<int64_t>& value) {
+  if (value) return to_python(*value);
+  Py_RETURN_NONE;
+}
+
+PyObject* to_python(bool value) { return PyBool_FromLong(value); }
+
+PyObject* to_python(const std::string& text) {
+  return PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size()));
+}
+
+bool wants_gradient(PyObject* const* tensors, int count) {
   static PyObject* const requires_grad = interned("requires_grad");
   if (!aoti_torch_grad_mode_is_enabled()) return false;
-  for (int i = 0; i < tensors; ++i) {
-    if (arguments[i] == Py_None) continue;
-    if (is_bool(PyObject_GetAttr(arguments[i], requires_grad), true)) return true;
+  for (int i = 0; i < count; ++i) {
+    if (tensors[i] == Py_None) continue;
+    if (is_bool(PyObject_GetAttr(tensors[i], requires_grad), true)) return true;
   }
   return false;
 }
 
-PyObject* recorded(PyObject* record, PyObject* output, PyObject* const* arguments, Py_ssize_t count,
-                   int tensors) {
-  PyObject* inputs = PyTuple_New(count);
-  for (Py_ssize_t i = 0; inputs != nullptr && i < count; ++i) {
-    Py_INCREF(arguments[i]);
-    PyTuple_SetItem(inputs, i, arguments[i]);
-  }
-  PyObject* done = inputs == nullptr ? nullptr : PyTuple_Pack(2, output, inputs);
-  PyObject* all = done == nullptr ? nullptr : PyTuple_New(tensors + 1);
+PyObject* recorded(PyObject* record, PyObject* const* tensors, int count, PyObject* output,
+                   PyObject* arguments) {
+  PyObject* done = arguments == nullptr ? nullptr : PyTuple_Pack(2, output, arguments);
   Py_DECREF(output);
-  Py_XDECREF(inputs);
+  Py_XDECREF(arguments);
+  PyObject* all = done == nullptr ? nullptr : PyTuple_New(count + 1);
   if (all == nullptr) {
     Py_XDECREF(done);
     return nullptr;
   }
-  for (int i = 0; i < tensors; ++i) {
-    Py_INCREF(arguments[i]);
-    PyTuple_SetItem(all, i, arguments[i]);
+  for (int i = 0; i < count; ++i) {
+    Py_INCREF(tensors[i]);
+    PyTuple_SetItem(all, i, tensors[i]);
   }
-  PyTuple_SetItem(all, tensors, done);
+  PyTuple_SetItem(all, count, done);
   PyObject* result = PyObject_Call(record, all, nullptr);
   Py_DECREF(all);
   return result;
@@ -186,60 +248,7 @@ Detached::~Detached() {
 
 namespace {
 
-/// The tuple of `rank` entries, each `times` over, that an int or a tuple of `rank` stands for; a
-/// new reference, or null where the general rule (cnnops.geometry) must be asked.
-PyObject* repeat_entries(PyObject* value, Py_ssize_t rank, Py_ssize_t times) {
-  const bool is_int = PyLong_CheckExact(value);
-  if (!is_int && (!PyTuple_CheckExact(value) || PyTuple_Size(value) != rank)) return nullptr;
-  PyObject* tuple = PyTuple_New(rank * times);
-  if (tuple == nullptr) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  for (Py_ssize_t i = 0; i < rank * times; ++i) {
-    PyObject* entry = is_int ? value : PyTuple_GetItem(value, i / times);
-    Py_INCREF(entry);
-    PyTuple_SetItem(tuple, i, entry);
-  }
-  return tuple;
-}
-
-using FastFunction = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
-
-FastFunction function_of(const PyMethodDef& method) {
-  return reinterpret_cast<FastFunction>(reinterpret_cast<void (*)()>(method.ml_meth));
-}
-
-/// conv(rank, input, weight, bias, stride, padding, dilation, groups) as in torch.nn.functional:
-/// the operator `convolution` with its lists completed.
-PyObject* plain_conv(PyObject* record, PyObject* const* arguments, Py_ssize_t count) {
-  static PyObject* const zeros = interned("zeros");
-  int64_t rank = 0;
-  if (count != 8 || !read(arguments[0], rank) || rank < 1 || rank > 3) Py_RETURN_NONE;
-  PyObject* stride = repeat_entries(arguments[4], rank, 1);
-  PyObject* padding = repeat_entries(arguments[5], rank, 2);
-  PyObject* dilation = repeat_entries(arguments[6], rank, 1);
-  PyObject* result = nullptr;
-  if (stride != nullptr && padding != nullptr && dilation != nullptr) {
-    PyObject* const complete[] = {arguments[1], arguments[2], arguments[3], stride,
-                                  padding,      dilation,     arguments[7], zeros};
-    result = function_of(conv_plain_calls[0])(record, complete, 8);
-  } else {
-    Py_INCREF(Py_None);
-    result = Py_None;
-  }
-  Py_XDECREF(stride);
-  Py_XDECREF(padding);
-  Py_XDECREF(dilation);
-  return result;
-}
-
-PyMethodDef conv_method{"conv",
-                        reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_conv)),
-                        METH_FASTCALL, nullptr};
-
 PyMethodDef* find(const char* name) {
-  if (std::strcmp(name, conv_method.ml_name) == 0) return &conv_method;
   for (PyMethodDef* table : {conv_plain_calls, pool_plain_calls}) {
     for (PyMethodDef* method = table; method->ml_name != nullptr; ++method) {
       if (std::strcmp(name, method->ml_name) == 0) return method;
@@ -255,7 +264,7 @@ PyObject* bind_plain_call(PyObject*, PyObject* arguments) {
   PyObject* record = nullptr;
   if (!PyArg_ParseTuple(arguments, "sO", &name, &record)) return nullptr;
   PyMethodDef* method = find(name);
-  if (method == nullptr) return PyErr_Format(PyExc_ValueError, "no operator is named '%s'", name);
+  if (method == nullptr) return PyErr_Format(PyExc_ValueError, "no plain call is named '%s'", name);
   return PyCFunction_NewEx(method, record, nullptr);
 }
 

@@ -6,6 +6,10 @@
 // its integers are of type int. `plain_call<op>` reads the arguments by the C++ types of `op`, runs
 // it, and records the derivative where one is wanted. For any other call, and for one that raises,
 // it returns None: the caller then takes the long way, whose errors and results are the reference.
+//
+// An operator may have a second plain call, which takes the number of spatial axes and then the
+// arguments of a function of torch.nn.functional: expanding them here costs next to nothing, in
+// Python as much as a small convolution.
 #pragma once
 
 #include <Python.h>
@@ -14,18 +18,19 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "tensor.h"
 
 namespace cnnops {
 
-/// The plain calls of the operators in conv.cpp and pool.cpp: functions (tensors and other
-/// arguments of the operator) whose `self` is what records the derivative; ended by a null.
+/// The plain calls of the operators in conv.cpp and pool.cpp, and of functions: their `self` is
+/// what records the derivative; ended by a null.
 extern PyMethodDef conv_plain_calls[];
 extern PyMethodDef pool_plain_calls[];
 
-/// plain_call(name, record): the plain call of the operator `name`, or of "conv", that has `record`
-/// called where a derivative is wanted.
+/// plain_call(name, record): the plain call `name` of these, that has `record` called where a
+/// derivative is wanted; with None for `record` it is not plain there.
 PyObject* bind_plain_call(PyObject* module, PyObject* arguments);
 
 /// set_plain(types, guards): tensors of exactly these types are plain, while all guards say no.
@@ -44,23 +49,44 @@ struct RequiredTensor {
 /// Each reads one argument; false where it is not plain.
 bool read(PyObject* from, RequiredTensor& to);
 bool read(PyObject* from, std::optional<Tensor>& to);
+bool read(PyObject* from, std::vector<Tensor>& to);
 bool read(PyObject* from, IntList& to);
 bool read(PyObject* from, int64_t& to);
 bool read(PyObject* from, std::optional<int64_t>& to);
 bool read(PyObject* from, bool& to);
 bool read(PyObject* from, std::string& to);
 
-/// A new reference to the torch.Tensor, or a tuple of them; null with an exception set on failure.
+/// Reads a number of spatial axes.
+bool read_rank(PyObject* from, int& rank);
+
+/// Reads an argument of a function with `rank` spatial axes. A list has an entry for each axis; an
+/// int stands for one that has it everywhere.
+bool read(PyObject* from, IntList& to, int rank);
+template <class T>
+bool read(PyObject* from, T& to, int) {
+  return read(from, to);
+}
+
+/// A new reference to the object of Python, or null with an exception set. Those that were read
+/// from an object are equal to it.
 PyObject* to_python(const Tensor& tensor);
 PyObject* to_python(const std::tuple<Tensor, Tensor>& tensors);
+PyObject* to_python(const std::optional<Tensor>& tensor);
+inline PyObject* to_python(const RequiredTensor& tensor) { return to_python(*tensor.tensor); }
+PyObject* to_python(const std::vector<Tensor>& tensors);
+PyObject* to_python(const IntList& list);
+PyObject* to_python(int64_t value);
+PyObject* to_python(const std::optional<int64_t>& value);
+PyObject* to_python(bool value);
+PyObject* to_python(const std::string& text);
 
-/// Whether autograd would record a call with these arguments, the first `tensors` of which are
-/// tensors or None.
-bool wants_gradient(PyObject* const* arguments, int tensors);
+/// Whether autograd would record a call with these tensors, of which some may be None.
+bool wants_gradient(PyObject* const* tensors, int count);
 
-/// record(*tensors, (output, arguments)), whose result has the derivative. Takes over `output`.
-PyObject* recorded(PyObject* record, PyObject* output, PyObject* const* arguments, Py_ssize_t count,
-                   int tensors);
+/// record(*tensors, (output, arguments)), whose result has the derivative. Takes over `output` and
+/// `arguments`, one of which may be null with an exception set.
+PyObject* recorded(PyObject* record, PyObject* const* tensors, int count, PyObject* output,
+                   PyObject* arguments);
 
 /// Neither the interpreter's lock nor autograd while an operator runs.
 class Detached {
@@ -82,46 +108,90 @@ using Read = std::conditional_t<std::is_same_v<T, Tensor>, RequiredTensor, T>;
 template <class T>
 constexpr bool kIsTensor = std::is_same_v<T, Tensor> || std::is_same_v<T, std::optional<Tensor>>;
 
-/// How many of the leading parameters are tensors: those a derivative is for.
+/// How many of the leading parameters are tensors that a derivative may be for. The last parameter
+/// never is: it is no tensor, or has indices.
 template <class... P>
 constexpr int leading_tensors() {
   int count = 0;
   bool leading = true;
   ((leading = leading && kIsTensor<std::decay_t<P>>, count += leading), ...);
-  return count;
+  return count < int(sizeof...(P)) ? count : count - 1;
 }
 
-template <class R, class... P>
-PyObject* call_plainly(R (*op)(P...), PyObject* record, PyObject* const* arguments,
-                       Py_ssize_t count) {
-  constexpr int tensors = leading_tensors<P...>();
-  if (count != sizeof...(P) || !plain_calls_are_possible()) Py_RETURN_NONE;
-  std::tuple<Read<std::decay_t<P>>...> values;
-  const bool plain = [&]<size_t... i>(std::index_sequence<i...>) {
-    return (read(arguments[i], std::get<i>(values)) && ...);
-  }(std::index_sequence_for<P...>{});
-  if (!plain) Py_RETURN_NONE;
-  std::optional<R> result;
-  try {
-    const Detached detached;
-    result.emplace(std::apply(op, values));
-  } catch (const std::exception&) {
-    Py_RETURN_NONE;
+/// The plain calls of an operator.
+template <auto op>
+struct PlainCall;
+template <class R, class... P, R (*op)(P...)>
+struct PlainCall<op> {
+  /// A value for each parameter.
+  using Values = std::tuple<Read<std::decay_t<P>>...>;
+
+  /// How many of them are tensors that a derivative is for.
+  static constexpr int kTensors = leading_tensors<P...>();
+
+  /// Runs the operator; its leading tensors are those that `tensors` are the objects of.
+  static PyObject* run(PyObject* record, PyObject* const* tensors, const Values& values) {
+    if (record == Py_None && wants_gradient(tensors, kTensors)) Py_RETURN_NONE;
+    std::optional<R> result;
+    try {
+      const Detached detached;
+      result.emplace(std::apply(op, values));
+    } catch (const std::exception&) {
+      Py_RETURN_NONE;
+    }
+    PyObject* output = to_python(*result);
+    if (output == nullptr || !wants_gradient(tensors, kTensors)) return output;
+    return recorded(record, tensors, kTensors, output, tuple_of(values));
   }
-  PyObject* output = to_python(*result);
-  if (output == nullptr || !wants_gradient(arguments, tensors)) return output;
-  return recorded(record, output, arguments, count, tensors);
-}
 
+ private:
+  static PyObject* tuple_of(const Values& values) {
+    PyObject* tuple = PyTuple_New(sizeof...(P));
+    if (tuple == nullptr) return nullptr;
+    const bool complete = [&]<size_t... i>(std::index_sequence<i...>) {
+      return ((PyTuple_SetItem(tuple, i, to_python(std::get<i>(values))) == 0) && ...);
+    }(std::index_sequence_for<P...>{});
+    if (complete && PyErr_Occurred() == nullptr) return tuple;
+    Py_DECREF(tuple);
+    return nullptr;
+  }
+};
+
+/// The operator `op` with its own arguments.
 template <auto op>
 PyObject* plain_call(PyObject* record, PyObject* const* arguments, Py_ssize_t count) {
-  return call_plainly(op, record, arguments, count);
+  using Call = PlainCall<op>;
+  typename Call::Values values;
+  const auto read_each = [&](auto&... to) {
+    PyObject* const* next = arguments;
+    return count == sizeof...(to) && plain_calls_are_possible() && (read(*next++, to) && ...);
+  };
+  if (!std::apply(read_each, values)) Py_RETURN_NONE;
+  return Call::run(record, arguments, values);
 }
 
-/// The entry of an operator in a table of plain calls.
+/// Reads the arguments of a function: the number of spatial axes and what goes into `to`, in order.
+template <class... T>
+bool read_function(PyObject* const* arguments, Py_ssize_t count, int& rank, T&... to) {
+  return count == 1 + sizeof...(to) && plain_calls_are_possible() && read_rank(*arguments, rank) &&
+         (read(*++arguments, to, rank) && ...);
+}
+
+/// A function that has the arguments of `op`.
 template <auto op>
+PyObject* plain_function(PyObject* record, PyObject* const* arguments, Py_ssize_t count) {
+  using Call = PlainCall<op>;
+  typename Call::Values values;
+  int rank = 0;
+  const auto read_each = [&](auto&... to) { return read_function(arguments, count, rank, to...); };
+  if (!std::apply(read_each, values)) Py_RETURN_NONE;
+  return Call::run(record, arguments + 1, values);
+}
+
+/// The entry of `function` in a table of plain calls.
+template <PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)>
 PyMethodDef plain_method(const char* name) {
-  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(plain_call<op>)),
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)),
           METH_FASTCALL, nullptr};
 }
 

@@ -11,34 +11,21 @@ PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount 
                          int64_t divisor, bool inverse)
     : problem_{g.batch, g.channels, channels_last, divisor, {}, {}} {
   const PoolGeometry flat = with_global_windows_flat(g, &count);
+  int64_t size = 0;
+  for (const PoolAxis& axis : flat.axis) size += window_list_size(axis, inverse);
+  lists_.resize(size);
+  int64_t* lists = lists_.data();
   for (int i = 0; i < 3; ++i) {
     const PoolAxis& axis = flat.axis[i];
-    windows_[i] = axis_windows(axis, count, inverse);
-    problem_.axis[i] = {axis.input,
-                        axis.output,
-                        axis.kernel,
-                        axis.stride,
-                        axis.padding,
-                        axis.dilation,
-                        windows_[i].begin.data(),
-                        windows_[i].end.data(),
-                        windows_[i].count.data(),
-                        windows_[i].first.data(),
-                        windows_[i].last.data()};
+    const AxisWindows windows = axis_windows(axis, count, inverse, lists);
+    lists += window_list_size(axis, inverse);
+    problem_.axis[i] = {axis.input,    axis.output,   axis.kernel,   axis.stride,
+                        axis.padding,  axis.dilation, windows.begin, windows.end,
+                        windows.count, windows.first, windows.last};
   }
   const PoolChoice choice = choose_pool(problem_);
   problem_.algorithm = choice.algorithm;
   reason_ = choice.reason;
-}
-
-int64_t PlannedPool::bytes() const {
-  int64_t count = 0;
-  for (const AxisWindows& axis : windows_) {
-    for (const auto* list : {&axis.begin, &axis.end, &axis.count, &axis.first, &axis.last}) {
-      count += static_cast<int64_t>(list->size());
-    }
-  }
-  return count * static_cast<int64_t>(sizeof(int64_t));
 }
 
 namespace {
@@ -146,17 +133,22 @@ class CpuEngine {
 }  // namespace
 
 PyMethodDef pool_plain_calls[] = {
-    plain_method<max_pool<CpuEngine>>("max_pool"),
-    plain_method<max_pool_with_indices<CpuEngine>>("max_pool_with_indices"),
-    plain_method<adaptive_max_pool<CpuEngine>>("adaptive_max_pool"),
-    plain_method<fractional_max_pool<CpuEngine>>("fractional_max_pool"),
-    plain_method<max_pool_backward<CpuEngine>>("max_pool_backward"),
-    plain_method<max_pool_gather<CpuEngine>>("max_pool_gather"),
-    plain_method<max_unpool<CpuEngine>>("max_unpool"),
-    plain_method<avg_pool<CpuEngine>>("avg_pool"),
-    plain_method<avg_pool_backward<CpuEngine>>("avg_pool_backward"),
-    plain_method<adaptive_avg_pool<CpuEngine>>("adaptive_avg_pool"),
-    plain_method<adaptive_avg_pool_backward<CpuEngine>>("adaptive_avg_pool_backward"),
+    plain_method<plain_call<max_pool<CpuEngine>>>("max_pool"),
+    plain_method<plain_call<max_pool_with_indices<CpuEngine>>>("max_pool_with_indices"),
+    plain_method<plain_call<adaptive_max_pool<CpuEngine>>>("adaptive_max_pool"),
+    plain_method<plain_call<fractional_max_pool<CpuEngine>>>("fractional_max_pool"),
+    plain_method<plain_call<max_pool_backward<CpuEngine>>>("max_pool_backward"),
+    plain_method<plain_call<max_pool_gather<CpuEngine>>>("max_pool_gather"),
+    plain_method<plain_call<max_unpool<CpuEngine>>>("max_unpool"),
+    plain_method<plain_call<avg_pool<CpuEngine>>>("avg_pool"),
+    plain_method<plain_call<avg_pool_backward<CpuEngine>>>("avg_pool_backward"),
+    plain_method<plain_call<adaptive_avg_pool<CpuEngine>>>("adaptive_avg_pool"),
+    plain_method<plain_call<adaptive_avg_pool_backward<CpuEngine>>>("adaptive_avg_pool_backward"),
+    plain_method<plain_function<max_pool<CpuEngine>>>("max_poolNd"),
+    plain_method<plain_function<max_pool_with_indices<CpuEngine>>>("max_pool_with_indicesNd"),
+    plain_method<plain_function<adaptive_max_pool<CpuEngine>>>("adaptive_max_poolNd"),
+    plain_method<plain_function<avg_pool<CpuEngine>>>("avg_poolNd"),
+    plain_method<plain_function<adaptive_avg_pool<CpuEngine>>>("adaptive_avg_poolNd"),
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -2,6 +2,8 @@
 // layout only. A choice comes with its reason, which `cnnops.plan` prints.
 #pragma once
 
+#include <vector>
+
 #include "cpu/pool_kernels.h"
 #include "pool_geometry.h"
 
@@ -62,10 +64,10 @@ class PlannedPool {
   const PoolProblem& problem() const { return problem_; }
   const char* reason() const { return reason_; }
   /// Bytes of the lists.
-  int64_t bytes() const;
+  int64_t bytes() const { return static_cast<int64_t>(lists_.size() * sizeof(int64_t)); }
 
  private:
-  AxisWindows windows_[3];
+  std::vector<int64_t> lists_;
   PoolProblem problem_;
   const char* reason_;
 };

@@ -7,7 +7,43 @@
 
 namespace cnnops {
 
-thread_local PreparedWeight* PreparedWeight::current_ = nullptr;
+thread_local PreparedWeights* PreparedWeights::current_ = nullptr;
+
+PreparedWeights::PreparedWeights(const std::vector<Tensor>& prepared, bool required)
+    : required_(required) {
+  for (const Tensor& each : prepared) {
+    CNNOPS_CHECK(each.is_cpu() && each.scalar_type() == ScalarType::Byte && each.dim() == 1 &&
+                     each.is_contiguous(),
+                 "prepared: expected what torch.ops.cnnops_inference.prepare_weight returned");
+    all_.push_back({data_of<uint8_t>(each), each.numel()});
+  }
+  current_ = this;
+}
+
+const void* PreparedWeights::next(const PieceHeader& wanted) {
+  const int64_t bytes = piece_bytes(wanted);
+  for (Pieces& pieces : all_) {
+    if (bytes > pieces.bytes || __builtin_memcmp(pieces.at, &wanted, sizeof(wanted)) != 0) {
+      pieces.bytes = 0;
+      continue;
+    }
+    const uint8_t* piece = pieces.at + sizeof(PieceHeader);
+    pieces.at += bytes;
+    pieces.bytes -= bytes;
+    return wanted.bytes > 0 ? piece : nullptr;
+  }
+  CNNOPS_CHECK(!required_ || wanted.bytes == 0, "no prepared weight is one for this convolution");
+  return nullptr;
+}
+
+Tensor convolution_kept(const Tensor& input, const Tensor& weight,
+                        const std::optional<Tensor>& bias, const std::vector<Tensor>& prepared,
+                        const IntList& stride, const IntList& padding, const IntList& dilation,
+                        int64_t groups, const std::string& padding_mode) {
+  const PreparedWeights pieces(prepared, true);
+  return convolution<CpuEngine>(input, weight, bias, stride, padding, dilation, groups,
+                                padding_mode);
+}
 
 namespace {
 
@@ -86,10 +122,7 @@ Tensor convolution_prepared(const Tensor& input, const Tensor& weight,
                             const std::optional<Tensor>& bias, const Tensor& prepared,
                             const IntList& stride, const IntList& padding, const IntList& dilation,
                             int64_t groups, const std::string& padding_mode) {
-  CNNOPS_CHECK(prepared.is_cpu() && prepared.scalar_type() == ScalarType::Byte &&
-                   prepared.dim() == 1 && prepared.is_contiguous(),
-               "prepared: expected what torch.ops.cnnops_inference.prepare_weight returned");
-  const PreparedWeight pieces(prepared.const_data_ptr(), prepared.numel());
+  const PreparedWeights pieces({prepared}, false);
   return convolution<CpuEngine>(input, weight, bias, stride, padding, dilation, groups,
                                 padding_mode);
 }

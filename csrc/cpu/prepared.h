@@ -7,6 +7,8 @@
 // no harm.
 #pragma once
 
+#include <vector>
+
 #include "conv_op.h"
 #include "cpu/plan.h"
 #include "cpu/scratch.h"
@@ -54,39 +56,40 @@ inline int64_t piece_bytes(const PieceHeader& header) {
   return line + (header.bytes + line - 1) / line * line;
 }
 
-/// The pieces that the contractions of this thread take while this object lives.
-class PreparedWeight {
+/// The prepared weights whose pieces the contractions of this thread take while this object lives.
+class PreparedWeights {
  public:
-  PreparedWeight(const void* data, int64_t bytes)
-      : at_(static_cast<const uint8_t*>(data)), left_(bytes) {
-    current_ = this;
-  }
-  ~PreparedWeight() { current_ = nullptr; }
-  PreparedWeight(const PreparedWeight&) = delete;
-  PreparedWeight& operator=(const PreparedWeight&) = delete;
+  /// With `required`, contractions raise that would take a piece and find none.
+  PreparedWeights(const std::vector<Tensor>& prepared, bool required);
+  ~PreparedWeights() { current_ = nullptr; }
+  PreparedWeights(const PreparedWeights&) = delete;
+  PreparedWeights& operator=(const PreparedWeights&) = delete;
 
-  /// The next piece if it is that of `p`, or nullptr.
+  /// The piece of `p` if it is the next one of a prepared weight, or nullptr.
   template <class T>
   static const void* take(const Plan<Contraction<T>>& plan, const Contraction<T>& p) {
     return current_ != nullptr ? current_->next(piece_header(plan, p)) : nullptr;
   }
 
  private:
-  const void* next(const PieceHeader& wanted) {
-    const int64_t bytes = piece_bytes(wanted);
-    if (bytes > left_ || __builtin_memcmp(at_, &wanted, sizeof(wanted)) != 0) {
-      left_ = 0;
-      return nullptr;
-    }
-    const uint8_t* piece = at_ + sizeof(PieceHeader);
-    at_ += bytes;
-    left_ -= bytes;
-    return wanted.bytes > 0 ? piece : nullptr;
-  }
+  /// What is left of a prepared weight.
+  struct Pieces {
+    const uint8_t* at;
+    int64_t bytes;
+  };
 
-  static thread_local PreparedWeight* current_;
-  const uint8_t* at_;
-  int64_t left_;
+  const void* next(const PieceHeader& wanted);
+
+  static thread_local PreparedWeights* current_;
+  std::vector<Pieces> all_;
+  bool required_;
 };
+
+/// The operator `convolution` with what is kept of the weight: any number of prepared weights. It
+/// raises where preparing another one would help.
+Tensor convolution_kept(const Tensor& input, const Tensor& weight,
+                        const std::optional<Tensor>& bias, const std::vector<Tensor>& prepared,
+                        const IntList& stride, const IntList& padding, const IntList& dilation,
+                        int64_t groups, const std::string& padding_mode);
 
 }  // namespace cnnops
