@@ -23,6 +23,7 @@ __all__ = [
     "pool_size",
     "same_padding",
     "spatial",
+    "taps_suffice",
 ]
 
 IntOrInts = int | Sequence[int]
@@ -97,6 +98,17 @@ def same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, .
         total = step * (size - 1)
         padding += (total // 2, total - total // 2)
     return tuple(padding)
+
+
+def taps_suffice(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> bool:
+    """Whether the gradient of a max pooling is made from taps, a byte for each window.
+
+    Windows are small then, and an input lies in few of them.
+    """
+    complete = len(kernel) == len(stride) == len(dilation)
+    return complete and all(
+        s <= 2 and k <= 3 * s and d == 1 for k, s, d in zip(kernel, stride, dilation, strict=True)
+    )
 
 
 def spatial(tensor: Tensor, rank: int) -> tuple[int, ...]:

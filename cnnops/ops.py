@@ -20,6 +20,7 @@ from cnnops import (
     autograd,
     fake,  # noqa: F401  (registers the fake kernels)
 )
+from cnnops.geometry import taps_suffice
 
 __all__ = [
     "adaptive_avg_pool",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 Ints = Sequence[int]
+
+# The devices that have max_pool_with_taps; meta tensors stand for those of the CPU.
+DEVICES_WITH_TAPS: tuple[str, ...] = ("cpu", "meta")
 
 
 def convolution(
@@ -133,8 +137,13 @@ def max_pool(
 ) -> Tensor:
     """The values of a max pooling of input (N, C, *M), as torch.nn.functional.max_pool2d."""
     if torch.is_grad_enabled() and input.requires_grad:
-        # The gradient needs the indices; found on the way they cost far less than found again.
-        return max_pool_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
+        # The gradient needs to know where the maxima are; found on the way that costs far less than
+        # found again.
+        small = input.device.type in DEVICES_WITH_TAPS and taps_suffice(
+            kernel_size, stride, dilation
+        )
+        pool = autograd.max_pool_with_taps if small else autograd.max_pool_with_indices
+        return pool(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
     return autograd.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
