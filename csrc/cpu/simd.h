@@ -335,9 +335,9 @@ inline Vec<Accumulator<T>> load_indexed(const T* from, const int32_t* index) {
   return v;
 }
 
-/// Like store_narrow to every second element; what lies between is left alone.
+/// Stores the first `count` lanes to every second element; what lies between is left alone.
 template <class T>
-inline void store_every_second(T* to, Vec<Accumulator<T>> v) {
+inline void store_every_second(T* to, Vec<Accumulator<T>> v, int64_t count) {
 #if defined(CNNOPS_TARGET_AVX512)
   if constexpr (sizeof(T) == 4 && sizeof(Accumulator<T>) == 4) {
     Vec<int32_t> low, high;
@@ -345,12 +345,13 @@ inline void store_every_second(T* to, Vec<Accumulator<T>> v) {
       low[i] = i / 2;
       high[i] = 8 + i / 2;
     }
-    _mm512_mask_storeu_epi32(to, 0x5555, (__m512i)__builtin_shuffle(v, low));
-    _mm512_mask_storeu_epi32(to + 16, 0x5555, (__m512i)__builtin_shuffle(v, high));
+    const uint32_t lanes = uint32_t((uint64_t(1) << 2 * count) - 1) & 0x55555555u;
+    _mm512_mask_storeu_epi32(to, __mmask16(lanes), (__m512i)__builtin_shuffle(v, low));
+    _mm512_mask_storeu_epi32(to + 16, __mmask16(lanes >> 16), (__m512i)__builtin_shuffle(v, high));
     return;
   }
 #endif
-  for (int i = 0; i < kLanes<Accumulator<T>>; ++i) to[2 * i] = narrow<T>(v[i]);
+  for (int64_t i = 0; i < count; ++i) to[2 * i] = narrow<T>(v[i]);
 }
 
 // ---- rearranging registers ----------------------------------------------------------------------
