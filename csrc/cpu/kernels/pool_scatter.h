@@ -17,6 +17,9 @@ constexpr int64_t kScatterTasks = 8;
 /// Indices of a run, about: 32 KB.
 constexpr int64_t kScatterRun = 4096;
 
+/// Positions that are zeroed together: small planes at once.
+constexpr int64_t kScatterZeroed = 256;
+
 /// Channels of a task, if they are not fewer in the last one.
 inline int64_t channels_of_task(const IndexedProblem& p) {
   if (!p.channels_last) return 1;
@@ -144,10 +147,12 @@ inline bool scatter_all(const IndexedProblem& p, const T* small, const int64_t* 
       zeroed = most(zeroed, end);
     };
     const bool valid = for_each_run(p, planes, indices, [&](const Run& run) {
-      if (run.highest >= zeroed) zero_until(run.highest + 1);
+      if (run.highest >= zeroed) {
+        zero_until(least(p.large, round_up(run.highest + 1, kScatterZeroed)));
+      }
       scatter_run(planes, run, small, indices, large, combine);
     });
-    zero_until(p.large);
+    if (zeroed < p.large) zero_until(p.large);
     return valid;
   });
 }
