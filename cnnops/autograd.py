@@ -4,7 +4,8 @@ Convolution is one trilinear form T(x, w, g) = <conv(x, w), g>. Fixing two of it
 three contractions, and each is the derivative of the other two, so that `Convolution`,
 `ConvolutionGradInput` (also the transposed convolution) and `ConvolutionGradWeight` differentiate
 each other to any order. Average pooling is linear: its derivative is its adjoint. Max pooling is
-`(values, indices)`: its derivative scatters by the indices, whose derivative gathers by them.
+`(values, indices)`: its derivative scatters by the indices, whose derivative gathers by them. For
+the gradient alone a byte for each window says which of its taps is the maximum.
 Forward mode (`jvp`) is the product rule of the same operators.
 
 The arguments of a Function are those of the dispatcher operator of the same name, so the same
@@ -38,7 +39,9 @@ __all__ = [
     "MaxPool",
     "MaxPoolBackward",
     "MaxPoolGather",
+    "MaxPoolTapsBackward",
     "MaxPoolWithIndices",
+    "MaxPoolWithTaps",
     "MaxUnpool",
     "adaptive_avg_pool",
     "adaptive_avg_pool_backward",
@@ -52,7 +55,9 @@ __all__ = [
     "max_pool",
     "max_pool_backward",
     "max_pool_gather",
+    "max_pool_taps_backward",
     "max_pool_with_indices",
+    "max_pool_with_taps",
     "max_unpool",
 ]
 
@@ -418,6 +423,124 @@ class MaxPoolWithIndices(_ByIndices):
         )
 
 
+class MaxPoolWithTaps(Function):
+    """(values, taps): which of its taps the maximum of each window is, uint8, for the gradient.
+
+    The arguments are those of `MaxPoolWithIndices`, as far as `cnnops.geometry.taps_suffice`.
+    """
+
+    @staticmethod
+    def forward(
+        input: Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil_mode: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return _run(
+            _OPS.max_pool_with_taps.default,
+            input,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        input, *ctx.geometry = inputs
+        taps = output[1]
+        ctx.input_size = spatial(input, len(inputs[1]))
+        ctx.mark_non_differentiable(taps)
+        _save(ctx, taps)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Gradients:
+        grad_input = None
+        if grad is not None:
+            (taps,) = ctx.saved_tensors
+            grad_input = max_pool_taps_backward(grad, taps, ctx.input_size, *ctx.geometry)
+        return grad_input, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> tuple[Tensor, None]:
+        (taps,) = ctx.saved_tensors
+        return _gather_taps(tangent, taps, *ctx.geometry), None
+
+
+class MaxPoolTapsBackward(Function):
+    """The adjoint of max pooling, with the taps of `MaxPoolWithTaps`.
+
+    grad_output and taps (N, C, *L) or (C, *L); the result is (N, C, *input_size).
+    """
+
+    @staticmethod
+    def forward(
+        grad_output: Tensor,
+        taps: Tensor,
+        input_size: Sequence[int],
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil_mode: bool,
+    ) -> Tensor:
+        return _run(
+            _OPS.max_pool_taps_backward.default,
+            grad_output,
+            taps,
+            input_size,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            ceil_mode,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, taps, ctx.input_size, *ctx.geometry = inputs
+        _save(ctx, taps)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
+        grad_grad_output = None
+        if grad is not None:
+            (taps,) = ctx.saved_tensors
+            grad_grad_output = _gather_taps(grad, taps, *ctx.geometry)
+        return grad_grad_output, None, None, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (taps,) = ctx.saved_tensors
+        return max_pool_taps_backward(tangent, taps, ctx.input_size, *ctx.geometry)
+
+
+def _gather_taps(
+    input: Tensor,
+    taps: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    *_: Any,
+) -> Tensor:
+    """The elements of `input` that the taps name."""
+    rank = len(kernel_size)
+    tap = taps.long()
+    indices, step = torch.zeros_like(tap), 1
+    for axis in range(-1, -rank - 1, -1):
+        window = torch.arange(taps.shape[axis], device=taps.device) * stride[axis] - padding[axis]
+        position = window.reshape(-1, *[1] * (-axis - 1)) + tap % kernel_size[axis]
+        indices = indices + position * step
+        tap = tap // kernel_size[axis]
+        step = step * input.shape[axis]
+    return _gather(input, indices, rank)
+
+
 class AdaptiveMaxPool(_ByIndices):
     """(values, indices) as torch.nn.functional.adaptive_max_pool1d, 2d and 3d.
 
@@ -740,6 +863,8 @@ convolution_grad_weight = _differentiable(
     _OPS.convolution_grad_weight.default, ConvolutionGradWeight
 )
 max_pool_with_indices = _differentiable(_OPS.max_pool_with_indices.default, MaxPoolWithIndices)
+max_pool_with_taps = _differentiable(_OPS.max_pool_with_taps.default, MaxPoolWithTaps)
+max_pool_taps_backward = _differentiable(_OPS.max_pool_taps_backward.default, MaxPoolTapsBackward)
 adaptive_max_pool = _differentiable(_OPS.adaptive_max_pool.default, AdaptiveMaxPool)
 fractional_max_pool = _differentiable(_OPS.fractional_max_pool.default, FractionalMaxPool)
 max_pool = _differentiable(_OPS.max_pool.default, MaxPool)

@@ -130,6 +130,20 @@ def _(input, kernel_size, stride, padding, dilation, ceil_mode):  # type: ignore
     return _max_pooled(input, size), _max_pooled(input, size, torch.int64)
 
 
+@torch.library.register_fake("cnnops::max_pool_with_taps")
+def _(input, kernel_size, stride, padding, dilation, ceil_mode):  # type: ignore[no-untyped-def]
+    rank = len(kernel_size)
+    size = pool_size(spatial(input, rank), kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pooled(input, size), _max_pooled(input, size, torch.uint8)
+
+
+@torch.library.register_fake("cnnops::max_pool_taps_backward")
+def _(grad_output, taps, input_size, kernel_size, stride, padding, dilation, ceil_mode):  # type: ignore[no-untyped-def]
+    _check_same_device(grad_output, taps)
+    # The taps lie as the input of the pooling did; a gradient can come in any layout.
+    return _with_planes(taps, len(input_size), input_size, grad_output.dtype)
+
+
 @torch.library.register_fake("cnnops::adaptive_max_pool")
 def _(input, output_size):  # type: ignore[no-untyped-def]
     rank = len(output_size)

@@ -23,6 +23,7 @@ __all__ = [
     "pool_size",
     "same_padding",
     "spatial",
+    "taps_suffice",
 ]
 
 IntOrInts = int | Sequence[int]
@@ -97,6 +98,23 @@ def same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, .
         total = step * (size - 1)
         padding += (total // 2, total - total // 2)
     return tuple(padding)
+
+
+def taps_suffice(kernel: IntOrInts, stride: IntOrInts, dilation: IntOrInts) -> bool:
+    """Whether the gradient of a max pooling is made from taps, a byte for each window.
+
+    Windows are small then, and an input lies in few of them. An int stands for itself on all axes.
+    """
+    lists = []
+    for given in (kernel, stride, dilation):
+        if not isinstance(given, int | tuple | list):
+            return False
+        lists.append((given,) if isinstance(given, int) else given)
+    rank = max(map(len, lists))
+    if any(len(each) not in (1, rank) for each in lists):
+        return False
+    axes = zip(*(each if len(each) == rank else each * rank for each in lists), strict=True)
+    return all(s <= 2 and k <= 3 * s and d == 1 for k, s, d in axes)
 
 
 def spatial(tensor: Tensor, rank: int) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from cnnops import (
     autograd,
     fake,  # noqa: F401  (registers the fake kernels)
 )
+from cnnops.geometry import IntOrInts, taps_suffice
 
 __all__ = [
     "adaptive_avg_pool",
@@ -31,15 +32,19 @@ __all__ = [
     "convolution_grad_input",
     "convolution_grad_weight",
     "fractional_max_pool",
+    "gradient_is_from_taps",
+    "gradient_needs_places",
     "max_pool",
     "max_pool_backward",
     "max_pool_gather",
     "max_pool_with_indices",
     "max_unpool",
-    "values_need_indices",
 ]
 
 Ints = Sequence[int]
+
+# The devices that have max_pool_with_taps; meta tensors stand for those of the CPU.
+DEVICES_WITH_TAPS: tuple[str, ...] = ("cpu", "meta")
 
 
 def convolution(
@@ -124,12 +129,19 @@ def convolution_grad_weight(
     )
 
 
-def values_need_indices(input: Tensor) -> bool:
-    """Whether to compute the values of a max pooling with the indices: where a gradient is wanted.
+def gradient_needs_places(input: Tensor) -> bool:
+    """Whether to note where the maxima are with the values of a max pooling: for its gradient.
 
-    It needs the indices, which cost far less when found on the way than when found again.
+    Found on the way they cost far less than found again.
     """
     return torch.is_grad_enabled() and getattr(input, "requires_grad", False)
+
+
+def gradient_is_from_taps(
+    input: Tensor, kernel_size: IntOrInts, stride: IntOrInts, dilation: IntOrInts
+) -> bool:
+    """Whether these places are a byte for each window (`MaxPoolWithTaps`) and not its index."""
+    return input.device.type in DEVICES_WITH_TAPS and taps_suffice(kernel_size, stride, dilation)
 
 
 def max_pool(
@@ -141,8 +153,13 @@ def max_pool(
     ceil_mode: bool,
 ) -> Tensor:
     """The values of a max pooling of input (N, C, *M), as torch.nn.functional.max_pool2d."""
-    if values_need_indices(input):
-        return max_pool_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
+    if gradient_needs_places(input):
+        pool = (
+            autograd.max_pool_with_taps
+            if gradient_is_from_taps(input, kernel_size, stride, dilation)
+            else autograd.max_pool_with_indices
+        )
+        return pool(input, kernel_size, stride, padding, dilation, ceil_mode)[0]
     return autograd.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 

@@ -8,6 +8,12 @@
 //   Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType);
 //   void max_pool<T>(const PoolGeometry&, bool channels_last, const Tensor& input,
 //                    const Tensor& output, const Tensor* indices);
+//   void max_pool_taps<T>(const PoolGeometry&, bool channels_last, const Tensor& input,
+//                         const Tensor& output, const Tensor& taps);
+//   void max_pool_taps_backward<T>(const PoolGeometry&, bool channels_last,
+//                                  const Tensor& grad_output, const Tensor& taps,
+//                                  const Tensor& grad_input);
+//       Only of devices that have these operators, see register_tap_pooling.
 //   void avg_pool<T>(const PoolGeometry&, bool channels_last, WindowCount, int64_t divisor,
 //                    bool backward, const Tensor& from, const Tensor& to);
 //   void fractional_max_pool<T>(const PoolGeometry&, bool channels_last, const Tensor& input,
@@ -16,9 +22,8 @@
 //   void scatter_add<T>, scatter<T>, gather<T>(const PoolGeometry&, bool channels_last,
 //                                              const Tensor& from, const Tensor& indices,
 //                                              const Tensor& to);
-//       By indices that have been through check_indices; `to` may be empty.
-//   void check_indices(const PoolGeometry&, const Tensor& indices);
-//       Raises for indices outside their plane, if the engine can do so without waiting.
+//       Any of the tensors may be empty. Raises for indices outside their plane, if the engine can
+//       do so without waiting.
 //
 // Tensors are read as they lie when they are dense, contiguous or channels_last; others are copied
 // into whichever of the two torch would suggest. Results keep the layout of the input.
@@ -101,23 +106,35 @@ inline bool is_empty(const Tensor& tensor) { return tensor.numel() == 0; }
 
 // ---- maxima --------------------------------------------------------------------------------------
 
-/// The maxima and, where `with_indices`, their positions.
-template <class Engine, Types kTypes>
-std::tuple<Tensor, Tensor> max_pool_of(const char* name, const Tensor& input, const PoolGeometry& g,
-                                       bool with_indices) {
+/// What a max pooling tells beside the maxima: where they are, as int64 indices in their planes or
+/// as the numbers of taps of their windows, in bytes.
+enum class Places { kNone, kIndices, kTaps };
+
+/// The maxima and, where asked for, their places.
+template <class Engine, Types kTypes, Places kPlaces = Places::kIndices>
+std::tuple<Tensor, Tensor> max_pool_of(const char* name, const Tensor& input,
+                                       const PoolGeometry& g) {
   const bool channels_last = lies_channels_last(input, g);
   const IntList sizes = g.output_sizes();
   Engine engine(input);
   Tensor output = engine.allocate(sizes, input, channels_last, input.scalar_type());
-  Tensor indices =
-      with_indices ? engine.allocate(sizes, input, channels_last, ScalarType::Long) : output;
+  Tensor places = output;
+  if constexpr (kPlaces != Places::kNone) {
+    const ScalarType dtype = kPlaces == Places::kTaps ? ScalarType::Byte : ScalarType::Long;
+    places = engine.allocate(sizes, input, channels_last, dtype);
+  }
   visit<kTypes>(name, input.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     if (is_empty(output)) return;
-    engine.template max_pool<T>(g, channels_last, dense(input, channels_last), output,
-                                with_indices ? &indices : nullptr);
+    const Tensor from = dense(input, channels_last);
+    if constexpr (kPlaces == Places::kTaps) {
+      engine.template max_pool_taps<T>(g, channels_last, from, output, places);
+    } else {
+      engine.template max_pool<T>(g, channels_last, from, output,
+                                  kPlaces == Places::kIndices ? &places : nullptr);
+    }
   });
-  return {output, indices};
+  return {output, places};
 }
 
 /// Is an input (C, D, H, W) dense in channels_last order and in no other?
@@ -134,18 +151,16 @@ inline bool is_unbatched_channels_last(const Tensor& input) {
 
 /// max_pool_of for windows on a grid. torch's max_pool3d, alone of all poolings, keeps the layout
 /// of an input without a batch axis too.
-template <class Engine>
-std::tuple<Tensor, Tensor> grid_max_pool(const Tensor& input, const PoolGeometry& g,
-                                         bool with_indices) {
+template <class Engine, Types kTypes, Places kPlaces>
+std::tuple<Tensor, Tensor> grid_max_pool(const Tensor& input, const PoolGeometry& g) {
   if (g.rank != 3 || g.batched || !is_unbatched_channels_last(input)) {
-    return max_pool_of<Engine, Types::kAll>("max_pool", input, g, with_indices);
+    return max_pool_of<Engine, kTypes, kPlaces>("max_pool", input, g);
   }
   PoolGeometry batched = g;
   batched.batched = true;
   const Tensor batch = to_channels_last(torch::stable::unsqueeze(input, 0));
-  const auto [output, indices] =
-      max_pool_of<Engine, Types::kAll>("max_pool", batch, batched, with_indices);
-  return {torch::stable::squeeze(output, 0), torch::stable::squeeze(indices, 0)};
+  const auto [output, places] = max_pool_of<Engine, kTypes, kPlaces>("max_pool", batch, batched);
+  return {torch::stable::squeeze(output, 0), torch::stable::squeeze(places, 0)};
 }
 
 template <class Engine>
@@ -153,7 +168,7 @@ Tensor max_pool(const Tensor& input, const IntList& kernel_size, const IntList& 
                 const IntList& padding, const IntList& dilation, bool ceil_mode) {
   const PoolGeometry g = window_pool_geometry("max_pool", sizes_of(input),
                                               {kernel_size, stride, padding, dilation, ceil_mode});
-  return std::get<0>(grid_max_pool<Engine>(input, g, false));
+  return std::get<0>(grid_max_pool<Engine, Types::kAll, Places::kNone>(input, g));
 }
 
 template <class Engine>
@@ -163,7 +178,29 @@ std::tuple<Tensor, Tensor> max_pool_with_indices(const Tensor& input, const IntL
   const PoolGeometry g = window_pool_geometry("max_pool", sizes_of(input),
                                               {kernel_size, stride, padding, dilation, ceil_mode});
   Engine::check_window_span(g);
-  return grid_max_pool<Engine>(input, g, true);
+  return grid_max_pool<Engine, Types::kAll, Places::kIndices>(input, g);
+}
+
+/// Raises unless taps are offered for these windows: without dilation, of stride 1 or 2, and so
+/// small that an input lies in three of them along an axis at most, which its gradient looks at.
+inline void check_taps(const PoolGeometry& g) {
+  for (const PoolAxis& axis : g.axis) {
+    CNNOPS_CHECK(
+        axis.dilation == 1 && axis.stride <= 2 && axis.kernel <= 3 * axis.stride,
+        "max_pool_with_taps: Expected stride 1 or 2, a kernel of at most three strides and no "
+        "dilation, but got kernel_size ",
+        axis.kernel, ", stride ", axis.stride, " and dilation ", axis.dilation);
+  }
+}
+
+template <class Engine>
+std::tuple<Tensor, Tensor> max_pool_with_taps(const Tensor& input, const IntList& kernel_size,
+                                              const IntList& stride, const IntList& padding,
+                                              const IntList& dilation, bool ceil_mode) {
+  const PoolGeometry g = window_pool_geometry("max_pool", sizes_of(input),
+                                              {kernel_size, stride, padding, dilation, ceil_mode});
+  check_taps(g);
+  return grid_max_pool<Engine, Types::kFloats, Places::kTaps>(input, g);
 }
 
 template <class Engine>
@@ -171,7 +208,7 @@ std::tuple<Tensor, Tensor> adaptive_max_pool(const Tensor& input, const IntList&
   const PoolGeometry g =
       adaptive_pool_geometry("adaptive_max_pool", AdaptiveKind::kMax, sizes_of(input), output_size);
   Engine::check_window_span(g);
-  return max_pool_of<Engine, Types::kFloats>("adaptive_max_pool", input, g, true);
+  return max_pool_of<Engine, Types::kFloats>("adaptive_max_pool", input, g);
 }
 
 template <class Engine>
@@ -196,6 +233,34 @@ std::tuple<Tensor, Tensor> fractional_max_pool(const Tensor& input, const IntLis
   return {output, indices};
 }
 
+template <class Engine>
+Tensor max_pool_taps_backward(const Tensor& grad_output, const Tensor& taps,
+                              const IntList& input_size, const IntList& kernel_size,
+                              const IntList& stride, const IntList& padding,
+                              const IntList& dilation, bool ceil_mode) {
+  const char* name = "max_pool_taps_backward";
+  const PoolGeometry g = window_pool_backward_geometry(
+      name, sizes_of(grad_output), input_size, {kernel_size, stride, padding, dilation, ceil_mode});
+  check_taps(g);
+  check_device("taps", taps, grad_output);
+  CNNOPS_CHECK(taps.scalar_type() == ScalarType::Byte && sizes_of(taps) == sizes_of(grad_output),
+               name, ": Expected taps of type uint8 and sizes ", sizes_of(grad_output),
+               ", but got ", torch::headeronly::toString(taps.scalar_type()), " and ",
+               sizes_of(taps));
+  // The taps lie as the input did; a gradient can come in any layout.
+  const bool channels_last = lies_channels_last(taps, g);
+  Engine engine(grad_output);
+  const Tensor grad_input =
+      engine.allocate(g.input_sizes(), grad_output, channels_last, grad_output.scalar_type());
+  visit<Types::kFloats>(name, grad_output.scalar_type(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    if (is_empty(grad_input)) return;
+    engine.template max_pool_taps_backward<T>(g, channels_last, dense(grad_output, channels_last),
+                                              dense(taps, channels_last), grad_input);
+  });
+  return grad_input;
+}
+
 // ---- by index ------------------------------------------------------------------------------------
 
 template <class Engine>
@@ -213,8 +278,6 @@ Tensor max_pool_backward(const Tensor& grad_output, const Tensor& indices,
     using T = typename decltype(type)::type;
     const Tensor from = dense(grad_output, channels_last);
     const Tensor at = dense(indices, channels_last);
-    engine.check_indices(g, at);
-    if (is_empty(grad_input)) return;
     engine.template scatter_add<T>(g, channels_last, from, at, grad_input);
   });
   return grad_input;
@@ -242,8 +305,6 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& indices) {
     using T = typename decltype(type)::type;
     const Tensor from = dense(input, channels_last);
     const Tensor at = dense(indices, channels_last);
-    engine.check_indices(g, at);
-    if (is_empty(output)) return;
     engine.template gather<T>(g, channels_last, from, at, output);
   });
   return output;
@@ -262,7 +323,6 @@ Tensor max_unpool(const Tensor& input, const Tensor& indices, const IntList& out
     if (is_empty(output)) return;
     const Tensor from = dense(input, channels_last);
     const Tensor at = dense(indices, channels_last);
-    engine.check_indices(g, at);
     engine.template scatter<T>(g, channels_last, from, at, output);
   });
   return output;
@@ -350,6 +410,13 @@ void register_pooling(Library& m) {
   m.impl("avg_pool_backward", TORCH_BOX(&avg_pool_backward<Engine>));
   m.impl("adaptive_avg_pool", TORCH_BOX(&adaptive_avg_pool<Engine>));
   m.impl("adaptive_avg_pool_backward", TORCH_BOX(&adaptive_avg_pool_backward<Engine>));
+}
+
+/// The same for the operators that only some devices have.
+template <class Engine, class Library>
+void register_tap_pooling(Library& m) {
+  m.impl("max_pool_with_taps", TORCH_BOX(&max_pool_with_taps<Engine>));
+  m.impl("max_pool_taps_backward", TORCH_BOX(&max_pool_taps_backward<Engine>));
 }
 
 }  // namespace cnnops

@@ -165,10 +165,30 @@ class Caller:
         dtype = draw.choice(DTYPES[:7])
         shape = (*self.batch(), draw.randint(1, 3))
         x = self.tensor((*shape, *size), dtype)
-        name = draw.choice(["max_pool", "max_pool_with_indices", "avg_pool", "avg_pool_backward"])
+        name = draw.choice(
+            [
+                "max_pool",
+                "max_pool_with_indices",
+                "max_pool_with_taps",
+                "max_pool_taps_backward",
+                "avg_pool",
+                "avg_pool_backward",
+            ]
+        )
         if name.startswith("max"):
             dilation = [draw.randint(1, 2) for _ in range(rank)]
-            return name, [x, kernel, stride, padding, dilation, self.chance(0.5)]
+            if "taps" in name and self.chance(0.8):
+                stride, dilation = [min(s, 2) for s in stride], [1] * rank
+            windows = [kernel, stride, padding, dilation, self.chance(0.5)]
+            if name != "max_pool_taps_backward":
+                return name, [x, *windows]
+            reached = [
+                max((m + 2 * p - k) // s + 1, 0)
+                for m, p, k, s in zip(size, padding, kernel, stride, strict=True)
+            ]
+            grad = self.tensor((*shape, *reached), dtype)
+            taps = torch.randint(draw.choice([4, 256]), grad.shape, dtype=torch.uint8)
+            return name, [grad, taps, size, *windows]
         trailing = [kernel, stride, padding, False, self.chance(0.5),
                     draw.choice([None, None, 1, 3])]  # fmt: skip
         if name == "avg_pool":

@@ -139,6 +139,16 @@ def test_max_unpool(rank, batch):
     check(lambda x: function(x, indices, 2), values.detach().requires_grad_())
 
 
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_gradients_by_taps_are_differentiable(rank):
+    x = distinct(2, 3, *(7, 6, 5)[:rank])
+    windows = ((3,) * rank, (2, 1, 2)[:rank], (1,) * rank, (1,) * rank, True)
+    pooled, taps = autograd.max_pool_with_taps(x, *windows)
+    size = x.shape[2:]
+    check(lambda g: autograd.max_pool_taps_backward(g, taps, size, *windows), randn(*pooled.shape))
+
+
 def test_scatter_and_gather_are_differentiable():
     indices = torch.tensor([[[0, 3, 3], [1, 1, 2]]])
     check(lambda g: ops.max_pool_backward(g, indices, (4,)), randn(1, 2, 3))
@@ -193,6 +203,7 @@ def test_the_dispatcher_operators_are_differentiable_themselves():
         (lambda x, w: library.convolution(x, w, None, one, (1,) * 4, one, 1, "reflect"), x, w),
         (lambda x: library.max_pool(x, pair, pair, (0, 0), one, False), x),
         (lambda x: library.max_pool_with_indices(x, pair, pair, (0, 0), one, False)[0], x),
+        (lambda x: library.max_pool_with_taps(x, pair, pair, (0, 0), one, False)[0], x),
         (lambda x: library.avg_pool(x, pair, pair, (0, 0), False, True, None), x),
     ):
         # torch.library knows backward mode alone; in forward mode its operators raise.

@@ -40,8 +40,9 @@ def test_every_operator_has_a_kernel() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("cnnops::")
     }
-    assert len(operators) >= 14
-    for name in operators:
+    assert len(operators) >= 16
+    of_the_cpu = {"cnnops::max_pool_with_taps", "cnnops::max_pool_taps_backward"}
+    for name in operators - of_the_cpu:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"), name
 
 

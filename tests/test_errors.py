@@ -506,6 +506,8 @@ def test_pools_refuse_bad_geometry(changes: dict[str, Any]) -> None:
     for call in (
         lambda: OPS.max_pool(x, **arguments, dilation=[1, 1]),
         lambda: OPS.max_pool_with_indices(x, **arguments, dilation=[1, 1]),
+        lambda: OPS.max_pool_with_taps(x, **arguments, dilation=[1, 1]),
+        lambda: OPS.max_pool_taps_backward(grad, grad.byte(), [8, 8], **arguments, dilation=[1, 1]),
         lambda: OPS.avg_pool(x, **average),
         lambda: OPS.avg_pool_backward(grad, [8, 8], **average),
     ):
@@ -515,9 +517,24 @@ def test_pools_refuse_bad_geometry(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dilation", [[], [0], [0, 1], [1, -1], [BIG, 1], [8, 8]], ids=str)
 def test_max_pools_refuse_bad_dilation(dilation: list[int]) -> None:
-    for pool in (OPS.max_pool, OPS.max_pool_with_indices):
+    for pool in (OPS.max_pool, OPS.max_pool_with_indices, OPS.max_pool_with_taps):
         with pytest.raises(REFUSALS):
             pool(t(2, 4, 8, 8), [2, 2], [2, 2], [0, 0], dilation, False)
+
+
+@pytest.mark.parametrize(
+    "windows", [([3], [3], [0], [1]), ([4], [1], [0], [1]), ([2], [2], [0], [2])]
+)
+def test_taps_are_of_small_windows(windows: tuple[list[int], ...]) -> None:
+    with pytest.raises(RuntimeError, match="Expected stride 1 or 2, a kernel of at most three"):
+        OPS.max_pool_with_taps(t(2, 4, 8), *windows, False)
+
+
+def test_taps_are_bytes_of_the_sizes_of_the_gradient() -> None:
+    windows = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+    for taps in (torch.zeros(2, 4, 4, 4, dtype=torch.int64), torch.zeros(2, 4, 4, 3).byte()):
+        with pytest.raises(RuntimeError, match="Expected taps of type uint8 and sizes"):
+            OPS.max_pool_taps_backward(t(2, 4, 4, 4), taps, [8, 8], *windows)
 
 
 def test_average_refuses_a_zero_divisor() -> None:

@@ -49,6 +49,13 @@ def samples(layout: str, rank: int) -> dict[str, tuple[Any, ...]]:
         "convolution_grad_weight": (grad, x, kernel, *convolution),
         "max_pool": (x, *max_pool),
         "max_pool_with_indices": (x, *max_pool),
+        "max_pool_with_taps": (x, *max_pool),
+        "max_pool_taps_backward": (
+            pooled,
+            OPS.max_pool_with_taps(x, *max_pool)[1],
+            plane,
+            *max_pool,
+        ),
         "adaptive_max_pool": (x, (3,) * rank),
         "fractional_max_pool": (x, (2,) * rank, (3,) * rank, torch.rand(*channels, 4, rank)),
         "max_pool_backward": (pooled, indices, plane),

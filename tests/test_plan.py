@@ -110,6 +110,11 @@ def test_poolings(expected: str, op: str, options: dict[str, int]) -> None:
 def test_gradients_of_poolings() -> None:
     shape = (2, 32, 13, 13)
     train = cnnops.plan("max_pool2d", shape, kernel_size=2, phase="train")
+    assert [step.operator for step in train.steps] == [
+        "max_pool_with_taps",
+        "max_pool_taps_backward",
+    ]
+    train = cnnops.plan("max_pool2d", shape, kernel_size=3, phase="train")
     assert [step.operator for step in train.steps] == ["max_pool_with_indices", "max_pool_backward"]
     assert algorithms("avg_pool2d", shape, kernel_size=2, phase="bwd_input") == [
         "pool_rows_by_phases"

@@ -72,6 +72,55 @@ def test_max_pool_takes_the_first_of_equal_values_and_the_last_nan() -> None:
     assert index.item() == torchs_index.item()
 
 
+@pytest.mark.devices("cpu")
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil_mode"),
+    [(3, 2, 1, False), (3, 1, 1, False), (2, 2, 0, False), (2, 2, 1, True), (2, 1, 0, False),
+     (1, 2, 0, False), (3, 2, 0, True), (5, 2, 2, False), (6, 2, 3, True)],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gradients_by_taps_and_by_indices_are_the_same(
+    rank: int, kernel: int, stride: int, padding: int, ceil_mode: bool, dtype: torch.dtype
+) -> None:
+    """Bit by bit: windows add up in the same order, whatever takes them to their input."""
+    torch.manual_seed(0)
+    pool = getattr(cnnops.functional, f"max_pool{rank}d")
+    for size in ((2, 2, 2), (6, 7, 14), (4, 9, 33)):
+        if kernel > size[-rank] + 2 * padding:
+            continue
+        for channels in (1, 6, 16, 70):
+            for channels_last in (False, True)[:rank]:
+                x = torch.randint(-3, 4, (2, channels, *size[-rank:])).to(dtype)
+                x[torch.rand(x.shape) < 0.02] = math.nan
+                x[torch.rand(x.shape) < 0.1] = -math.inf
+                if channels_last:
+                    x = x.to(memory_format=[torch.channels_last, torch.channels_last_3d][rank - 2])
+                grads = []
+                for with_indices in (False, True):
+                    leaf = x.clone().requires_grad_()
+                    y = pool(leaf, kernel, stride, padding, 1, ceil_mode, with_indices)
+                    y = y[0] if with_indices else y
+                    torch.manual_seed(1)
+                    y.backward(torch.randn_like(y))
+                    grads.append(leaf.grad)
+                assert torch.equal(*grads), (size, channels, channels_last)
+                assert grads[0].stride() == grads[1].stride()
+
+
+@pytest.mark.devices("cpu")
+def test_taps_out_of_range_stay_in_the_tensor() -> None:
+    """The gradient of nonsense is nonsense, but nothing else is written."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for channels in (3, 40):
+            grad = torch.ones(2, channels, 5, 5).to(memory_format=layout)
+            taps = torch.full_like(grad, 255).byte()
+            windows = ([3, 3], [1, 1], [1, 1], [1, 1], False)
+            taps = taps.to(memory_format=layout)
+            result = torch.ops.cnnops.max_pool_taps_backward(grad, taps, [5, 5], *windows)
+            assert result.isfinite().all()
+
+
 def test_max_pool_of_nothing_but_negative_infinity() -> None:
     x = torch.full((1, 1, 4, 4), -math.inf)
     ours = cnnops.functional.max_pool2d(x, 2, padding=1, return_indices=True)

@@ -19,6 +19,9 @@ _plain_max_pool_with_indices = plain_call("max_pool_with_indicesNd", autograd.Ma
 _plain_max_pool_of_indices = plain_call(
     "max_pool_with_indicesNd", autograd.MaxPoolWithIndices, values_only=True
 )
+_plain_max_pool_of_taps = plain_call(
+    "max_pool_with_tapsNd", autograd.MaxPoolWithTaps, values_only=True
+)
 
 
 def max_pool1d(
@@ -201,8 +204,13 @@ def _max_pool(
     steps = kernel_size if stride is None else stride
     if not _dynamo_is_compiling():
         arguments = (rank, input, kernel_size, steps, padding, dilation, ceil_mode)
-        if ops.values_need_indices(input):
-            outputs = _plain_max_pool_of_indices(*arguments)
+        if ops.gradient_needs_places(input):
+            pool = (
+                _plain_max_pool_of_taps
+                if ops.gradient_is_from_taps(input, kernel_size, steps, dilation)
+                else _plain_max_pool_of_indices
+            )
+            outputs = pool(*arguments)
             output = None if outputs is None else outputs[0]
         else:
             output = _plain_max_pool(*arguments)

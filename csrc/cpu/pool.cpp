@@ -11,41 +11,46 @@ PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount 
                          int64_t divisor, bool inverse)
     : problem_{g.batch, g.channels, channels_last, divisor, {}, {}} {
   const PoolGeometry flat = with_global_windows_flat(g, &count);
+  list_windows(flat, count, inverse);
+  const PoolChoice choice = choose_pool(problem_);
+  problem_.algorithm = choice.algorithm;
+  reason_ = choice.reason;
+}
+
+PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, TapPass pass, int64_t lanes)
+    : problem_{g.batch, g.channels, channels_last, 0, {}, {}} {
+  list_windows(g, WindowCount::kNone, true);
+  const PoolChoice choice = choose_tap_pool(problem_, pass, lanes);
+  problem_.algorithm = choice.algorithm;
+  reason_ = choice.reason;
+}
+
+void PlannedPool::list_windows(const PoolGeometry& g, WindowCount count, bool inverse) {
   int64_t size = 0;
-  for (const PoolAxis& axis : flat.axis) size += window_list_size(axis, inverse);
+  for (const PoolAxis& axis : g.axis) size += window_list_size(axis, inverse);
   lists_.resize(size);
   int64_t* lists = lists_.data();
   for (int i = 0; i < 3; ++i) {
-    const PoolAxis& axis = flat.axis[i];
+    const PoolAxis& axis = g.axis[i];
     const AxisWindows windows = axis_windows(axis, count, inverse, lists);
     lists += window_list_size(axis, inverse);
     problem_.axis[i] = {axis.input,    axis.output,   axis.kernel,   axis.stride,
                         axis.padding,  axis.dilation, windows.begin, windows.end,
                         windows.count, windows.first, windows.last};
   }
-  const PoolChoice choice = choose_pool(problem_);
-  problem_.algorithm = choice.algorithm;
-  reason_ = choice.reason;
 }
 
 namespace {
 
-/// Raises unless every index lies in the plane of `g`, before anything is read or written there.
-void check_index_values(const int64_t* indices, int64_t count, const PoolGeometry& g) {
-  const uint64_t last = static_cast<uint64_t>(g.input_plane()) - 1;
-  // Bit 63 of an index, or of its distance to the last one, tells that it is out of range.
-  uint64_t bits = count > 0 ? last : 0;
-  for (int64_t i = 0; i < count; ++i) {
-    bits |= static_cast<uint64_t>(indices[i]) | (last - static_cast<uint64_t>(indices[i]));
-  }
-  if (bits >> 63 == 0) return;
+/// Raises for the first index outside the plane of `g`, which there is one of.
+[[noreturn]] void raise_invalid_index(const PoolGeometry& g, const Tensor& indices) {
+  const int64_t* at = data_of<int64_t>(indices);
+  const int64_t* last = at + indices.numel() - 1;
+  while (at < last && *at >= 0 && *at < g.input_plane()) ++at;
   IntList volume;
   for (int a = 3 - g.rank; a < 3; ++a) volume.push_back(g.axis[a].input);
-  for (int64_t i = 0; i < count; ++i) {
-    CNNOPS_CHECK(indices[i] >= 0 && indices[i] < g.input_plane(),
-                 "Found an invalid max index: ", indices[i], " (output volumes are of size ",
-                 join_sizes(volume), ")");
-  }
+  CNNOPS_CHECK(false, "Found an invalid max index: ", *at, " (output volumes are of size ",
+               join_sizes(volume), ")");
 }
 
 /// The engine of pool_op.h.
@@ -82,6 +87,24 @@ class CpuEngine {
   }
 
   template <class T>
+  void max_pool_taps(const PoolGeometry& g, bool channels_last, const Tensor& input,
+                     const Tensor& output, const Tensor& taps) {
+    const PoolKernels<T>& kernels = pool_kernels<T>();
+    const PlannedPool plan(g, channels_last, TapPass::forward, kernels.lanes);
+    kernels.max_pool_taps(plan.problem(), data_of<T>(input), mutable_data_of<T>(output),
+                          mutable_data_of<uint8_t>(taps));
+  }
+
+  template <class T>
+  void max_pool_taps_backward(const PoolGeometry& g, bool channels_last, const Tensor& grad_output,
+                              const Tensor& taps, const Tensor& grad_input) {
+    const PoolKernels<T>& kernels = pool_kernels<T>();
+    const PlannedPool plan(g, channels_last, TapPass::backward, kernels.lanes);
+    kernels.max_pool_taps_backward(plan.problem(), data_of<T>(grad_output), data_of<uint8_t>(taps),
+                                   mutable_data_of<T>(grad_input));
+  }
+
+  template <class T>
   void avg_pool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
                 bool backward, const Tensor& from, const Tensor& to) {
     const PlannedPool plan(g, channels_last, count, divisor, backward);
@@ -104,29 +127,29 @@ class CpuEngine {
                                           mutable_data_of<int64_t>(indices));
   }
 
-  void check_indices(const PoolGeometry& g, const Tensor& indices) {
-    check_index_values(data_of<int64_t>(indices), indices.numel(), g);
-  }
-
   template <class T>
   void scatter_add(const PoolGeometry& g, bool channels_last, const Tensor& from,
                    const Tensor& indices, const Tensor& to) {
-    pool_kernels<T>().scatter_add(indexed_problem(g, channels_last), data_of<T>(from),
-                                  data_of<int64_t>(indices), mutable_data_of<T>(to));
+    move_by_index<T>(pool_kernels<T>().scatter_add, g, channels_last, from, indices, to);
   }
-
   template <class T>
   void scatter(const PoolGeometry& g, bool channels_last, const Tensor& from, const Tensor& indices,
                const Tensor& to) {
-    pool_kernels<T>().scatter(indexed_problem(g, channels_last), data_of<T>(from),
-                              data_of<int64_t>(indices), mutable_data_of<T>(to));
+    move_by_index<T>(pool_kernels<T>().scatter, g, channels_last, from, indices, to);
   }
-
   template <class T>
   void gather(const PoolGeometry& g, bool channels_last, const Tensor& from, const Tensor& indices,
               const Tensor& to) {
-    pool_kernels<T>().gather(indexed_problem(g, channels_last), data_of<T>(from),
-                             data_of<int64_t>(indices), mutable_data_of<T>(to));
+    move_by_index<T>(pool_kernels<T>().gather, g, channels_last, from, indices, to);
+  }
+
+ private:
+  template <class T, class Kernel>
+  static void move_by_index(Kernel kernel, const PoolGeometry& g, bool channels_last,
+                            const Tensor& from, const Tensor& indices, const Tensor& to) {
+    const bool valid = kernel(indexed_problem(g, channels_last), data_of<T>(from),
+                              data_of<int64_t>(indices), mutable_data_of<T>(to));
+    if (!valid) raise_invalid_index(g, indices);
   }
 };
 
@@ -135,6 +158,8 @@ class CpuEngine {
 PyMethodDef pool_plain_calls[] = {
     plain_method<plain_call<max_pool<CpuEngine>>>("max_pool"),
     plain_method<plain_call<max_pool_with_indices<CpuEngine>>>("max_pool_with_indices"),
+    plain_method<plain_call<max_pool_with_taps<CpuEngine>>>("max_pool_with_taps"),
+    plain_method<plain_call<max_pool_taps_backward<CpuEngine>>>("max_pool_taps_backward"),
     plain_method<plain_call<adaptive_max_pool<CpuEngine>>>("adaptive_max_pool"),
     plain_method<plain_call<fractional_max_pool<CpuEngine>>>("fractional_max_pool"),
     plain_method<plain_call<max_pool_backward<CpuEngine>>>("max_pool_backward"),
@@ -146,12 +171,16 @@ PyMethodDef pool_plain_calls[] = {
     plain_method<plain_call<adaptive_avg_pool_backward<CpuEngine>>>("adaptive_avg_pool_backward"),
     plain_method<plain_function<max_pool<CpuEngine>>>("max_poolNd"),
     plain_method<plain_function<max_pool_with_indices<CpuEngine>>>("max_pool_with_indicesNd"),
+    plain_method<plain_function<max_pool_with_taps<CpuEngine>>>("max_pool_with_tapsNd"),
     plain_method<plain_function<adaptive_max_pool<CpuEngine>>>("adaptive_max_poolNd"),
     plain_method<plain_function<avg_pool<CpuEngine>>>("avg_poolNd"),
     plain_method<plain_function<adaptive_avg_pool<CpuEngine>>>("adaptive_avg_poolNd"),
     {nullptr, nullptr, 0, nullptr},
 };
 
-STABLE_TORCH_LIBRARY_IMPL(cnnops, CPU, m) { register_pooling<CpuEngine>(m); }
+STABLE_TORCH_LIBRARY_IMPL(cnnops, CPU, m) {
+  register_pooling<CpuEngine>(m);
+  register_tap_pooling<CpuEngine>(m);
+}
 
 }  // namespace cnnops

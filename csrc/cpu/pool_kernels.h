@@ -24,6 +24,9 @@ struct PoolWindows {
   const int64_t* count;
   const int64_t* first;
   const int64_t* last;
+
+  /// Where window o would begin if there were no border.
+  int64_t start(int64_t o) const { return o * stride - padding; }
 };
 
 /// The loop that reduces windows, or spreads their gradient; pool_plan.h chooses.
@@ -32,6 +35,7 @@ enum class PoolAlgorithm {
   rows_by_phases,   // vectors of neighbouring outputs along the width
   rows_by_windows,  // window by window along the width
   pixels,           // vectors along the channels of channels_last tensors
+  tap_by_tap,       // gradients: one element after the other, to where its tap is
 };
 
 /// How far beyond its output a window may reach, in outputs, to be taken by phases.
@@ -73,19 +77,28 @@ struct PoolKernels {
   int64_t lanes;  // elements in a register
   /// `indices` may be null.
   void (*max_pool)(const PoolProblem&, const T* input, T* output, int64_t* indices);
+  /// The same for the gradient, by pixels or by phases and without dilation; `taps` may not be
+  /// null.
+  void (*max_pool_taps)(const PoolProblem&, const T* input, T* output, uint8_t* taps);
+  /// grad_input[x] = the sum of grad_output over the windows whose tap is x.
+  void (*max_pool_taps_backward)(const PoolProblem&, const T* grad_output, const uint8_t* taps,
+                                 T* grad_input);
+  /// Bytes of scratch that each of its threads takes.
+  int64_t (*max_pool_taps_scratch)(const PoolProblem&);
   void (*avg_pool)(const PoolProblem&, const T* input, T* output);
   void (*avg_pool_backward)(const PoolProblem&, const T* grad_output, T* grad_input);
   /// `samples` are (N, C, rank).
   void (*fractional_max_pool)(const FractionalProblem&, const T* input, const T* samples, T* output,
                               int64_t* indices);
+  /// The next three return false, with the result undefined, where an index lies outside its plane.
   /// large = 0; large[indices[i]] += small[i].
-  void (*scatter_add)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
+  bool (*scatter_add)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
   /// Bytes of scratch that each of its threads takes.
   int64_t (*scatter_add_scratch)(const IndexedProblem&);
   /// large = 0; large[indices[i]] = small[i], the last one staying.
-  void (*scatter)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
+  bool (*scatter)(const IndexedProblem&, const T* small, const int64_t* indices, T* large);
   /// small[i] = large[indices[i]].
-  void (*gather)(const IndexedProblem&, const T* large, const int64_t* indices, T* small);
+  bool (*gather)(const IndexedProblem&, const T* large, const int64_t* indices, T* small);
 };
 
 }  // namespace cnnops

@@ -25,6 +25,19 @@ class NotingEngine {
   }
 
   template <class T>
+  void max_pool_taps(const PoolGeometry& g, bool channels_last, const Tensor&, const Tensor&,
+                     const Tensor&) {
+    note<T>(PlannedPool(g, channels_last, TapPass::forward, pool_kernels<T>().lanes));
+  }
+  template <class T>
+  void max_pool_taps_backward(const PoolGeometry& g, bool channels_last, const Tensor&,
+                              const Tensor&, const Tensor&) {
+    const PoolKernels<T>& kernels = pool_kernels<T>();
+    const PlannedPool plan(g, channels_last, TapPass::backward, kernels.lanes);
+    note<T>(plan, kernels.max_pool_taps_scratch(plan.problem()));
+  }
+
+  template <class T>
   void avg_pool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
                 bool backward, const Tensor&, const Tensor&) {
     note<T>(PlannedPool(g, channels_last, count, divisor, backward));
@@ -35,8 +48,6 @@ class NotingEngine {
                            const Tensor&) {
     plan_notes().push_back({"pool_fractional", "windows differ from channel to channel", {}});
   }
-
-  void check_indices(const PoolGeometry&, const Tensor&) {}
 
   template <class T>
   void scatter_add(const PoolGeometry& g, bool channels_last, const Tensor&, const Tensor&,
@@ -57,15 +68,18 @@ class NotingEngine {
 
  private:
   template <class T>
-  static void note(const PlannedPool& plan) {
+  static void note(const PlannedPool& plan, int64_t scratch = 0) {
     const PoolAlgorithm algorithm = plan.problem().algorithm;
     plan_notes().push_back(
-        {name_of(algorithm), plan.reason(), {1, pool_kernels<T>().lanes, plan.bytes(), 0}});
+        {name_of(algorithm), plan.reason(), {1, pool_kernels<T>().lanes, plan.bytes(), scratch}});
   }
 };
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(cnnops_plan, Meta, m) { register_pooling<NotingEngine>(m); }
+STABLE_TORCH_LIBRARY_IMPL(cnnops_plan, Meta, m) {
+  register_pooling<NotingEngine>(m);
+  register_tap_pooling<NotingEngine>(m);
+}
 
 }  // namespace cnnops

@@ -15,6 +15,7 @@ inline const char* name_of(PoolAlgorithm algorithm) {
     case PoolAlgorithm::rows_by_phases: return "pool_rows_by_phases";
     case PoolAlgorithm::rows_by_windows: return "pool_rows_by_windows";
     case PoolAlgorithm::pixels: return "pool_pixels";
+    case PoolAlgorithm::tap_by_tap: return "pool_tap_by_tap";
   }
   return "";
 }
@@ -49,6 +50,19 @@ inline PoolChoice choose_pool(const PoolProblem& p) {
   return {PoolAlgorithm::rows_by_phases, "stride 1 or 2: taps of neighbours are shifted vectors"};
 }
 
+/// The two passes of a max pooling with taps.
+enum class TapPass { forward, backward };
+
+/// The same for max pooling with taps, whose windows are small and of stride 1 or 2, in registers
+/// of `lanes` elements.
+inline PoolChoice choose_tap_pool(const PoolProblem& p, TapPass pass, int64_t lanes) {
+  if (pass == TapPass::backward && (!p.channels_last || p.channels < lanes)) {
+    return {PoolAlgorithm::tap_by_tap, "no registers of channels to gather taps in"};
+  }
+  if (p.channels_last) return {PoolAlgorithm::pixels, "channels lie side by side"};
+  return {PoolAlgorithm::rows_by_phases, "stride 1 or 2: taps of neighbours are shifted vectors"};
+}
+
 inline IndexedProblem indexed_problem(const PoolGeometry& g, bool channels_last) {
   return {g.batch, g.channels, g.output_plane(), g.input_plane(), channels_last};
 }
@@ -58,6 +72,8 @@ class PlannedPool {
  public:
   PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
               bool inverse);
+  /// Of max pooling with taps, which count from the start of a window that is not flattened.
+  PlannedPool(const PoolGeometry& g, bool channels_last, TapPass pass, int64_t lanes);
   PlannedPool(const PlannedPool&) = delete;
   PlannedPool& operator=(const PlannedPool&) = delete;
 
@@ -67,9 +83,11 @@ class PlannedPool {
   int64_t bytes() const { return static_cast<int64_t>(lists_.size() * sizeof(int64_t)); }
 
  private:
+  void list_windows(const PoolGeometry& g, WindowCount count, bool inverse);
+
   std::vector<int64_t> lists_;
   PoolProblem problem_;
-  const char* reason_;
+  const char* reason_ = "";
 };
 
 }  // namespace cnnops

@@ -219,6 +219,45 @@ inline void store_partial(T* to, Vec<Accumulator<T>> v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = narrow<T>(v[i]);
 }
 
+// ---- numbers kept in bytes -----------------------------------------------------------------------
+
+/// The lanes of v whose byte of `bytes` is `byte`, zeros in the others.
+template <class T>
+inline Vec<T> where_byte(const uint8_t* bytes, uint8_t byte, Vec<T> v) {
+#if defined(CNNOPS_TARGET_AVX512)
+  const __m128i wanted = _mm_set1_epi8(char(byte));
+  if constexpr (sizeof(T) == 4) {
+    const __m128i all = _mm_loadu_si128((const __m128i*)bytes);
+    return (Vec<T>)_mm512_maskz_mov_epi32(_mm_cmpeq_epi8_mask(all, wanted), (__m512i)v);
+  }
+  const __mmask8 equal = _mm_cmpeq_epi8_mask(_mm_loadl_epi64((const __m128i*)bytes), wanted);
+  return (Vec<T>)_mm512_maskz_mov_epi64(equal, (__m512i)v);
+#elif defined(CNNOPS_TARGET_AVX2)
+  if constexpr (sizeof(T) == 4) {
+    const __m256i all = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)bytes));
+    return (Vec<T>)_mm256_and_si256(_mm256_cmpeq_epi32(all, _mm256_set1_epi32(byte)), (__m256i)v);
+  }
+  const __m256i all = _mm256_cvtepu8_epi64(_mm_loadu_si32(bytes));
+  return (Vec<T>)_mm256_and_si256(_mm256_cmpeq_epi64(all, _mm256_set1_epi64x(byte)), (__m256i)v);
+#else
+  for (int i = 0; i < kLanes<T>; ++i) v[i] = bytes[i] == byte ? v[i] : T(0);
+  return v;
+#endif
+}
+
+/// Stores the lanes, integers of 32 or 64 bits below 256, as bytes.
+template <class Index>
+inline void store_bytes(uint8_t* to, Vec<Index> v) {
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (sizeof(Index) == 4) {
+    return _mm_storeu_si128((__m128i*)to, _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)v));
+  }
+  return _mm_storel_epi64((__m128i*)to, _mm512_maskz_cvtepi64_epi8(0xff, (__m512i)v));
+#else
+  for (int i = 0; i < kLanes<Index>; ++i) to[i] = uint8_t(v[i]);
+#endif
+}
+
 // ---- elements that lie `stride` apart -----------------------------------------------------------
 
 /// Like load_wide for elements `stride` apart.
@@ -296,9 +335,9 @@ inline Vec<Accumulator<T>> load_indexed(const T* from, const int32_t* index) {
   return v;
 }
 
-/// Like store_narrow to every second element; what lies between is left alone.
+/// Stores the first `count` lanes to every second element; what lies between is left alone.
 template <class T>
-inline void store_every_second(T* to, Vec<Accumulator<T>> v) {
+inline void store_every_second(T* to, Vec<Accumulator<T>> v, int64_t count) {
 #if defined(CNNOPS_TARGET_AVX512)
   if constexpr (sizeof(T) == 4 && sizeof(Accumulator<T>) == 4) {
     Vec<int32_t> low, high;
@@ -306,12 +345,13 @@ inline void store_every_second(T* to, Vec<Accumulator<T>> v) {
       low[i] = i / 2;
       high[i] = 8 + i / 2;
     }
-    _mm512_mask_storeu_epi32(to, 0x5555, (__m512i)__builtin_shuffle(v, low));
-    _mm512_mask_storeu_epi32(to + 16, 0x5555, (__m512i)__builtin_shuffle(v, high));
+    const uint32_t lanes = uint32_t((uint64_t(1) << 2 * count) - 1) & 0x55555555u;
+    _mm512_mask_storeu_epi32(to, __mmask16(lanes), (__m512i)__builtin_shuffle(v, low));
+    _mm512_mask_storeu_epi32(to + 16, __mmask16(lanes >> 16), (__m512i)__builtin_shuffle(v, high));
     return;
   }
 #endif
-  for (int i = 0; i < kLanes<Accumulator<T>>; ++i) to[2 * i] = narrow<T>(v[i]);
+  for (int64_t i = 0; i < count; ++i) to[2 * i] = narrow<T>(v[i]);
 }
 
 // ---- rearranging registers ----------------------------------------------------------------------

@@ -108,6 +108,7 @@ class CudaEngine {
   template <class T>
   void gather(const PoolGeometry& g, bool channels_last, const Tensor& from, const Tensor& indices,
               const Tensor& to) {
+    if (is_empty(to)) return;
     const T* large = call_.read<T>(from);
     const int64_t* at = call_.read<int64_t>(indices);
     T* small = call_.write<T>(to);
@@ -180,6 +181,7 @@ class CudaEngine {
   template <class T, bool kAdd>
   void scatter_into(const PoolGeometry& g, bool channels_last, const Tensor& from,
                     const Tensor& indices, const Tensor& to) {
+    if (is_empty(to)) return;
     const T* small = call_.read<T>(from);
     const int64_t* at = call_.read<int64_t>(indices);
     T* large = call_.write<T>(to);

@@ -140,7 +140,7 @@ inline void store_run(const Accumulator<T>* sums, Accumulator<T> bias, int64_t c
   }
   for (; i + lanes <= count; i += lanes) {
     if (stride == 2) {
-      store_every_second(to + 2 * i, load(sums + i) + add);
+      store_every_second(to + 2 * i, load(sums + i) + add, lanes);
     } else {
       store_strided(to + i * stride, load(sums + i) + add, stride);
     }

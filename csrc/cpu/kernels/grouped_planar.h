@@ -51,12 +51,15 @@ void transpose_pixels(const T* from, int64_t count, T* to, int64_t channel) {
 /// Stores `count` elements `stride` apart.
 template <class T>
 inline void copy_to_strided(const T* from, int64_t count, T* to, int64_t stride) {
-  constexpr int lanes = kLanes<Accumulator<T>>;
-  int64_t i = 0;
-  for (; stride == 2 && i + lanes <= count; i += lanes) {
-    store_every_second(to + 2 * i, load_wide(from + i));
+  constexpr int64_t lanes = kLanes<Accumulator<T>>;
+  if (stride != 2) {
+    for (int64_t i = 0; i < count; ++i) to[i * stride] = from[i];
+    return;
   }
-  for (; i < count; ++i) to[i * stride] = from[i];
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int64_t some = count - i < lanes ? count - i : lanes;
+    store_every_second(to + 2 * i, load_partial(from + i, some), some);
+  }
 }
 
 /// The way back for planes that do not lie densely, through `planes`, space for as many elements.

@@ -9,6 +9,7 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 #include "cpu/kernels/pool_pixel.h"       // windows reduced along C
 #include "cpu/kernels/pool_max.h"
 #include "cpu/kernels/pool_avg.h"
+#include "cpu/kernels/pool_taps.h"
 #include "cpu/kernels/pool_fractional.h"
 #include "cpu/kernels/pool_scatter.h"
 // clang-format on
@@ -26,6 +27,9 @@ constexpr PoolKernels<T> pool_table() {
     table.avg_pool_backward = avg_pool_backward<T>;
   }
   if constexpr (kFloat) {
+    table.max_pool_taps = max_pool_taps<T>;
+    table.max_pool_taps_backward = max_pool_taps_backward<T>;
+    table.max_pool_taps_scratch = max_pool_taps_scratch<T>;
     table.fractional_max_pool = fractional_max_pool<T>;
     table.scatter_add = scatter_add<T>;
     table.scatter_add_scratch = scatter_add_scratch<T>;

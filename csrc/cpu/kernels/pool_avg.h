@@ -120,7 +120,7 @@ inline void store_row(T* to, const Compute<T>* row, int64_t count) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   int64_t i = 0;
   for (; i + kCount <= count; i += kCount) store_compute(to + i, load(row + i));
-  for (; i < count; ++i) store_one(to + i, row[i]);
+  if (i < count) store_first(to + i, load_partial(row + i, count - i), count - i);
 }
 
 /// to[0, count) = value.
@@ -129,7 +129,7 @@ inline void fill_row(T* to, Compute<T> value, int64_t count) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   int64_t i = 0;
   for (; i + kCount <= count; i += kCount) store_compute(to + i, broadcast(value));
-  for (; i < count; ++i) store_one(to + i, value);
+  if (i < count) store_first(to + i, broadcast(value), count - i);
 }
 
 /// One input row under windows of stride 1 or 2: input x = j * stride + phase - padding lies under
@@ -242,27 +242,33 @@ inline void for_each_output_pixel(const PoolProblem& p, const Divisors<T>& divis
   }
 }
 
-/// Writes kVectors registers of channels of the gradient of input pixel (d, h, w); `from` is the
-/// plane of grad_output at the first channel. `once`: all divisors are equal.
+/// Writes kVectors registers of channels, `lanes` of each, of the gradient of input pixel (d, h,
+/// w); `from` is the plane of grad_output at the first channel. `once`: all divisors are equal.
 template <int kVectors, class T>
 inline void spread_to_pixel(const PoolProblem& p, const Divisors<T>& divisors, const T* from,
-                            int64_t d, int64_t h, int64_t w, bool once, T* to) {
+                            int64_t lanes, int64_t d, int64_t h, int64_t w, bool once, T* to) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   Vec<Compute<T>> sum[kVectors] = {};
   Compute<T> last = 1;
   for_each_output_pixel(p, divisors, d, h, w, [&](int64_t pixel, Compute<T> divisor) {
     last = divisor;
     for (int i = 0; i < kVectors; ++i) {
-      const Vec<Compute<T>> value = load_compute(from + pixel * p.channels + i * kCount);
+      const Vec<Compute<T>> value = load_first(from + pixel * p.channels + i * kCount, lanes);
       sum[i] += once ? value : Divisors<T>::share(value, divisor);
     }
   });
   for (int i = 0; i < kVectors; ++i) {
-    store_compute(to + i * kCount, once ? Divisors<T>::share(sum[i], last) : sum[i]);
+    store_first(to + i * kCount, once ? Divisors<T>::share(sum[i], last) : sum[i], lanes);
   }
 }
 
-/// Gradients of (N, C, D, H, W), by rows of inputs.
+/// Does input row h of a plane lie under the same windows as the row before?
+inline bool repeats_row(const PoolProblem& p, int64_t h) {
+  const PoolWindows& height = p.axis[1];
+  return h > 0 && height.first[h] == height.first[h - 1] && height.last[h] == height.last[h - 1];
+}
+
+/// Gradients of (N, C, D, H, W), by rows of inputs. Rows under the same windows are alike.
 template <class T>
 void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
   const Divisors<T> divisors(p);
@@ -273,15 +279,20 @@ void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
                [&](int64_t begin, int64_t end) {
                  Row row(depth, height, begin);
                  for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
+                   T* to = grad_input + r * width;
                    if (p.algorithm == PoolAlgorithm::whole_rows) {
                      const Compute<T> divisor = divisors.one(divisors.row(0, 0), 0);
-                     fill_row(grad_input + r * width, load_one(grad_output + r) / divisor, width);
+                     fill_row(to, load_one(grad_output + r) / divisor, width);
+                     continue;
+                   }
+                   if (r > begin && repeats_row(p, row.h)) {
+                     __builtin_memcpy(to, to - width, sizeof(T) * width);
                      continue;
                    }
                    const T* plane = grad_output + row.outer * output_plane(p);
                    const auto spread =
                        by_phases ? spread_row_by_phases<T> : spread_row_by_windows<T>;
-                   spread(p, divisors, readable, plane, row.d, row.h, grad_input + r * width);
+                   spread(p, divisors, readable, plane, row.d, row.h, to);
                  }
                });
 }
@@ -302,24 +313,9 @@ void spread_pixels(const PoolProblem& p, const T* grad_output, T* grad_input) {
         for (int64_t w = 0; w < width; ++w) {
           T* to = grad_input + (row * width + w) * p.channels;
           const bool once = rows_alike && alike(2, w);
-          for_each_channel_run<T>(
-              first, last,
-              [&](int64_t c) {
-                spread_to_pixel<kBlockVectors>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
-              },
-              [&](int64_t c) {
-                spread_to_pixel<1>(p, divisors, plane + c, at.d, at.h, w, once, to + c);
-              },
-              [&](int64_t c) {
-                Compute<T> sum = 0, divisor = 1;
-                for_each_output_pixel(
-                    p, divisors, at.d, at.h, w, [&](int64_t pixel, Compute<T> own) {
-                      divisor = own;
-                      const Compute<T> value = load_one(plane + pixel * p.channels + c);
-                      sum += once ? value : Divisors<T>::share(value, own);
-                    });
-                store_one(to + c, once ? Divisors<T>::share(sum, divisor) : sum);
-              });
+          for_each_channel_run<T>(first, last, [&]<int kVectors>(int64_t c, int64_t lanes) {
+            spread_to_pixel<kVectors>(p, divisors, plane + c, lanes, at.d, at.h, w, once, to + c);
+          });
         }
       });
 }

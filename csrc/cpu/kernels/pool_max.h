@@ -4,11 +4,38 @@
 // Values alone go through the reductions of pool_row.h and pool_pixel.h. With indices every tap is
 // compared in the order of memory, since that order decides between equal elements; each lane keeps
 // the position of its best element as an offset from the start of its window, in an integer as wide
-// as the lane, and int64 indices are formed when the output is stored.
+// as the lane, and int64 indices are formed when the output is stored. For a gradient (pool_taps.h)
+// lanes keep the number of the tap instead, which is stored in a byte. Place is the type of either:
+// int64_t or uint8_t.
+
+/// Whether places are numbers of taps, of windows without dilation.
+template <class Place>
+constexpr bool kIsTap = __is_same(Place, uint8_t);
 
 /// Position in its plane of the first input of output row (d, h), column 0.
 inline int64_t corner_of(const PoolProblem& p, int64_t d, int64_t h) {
   return (p.axis[0].begin[d] * p.axis[1].input + p.axis[1].begin[h]) * p.axis[2].input;
+}
+
+/// Number of the tap of window (d, h, w) that reads input (z, y, x).
+inline int64_t tap_of(const PoolProblem& p, int64_t d, int64_t h, int64_t w, int64_t z, int64_t y,
+                      int64_t x) {
+  const PoolWindows *depth = p.axis, *height = p.axis + 1, *width = p.axis + 2;
+  return ((z - depth->start(d)) * height->kernel + y - height->start(h)) * width->kernel + x -
+         width->start(w);
+}
+
+/// Calls f(offset of the input row in its plane, tap that reads its column 0) for each input row
+/// under the windows (d, h, w), in the order of memory.
+template <class F>
+inline void for_each_tap_row(const PoolProblem& p, int64_t d, int64_t h, int64_t w, const F& f) {
+  const PoolWindows& depth = p.axis[0];
+  const PoolWindows& height = p.axis[1];
+  for (int64_t z = depth.begin[d]; z < depth.end[d]; z += depth.dilation) {
+    for (int64_t y = height.begin[h]; y < height.end[h]; y += height.dilation) {
+      f((z * height.input + y) * p.axis[2].input, tap_of(p, d, h, w, z, y, 0));
+    }
+  }
 }
 
 struct Smaller {
@@ -59,26 +86,29 @@ inline void max_run(const T* from, int64_t count, int64_t position, Compute<T>* 
 }
 
 /// One output row of (N, C, D, H, W), windows on a grid of stride 1 or 2.
-template <class T>
+template <class T, class Place>
 void max_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plane, int64_t d,
-                       int64_t h, T* output, int64_t* indices) {
+                       int64_t h, T* output, Place* places) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   const PoolWindows& axis = p.axis[2];
   const int64_t corner = corner_of(p, d, h);
+  const int64_t corner_tap = tap_of(p, d, h, 0, p.axis[0].begin[d], p.axis[1].begin[h], 0);
   Phases<T> columns;
   alignas(CNNOPS_VECTOR_BYTES) Compute<T> best[kRowOutputs];
   alignas(CNNOPS_VECTOR_BYTES) Offset<T> offsets[kRowOutputs];
   for (int64_t first = 0; first < axis.output; first += kRowOutputs) {
     const int64_t count = least(kRowOutputs, axis.output - first);
     // Offsets count from the column where the window would start if there were no border.
-    const int64_t start = first * axis.stride - axis.padding;
+    const int64_t start = axis.start(first);
+    const int64_t origin = kIsTap<Place> ? corner_tap - axis.padding : 0;
     for (int64_t i = 0; i < count; ++i) {
-      offsets[i] = Offset<T>(axis.begin[first + i] - (start + i * axis.stride));
+      offsets[i] = Offset<T>(origin + axis.begin[first + i] - (start + i * axis.stride));
     }
     for (int64_t i = count; i < round_up(count, kCount); ++i) offsets[i] = 0;
     for (int64_t i = 0; i < count; i += kCount) store(best + i, broadcast(lowest<T>()));
-    for_each_row(p, d, h, [&](int64_t row) {
+    for_each_tap_row(p, d, h, 0, [&](int64_t row, int64_t row_tap) {
       columns.add_row(plane + row, readable, axis, first, count, lowest<T>(), Replace());
+      const int64_t place = kIsTap<Place> ? row_tap - axis.padding : row - corner;
       for (int64_t i = 0; i < count; i += kCount) {
         Vec<Compute<T>> value = load(best + i);
         Vec<Offset<T>> at = load(offsets + i);
@@ -86,7 +116,7 @@ void max_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plan
           const Vec<Compute<T>> next = load(columns.tap(axis, tap) + i);
           const auto wins = Maximum::wins(next, value);
           value = wins ? next : value;
-          at = wins ? broadcast(Offset<T>(row - corner + tap * axis.dilation)) : at;
+          at = wins ? broadcast(Offset<T>(place + tap * axis.dilation)) : at;
         }
         store(best + i, value);
         store(offsets + i, at);
@@ -95,8 +125,14 @@ void max_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plan
     for (int64_t i = 0; i < count; i += kCount) {
       store_first(output + first + i, load(best + i), count - i);
     }
-    for (int64_t i = 0; i < count; ++i) {
-      indices[first + i] = corner + start + i * axis.stride + offsets[i];
+    int64_t i = 0;
+    if constexpr (kIsTap<Place>) {
+      for (; i + kCount <= count; i += kCount)
+        store_bytes<Offset<T>>(places + first + i, load(offsets + i));
+    }
+    for (; i < count; ++i) {
+      const int64_t in_plane = kIsTap<Place> ? 0 : corner + start + i * axis.stride;
+      places[first + i] = Place(in_plane + offsets[i]);
     }
   }
 }
@@ -165,92 +201,92 @@ void max_row_by_windows(const PoolProblem& p, Readable<T> readable, const T* pla
   }
 }
 
-/// All rows of a (N, C, D, H, W) tensor.
-template <class T>
-void max_rows(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+/// All rows of a (N, C, D, H, W) tensor; taps are only asked for where rows go by phases.
+template <class T, class Place>
+void max_rows(const PoolProblem& p, const T* input, T* output, Place* places) {
   const int64_t width = p.axis[2].output;
-  const bool by_phases = p.algorithm == PoolAlgorithm::rows_by_phases;
   const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
   const int64_t depth = p.axis[0].output, height = p.axis[1].output;
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
                [&](int64_t begin, int64_t end) {
                  Row row(depth, height, begin);
                  for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
-                   if (p.algorithm == PoolAlgorithm::whole_rows) {
-                     Compute<T> best = lowest<T>();
-                     indices[r] = 0;
-                     max_run(input + r * p.axis[2].input, p.axis[2].input, 0, &best, indices + r);
-                     store_one(output + r, best);
-                     continue;
-                   }
                    const T* plane = input + row.outer * input_plane(p);
                    T* to = output + r * width;
-                   int64_t* index = indices + r * width;
-                   if (by_phases) {
-                     max_row_by_phases(p, readable, plane, row.d, row.h, to, index);
-                   } else {
-                     max_row_by_windows(p, readable, plane, row.d, row.h, to, index);
+                   Place* place = places + r * width;
+                   if (p.algorithm == PoolAlgorithm::rows_by_phases) {
+                     max_row_by_phases(p, readable, plane, row.d, row.h, to, place);
+                   } else if constexpr (!kIsTap<Place>) {
+                     if (p.algorithm == PoolAlgorithm::whole_rows) {
+                       Compute<T> best = lowest<T>();
+                       *place = 0;
+                       max_run(plane, p.axis[2].input, 0, &best, place);
+                       store_one(to, best);
+                     } else {
+                       max_row_by_windows(p, readable, plane, row.d, row.h, to, place);
+                     }
                    }
                  }
                });
 }
 
-/// `kVectors` registers of channels of one output pixel; `from` is the plane at the first channel.
-template <class T, int kVectors>
-inline void max_channels(const PoolProblem& p, const T* from, int64_t d, int64_t h, int64_t w,
-                         T* output, int64_t* indices) {
+/// `kVectors` registers of channels of one output pixel, `lanes` of each; `from` is the plane at
+/// the first channel.
+template <int kVectors, class T, class Place>
+inline void max_channels(const PoolProblem& p, const T* from, int64_t lanes, int64_t d, int64_t h,
+                         int64_t w, T* output, Place* places) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
-  const int64_t corner = corner_of(p, d, h) + p.axis[2].begin[w];
+  const PoolWindows& axis = p.axis[2];
+  const int64_t corner = corner_of(p, d, h) + axis.begin[w];
+  const int64_t corner_tap =
+      tap_of(p, d, h, w, p.axis[0].begin[d], p.axis[1].begin[h], axis.begin[w]);
   Vec<Compute<T>> best[kVectors];
   Vec<Offset<T>> at[kVectors];
   for (int i = 0; i < kVectors; ++i) {
     best[i] = broadcast(lowest<T>());
-    at[i] = Vec<Offset<T>>{};
+    at[i] = broadcast(Offset<T>(kIsTap<Place> ? corner_tap : 0));
   }
-  for_each_pixel(p, d, h, w, [&](int64_t pixel) {
-    const Vec<Offset<T>> offset = broadcast(Offset<T>(pixel - corner));
-    for (int i = 0; i < kVectors; ++i) {
-      const Vec<Compute<T>> value = load_compute(from + pixel * p.channels + i * kCount);
-      const auto wins = Maximum::wins(value, best[i]);
-      best[i] = wins ? value : best[i];
-      at[i] = wins ? offset : at[i];
+  for_each_tap_row(p, d, h, w, [&](int64_t row, int64_t row_tap) {
+    for (int64_t x = axis.begin[w]; x < axis.end[w]; x += axis.dilation) {
+      const auto place = broadcast(Offset<T>(kIsTap<Place> ? row_tap + x : row + x - corner));
+      for (int i = 0; i < kVectors; ++i) {
+        const Vec<Compute<T>> value = load_first(from + (row + x) * p.channels + i * kCount, lanes);
+        const auto wins = Maximum::wins(value, best[i]);
+        best[i] = wins ? value : best[i];
+        at[i] = wins ? place : at[i];
+      }
     }
   });
   for (int i = 0; i < kVectors; ++i) {
-    store_compute(output + i * kCount, best[i]);
-    for (int lane = 0; lane < kCount; ++lane) indices[i * kCount + lane] = corner + at[i][lane];
+    store_first(output + i * kCount, best[i], lanes);
+    if constexpr (kIsTap<Place>) {
+      if (lanes == kCount) {
+        store_bytes<Offset<T>>(places + i * kCount, at[i]);
+        continue;
+      }
+    }
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      places[i * kCount + lane] = Place((kIsTap<Place> ? 0 : corner) + at[i][lane]);
+    }
   }
 }
 
 /// All pixels of a channels_last tensor.
-template <class T>
-void max_pixels(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+template <class T, class Place>
+void max_pixels(const PoolProblem& p, const T* input, T* output, Place* places) {
   const int64_t width = p.axis[2].output;
-  for_each_row_task(p, p.axis[0].output, p.axis[1].output, width * work_of(p),
-                    [&](const Row& at, int64_t row, int64_t first, int64_t last) {
-                      const T* plane = input + at.outer * input_plane(p) * p.channels;
-                      for (int64_t w = 0; w < width; ++w) {
-                        T* to = output + (row * width + w) * p.channels;
-                        int64_t* index = indices + (row * width + w) * p.channels;
-                        for_each_channel_run<T>(
-                            first, last,
-                            [&](int64_t c) {
-                              max_channels<T, kBlockVectors>(p, plane + c, at.d, at.h, w, to + c,
-                                                             index + c);
-                            },
-                            [&](int64_t c) {
-                              max_channels<T, 1>(p, plane + c, at.d, at.h, w, to + c, index + c);
-                            },
-                            [&](int64_t c) {
-                              Compute<T> best = lowest<T>();
-                              index[c] = corner_of(p, at.d, at.h) + p.axis[2].begin[w];
-                              for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
-                                max_run(plane + pixel * p.channels + c, 1, pixel, &best, index + c);
-                              });
-                              store_one(to + c, best);
-                            });
-                      }
-                    });
+  for_each_row_task(
+      p, p.axis[0].output, p.axis[1].output, width * work_of(p),
+      [&](const Row& at, int64_t row, int64_t first, int64_t last) {
+        const T* plane = input + at.outer * input_plane(p) * p.channels;
+        for (int64_t w = 0; w < width; ++w) {
+          T* to = output + (row * width + w) * p.channels;
+          Place* place = places + (row * width + w) * p.channels;
+          for_each_channel_run<T>(first, last, [&]<int kVectors>(int64_t c, int64_t lanes) {
+            max_channels<kVectors>(p, plane + c, lanes, at.d, at.h, w, to + c, place + c);
+          });
+        }
+      });
 }
 
 template <class T>

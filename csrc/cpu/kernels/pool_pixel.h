@@ -19,16 +19,19 @@ inline void for_each_pixel(const PoolProblem& p, int64_t d, int64_t h, int64_t w
   });
 }
 
-/// Cuts [begin, end) into runs of four registers, of one register, and single elements: calls
-/// blocks(channel) / vectors(channel) / singles(channel).
-template <class T, class Blocks, class Vectors, class Singles>
-inline void for_each_channel_run(int64_t begin, int64_t end, const Blocks& blocks,
-                                 const Vectors& vectors, const Singles& singles) {
+/// Cuts [begin, end) into runs of four registers and of one, the last of which overlaps the one
+/// before where it must: calls f.operator()<registers>(channel, lanes), where fewer than all lanes
+/// count in a run of less than a register.
+template <class T, class F>
+inline void for_each_channel_run(int64_t begin, int64_t end, const F& f) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
+  if (end - begin < kCount) return f.template operator()<1>(begin, end - begin);
   int64_t c = begin;
-  for (; c + kBlockVectors * kCount <= end; c += kBlockVectors * kCount) blocks(c);
-  for (; c + kCount <= end; c += kCount) vectors(c);
-  for (; c < end; ++c) singles(c);
+  for (; c + kBlockVectors * kCount <= end; c += kBlockVectors * kCount) {
+    f.template operator()<kBlockVectors>(c, kCount);
+  }
+  for (; c + kCount <= end; c += kCount) f.template operator()<1>(c, kCount);
+  if (c < end) f.template operator()<1>(end - kCount, kCount);
 }
 
 /// Calls f(row, its number, first channel, last channel) for every task over the rows of
@@ -62,33 +65,18 @@ void reduce_pixels(const PoolProblem& p, const T* input, T* output, const Reduct
                         T* to = output + (row * width + w) * p.channels;
                         const auto finish = finish_for(at.d, at.h, w);
                         for_each_channel_run<T>(
-                            first, last,
-                            [&](int64_t c) {
-                              Vec<Compute<T>> value[kBlockVectors];
+                            first, last, [&]<int kVectors>(int64_t c, int64_t lanes) {
+                              Vec<Compute<T>> value[kVectors];
                               for (auto& v : value) v = broadcast(kIdentity);
                               for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
                                 const T* from = plane + pixel * p.channels + c;
-                                for (int i = 0; i < kBlockVectors; ++i) {
-                                  value[i] = reduce(value[i], load_compute(from + i * kCount));
+                                for (int i = 0; i < kVectors; ++i) {
+                                  value[i] = reduce(value[i], load_first(from + i * kCount, lanes));
                                 }
                               });
-                              for (int i = 0; i < kBlockVectors; ++i) {
-                                store_compute(to + c + i * kCount, finish(value[i]));
+                              for (int i = 0; i < kVectors; ++i) {
+                                store_first(to + c + i * kCount, finish(value[i]), lanes);
                               }
-                            },
-                            [&](int64_t c) {
-                              Vec<Compute<T>> value = broadcast(kIdentity);
-                              for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
-                                value = reduce(value, load_compute(plane + pixel * p.channels + c));
-                              });
-                              store_compute(to + c, finish(value));
-                            },
-                            [&](int64_t c) {
-                              Compute<T> value = kIdentity;
-                              for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
-                                value = reduce(value, load_one(plane + pixel * p.channels + c));
-                              });
-                              store_one(to + c, finish(value));
                             });
                       }
                     });

@@ -84,11 +84,23 @@ inline void store_compute(T* to, Vec<Compute<T>> v) {
   }
 }
 
+/// Like load_compute of the first `count` lanes; the others are zero.
+template <class T>
+inline Vec<Compute<T>> load_first(const T* from, int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  if (count >= kCount) return load_compute(from);
+  if constexpr (__is_same(Compute<T>, Accumulator<T>)) return load_partial(from, count);
+  T all[kCount] = {};
+  for (int64_t i = 0; i < count; ++i) all[i] = from[i];
+  return load_compute(all);
+}
+
 /// Stores the first `count` lanes of v.
 template <class T>
 inline void store_first(T* to, Vec<Compute<T>> v, int64_t count) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   if (count >= kCount) return store_compute(to, v);
+  if constexpr (__is_same(Compute<T>, Accumulator<T>)) return store_partial(to, v, count);
   T all[kCount];
   store_compute(all, v);
   for (int64_t i = 0; i < count; ++i) to[i] = all[i];

@@ -1,11 +1,11 @@
 // Weight gradient in groups of equally many (1, 2, 4 or 8) source and destination channels, vectors
 // along channels; lanes and shuffles as in grouped_channels_last.
 //
-// An item is one register of channels and a fixed share of the images. A few taps of a kernel row
-// keep their sums, one register for each source channel of a group, in registers while the item
-// walks over all rows that they see; pixels whose taps all read inside the source run without
-// checks. Sums are closed for every image, so that long reductions lose no more than short ones;
-// shares are added in order.
+// An item is one register of channels and a fixed share of the images, which it walks over row by
+// row, so that what the rows of a kernel share is still in cache. A few taps of a kernel row keep
+// their sums, one register for each source channel of a group, in registers along the row; pixels
+// whose taps all read inside the source run without checks. Sums are closed for every image, so
+// that long reductions lose no more than short ones; shares are added in order.
 
 /// Taps whose sums are kept in registers together, by the channels of a group.
 constexpr int grouped_taps(int64_t group) { return group == 1 ? kTapsAtOnce : group <= 4 ? 3 : 1; }
@@ -128,20 +128,20 @@ void correlate_image(const WeightContraction<T>& p, const T* grad, const T* sour
   const Strides &of_source = p.source_strides, &of_grad = p.grad_strides;
   const int64_t taps_w = walk[2].tap_count;
   fill(sums, p.taps() * kGroup * lanes, Accumulator<T>(0));
-  for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-    for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-      for (int64_t row = 0; row < walk[0].count * walk[1].count; ++row) {
-        const int64_t h = row % walk[1].count, d = row / walk[1].count;
-        const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+  const auto correlate =
+      count == lanes ? correlate_row_taps<T, kGroup, false> : correlate_row_taps<T, kGroup, true>;
+  for (int64_t row = 0; row < walk[0].count * walk[1].count; ++row) {
+    const int64_t h = row % walk[1].count, d = row / walk[1].count;
+    const T* g = grad + d * of_grad.axis[0] + h * of_grad.axis[1];
+    Accumulator<T>* of_line = sums;
+    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+      for (int64_t th = 0; th < walk[1].tap_count; ++th, of_line += taps_w * kGroup * lanes) {
         const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
         if (z < 0 || y < 0) continue;
-        const T* g = grad + d * of_grad.axis[0] + h * of_grad.axis[1];
         const T* line = source + z * of_source.axis[0] + y * of_source.axis[1];
-        const auto correlate = count == lanes ? correlate_row_taps<T, kGroup, false>
-                                              : correlate_row_taps<T, kGroup, true>;
-        correlate(walk[2], g, of_grad.axis[2], line, of_source.axis[2], count, sums);
+        correlate(walk[2], g, of_grad.axis[2], line, of_source.axis[2], count, of_line);
       }
-      sums += taps_w * kGroup * lanes;
     }
   }
 }

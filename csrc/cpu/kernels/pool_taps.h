@@ -1,0 +1,151 @@
+// max_pool for training: the maximum of each window with the number of its tap in a byte, and the
+// gradient by these.
+//
+// A byte is an eighth of an index. In channels_last tensors it lets the gradient be gathered: an
+// input looks at the taps of the few windows that it lies in, and adds the gradients of those that
+// are itself. So every element is written once, in registers of channels, by rows of inputs as in
+// pool_avg.h. Along the rows of planes that would mean shifting and spreading registers, which
+// takes longer than sending elements one by one to where their taps are.
+
+/// Calls f(offset of the output row in its plane, tap by which column 0 of its windows would read
+/// input row (d, h)) for each output row whose windows hold that row.
+template <class F>
+inline void for_each_output_row(const PoolProblem& p, int64_t d, int64_t h, const F& f) {
+  const PoolWindows& depth = p.axis[0];
+  const PoolWindows& height = p.axis[1];
+  for (int64_t z = depth.first[d]; z < depth.last[d]; ++z) {
+    for (int64_t y = height.first[h]; y < height.last[h]; ++y) {
+      f((z * height.output + y) * p.axis[2].output,
+        ((d - depth.start(z)) * height.kernel + h - height.start(y)) * p.axis[2].kernel);
+    }
+  }
+}
+
+/// kVectors registers of channels of the gradient of input pixel (d, h, w); `from` and `taps` are
+/// the planes at the first channel.
+template <int kVectors, class T>
+inline void gather_channels(const PoolProblem& p, const T* from, const uint8_t* taps, int64_t d,
+                            int64_t h, int64_t w, T* to) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const PoolWindows& width = p.axis[2];
+  Vec<Compute<T>> sum[kVectors] = {};
+  for_each_output_row(p, d, h, [&](int64_t row, int64_t row_tap) {
+    for (int64_t x = width.first[w]; x < width.last[w]; ++x) {
+      const int64_t at = (row + x) * p.channels, tap = row_tap + w - width.start(x);
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors; ++i) {
+        const int64_t c = at + i * kCount;
+        sum[i] += where_byte<Compute<T>>(taps + c, uint8_t(tap), load_compute(from + c));
+      }
+    }
+  });
+  for (int i = 0; i < kVectors; ++i) store_compute(to + i * kCount, sum[i]);
+}
+
+/// The same of one channel.
+template <class T>
+inline void gather_channel(const PoolProblem& p, const T* from, const uint8_t* taps, int64_t d,
+                           int64_t h, int64_t w, T* to) {
+  const PoolWindows& width = p.axis[2];
+  Compute<T> sum = 0;
+  for_each_output_row(p, d, h, [&](int64_t row, int64_t row_tap) {
+    for (int64_t x = width.first[w]; x < width.last[w]; ++x) {
+      const int64_t at = (row + x) * p.channels;
+      if (taps[at] == row_tap + w - width.start(x)) sum += load_one(from + at);
+    }
+  });
+  store_one(to, sum);
+}
+
+/// Gradients of channels_last tensors, by pixels of inputs.
+template <class T>
+void gather_pixels(const PoolProblem& p, const T* grad_output, const uint8_t* taps, T* grad_input) {
+  const int64_t width = p.axis[2].input;
+  for_each_row_task(
+      p, p.axis[0].input, p.axis[1].input, width * windows_of(p),
+      [&](const Row& at, int64_t row, int64_t first, int64_t last) {
+        const int64_t plane = at.outer * output_plane(p) * p.channels;
+        for (int64_t w = 0; w < width; ++w) {
+          T* to = grad_input + (row * width + w) * p.channels;
+          const auto gather = [&](auto gather_from, int64_t c) {
+            gather_from(p, grad_output + plane + c, taps + plane + c, at.d, at.h, w, to + c);
+          };
+          for_each_channel_run<T>(first, last, [&]<int kVectors>(int64_t c, int64_t lanes) {
+            if (lanes == kLanes<Compute<T>>) {
+              return gather(gather_channels<kVectors, T>, c);
+            }
+            for (int64_t i = c; i < last; ++i) gather(gather_channel<T>, i);
+          });
+        }
+      });
+}
+
+/// Bytes that each thread of max_pool_taps_backward takes: sums of 16-bit elements, of a plane or
+/// of an image of few channels.
+template <class T>
+int64_t max_pool_taps_scratch(const PoolProblem& p) {
+  if (__is_same(T, Compute<T>) || p.algorithm != PoolAlgorithm::tap_by_tap) return 0;
+  return int64_t(sizeof(Compute<T>)) * input_plane(p) * (p.channels_last ? p.channels : 1);
+}
+
+/// Gradients image by image, or plane by plane of (N, C, D, H, W): taps send the elements of
+/// grad_output to where they belong among zeros, 16-bit elements into sums in scratch.
+template <class T>
+void scatter_taps(const PoolProblem& p, const T* grad_output, const uint8_t* taps, T* grad_input) {
+  constexpr bool kInPlace = __is_same(T, Compute<T>);
+  const PoolWindows &depth = p.axis[0], &height = p.axis[1], &width = p.axis[2];
+  const int64_t channels = p.channels_last ? p.channels : 1;
+  const int64_t images = p.batch * p.channels / channels;
+  const int64_t small = output_plane(p) * channels, large = input_plane(p) * channels;
+  int64_t offsets[256] = {};  // of each tap from where its window begins
+  for (int64_t tap = 0; tap < depth.kernel * height.kernel * width.kernel; ++tap) {
+    const int64_t row = tap / width.kernel, z = row / height.kernel, y = row % height.kernel;
+    offsets[tap] = ((z * height.input + y) * width.input + tap % width.kernel) * channels;
+  }
+  parallel_for(images, grain_of(small + large), [&](int64_t begin, int64_t end) {
+    Scratch scratch(max_pool_taps_scratch<T>(p));
+    for (int64_t image = begin; image < end; ++image) {
+      T* to = grad_input + image * large;
+      Compute<T>* sums = scratch.as<Compute<T>>();
+      if constexpr (kInPlace) sums = to;
+      __builtin_memset(sums, 0, sizeof(Compute<T>) * large);
+      const T* from = grad_output + image * small;
+      const uint8_t* tap = taps + image * small;
+      // Taps are those of max_pool_taps; of any others the image is all that is certain.
+      const auto move = [&](int64_t window, int64_t i) {
+        const uint64_t at = uint64_t(window + offsets[tap[i]]);
+        if (at < uint64_t(large)) sums[at] += load_one(from + i);
+      };
+      for (int64_t z = 0; z < depth.output; ++z) {
+        for (int64_t y = 0; y < height.output; ++y) {
+          const int64_t row = (depth.start(z) * height.input + height.start(y)) * width.input;
+          int64_t window = (row - width.padding) * channels;
+          if (channels == 1) {
+#pragma GCC unroll 8
+            for (int64_t x = 0; x < width.output; ++x) move(window + x * width.stride, x);
+          } else {
+            for (int64_t x = 0; x < width.output; ++x, window += width.stride * channels) {
+              for (int64_t c = 0; c < channels; ++c) move(window + c, x * channels + c);
+            }
+          }
+          from += width.output * channels;
+          tap += width.output * channels;
+        }
+      }
+      if constexpr (!kInPlace) store_row(to, sums, large);
+    }
+  });
+}
+
+template <class T>
+void max_pool_taps(const PoolProblem& p, const T* input, T* output, uint8_t* taps) {
+  return p.algorithm == PoolAlgorithm::pixels ? max_pixels(p, input, output, taps)
+                                              : max_rows(p, input, output, taps);
+}
+
+template <class T>
+void max_pool_taps_backward(const PoolProblem& p, const T* grad_output, const uint8_t* taps,
+                            T* grad_input) {
+  return p.algorithm == PoolAlgorithm::pixels ? gather_pixels(p, grad_output, taps, grad_input)
+                                              : scatter_taps(p, grad_output, taps, grad_input);
+}
