@@ -69,6 +69,8 @@ LAYERS = {
         ("medium", "narrow", "medium"), (1, 3, 6, 5), 24, (3, 3), padding=2, mode="reflect"
     ),
     "vectors of pixels": Layer(("medium", "narrow", "medium"), (1, 5, 6, 8), 36, (3, 3), padding=1),
+    # More steps of the sum than the few blocks that list them take at once.
+    "many taps": Layer(("narrow", "medium", "narrow"), (1, 67, 3, 4), 5, (3, 3), padding=1),
     "weights side by side": Layer(("medium", "narrow", "medium"), (2, 4, 5, 5), 33, (1, 1)),
 }
 
@@ -80,8 +82,12 @@ def _emulated() -> Iterator[None]:
 
 
 def _integers(*shape: int, dtype: torch.dtype, layout: str = "contiguous") -> Tensor:
-    """Numbers whose products and sums no rounding touches."""
-    return torch.randint(-3, 4, shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+    """Numbers whose products and sums no rounding touches before the result.
+
+    Sums need more bits than a bfloat16 or float16 has, so that it shows where they are rounded on
+    the way.
+    """
+    return torch.randint(-40, 41, shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
 
 
 def _reference(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
@@ -146,8 +152,8 @@ def test_contractions(name: str, dtype: torch.dtype, layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_planar_groups_of_few_channels(dtype: torch.dtype) -> None:
-    # Tensor cores would be mostly empty. All sums have at most 8 bits.
-    layer = Layer(("narrow", "narrow", "narrow"), (1, 8, 4, 5), 8, (2, 2), groups=4)
+    # Tensor cores would be mostly empty.
+    layer = Layer(("narrow", "narrow", "narrow"), (2, 20, 9, 10), 20, (3, 2), groups=4)
     _check_contractions(layer, dtype, "contiguous")
 
 
