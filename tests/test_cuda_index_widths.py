@@ -37,6 +37,15 @@ def test_division_by_multiplication() -> None:
         assert list(found) == [n // divisor for n in numbers], divisor
 
 
+def test_grids_have_at_most_as_many_blocks_as_a_gpu_takes() -> None:
+    grid_of = library.library().emulator_grid_of
+    grid_of.restype = ctypes.c_int64
+    for blocks in (1, 65536, MOST - 1, MOST):
+        assert grid_of(ctypes.c_int64(blocks)) == blocks
+    for blocks in (MOST + 1, 2**32, 2**32 + 7, 2**62):
+        assert grid_of(ctypes.c_int64(blocks)) == -1
+
+
 # ---- convolutions --------------------------------------------------------------------------------
 
 

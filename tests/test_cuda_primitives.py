@@ -2,7 +2,8 @@
 
 The kernels of primitives/probe.cu call the primitives of csrc/cuda/simt.cuh one by one. Their PTX
 is evaluated with symbols instead of numbers, so that each operand of an instruction is told by
-where it came from, and each result by what it is. Launches run on a runtime that only notes them.
+where it came from, and each result by what it is. Launches, devices and streams are asked of a
+runtime and a torch that only note it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulator import build
 
 ROOT = Path(__file__).parents[1]
 PROBE = ROOT / "tests" / "primitives" / "probe.cu"
@@ -252,6 +254,24 @@ def test_errors_of_launches_are_raised_with_the_name_of_the_kernel(program: Path
     refused = _run(program, 96 << 10, FAIL_ATTRIBUTE=1)
     assert refused[-1] == said
     assert not any(line.startswith("launch") for line in refused)
+
+
+@pytest.mark.skipif(cuda_toolkit.headers() is None, reason="no CUDA headers")
+def test_a_call_is_on_the_device_of_its_input_and_the_stream_there(tmp_path: Path) -> None:
+    # A torch that only notes what it is asked for: the input says that it is on device 3.
+    program = tmp_path / "device_call"
+    sources = [SOURCES / "runtime.cpp", SOURCES.parent / "tensor.cpp"]
+    build.build_for_gpu([*sources, PROBE.parent / "device_call.cpp"], program)
+    done = subprocess.run([program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "guard device 3",
+        "stream of device 3",
+        "launches on 0x77",
+        "attribute 16 of device 3",
+        "132 multiprocessors",
+        "workspace kept",
+        "leave the device",
+    ]
 
 
 def _split(text: str) -> list[str]:

@@ -110,6 +110,15 @@ def build_changed(changed: Path, units: Sequence[str], folder: Path) -> Path | N
     return result
 
 
+def build_for_gpu(sources: Sequence[Path], result: Path) -> None:
+    """Compiles host code as for a GPU, not for the emulator, and links a program with torch."""
+    flags = [*shlex.split(_flags(ROOT)), "-UCNNOPS_EMULATED", "-O0", "-g0"]
+    command = [*_compiler(), *flags, *map(str, sources), *_LIBRARIES, "-o", str(result)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"cannot build {result.name}:\n{done.stderr}")
+
+
 def runtime_library(name: str) -> str:
     """The path of a library that comes with the compiler, as "libasan.so"."""
     command = [*_compiler(), f"-print-file-name={name}"]

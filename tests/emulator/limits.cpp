@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "cuda/describe.h"
+#include "cuda/launch_grid.h"
 #include "cuda/pool_plan.h"
 
 namespace cnnops {
@@ -81,6 +82,16 @@ EMULATOR_EXPORT void emulator_divide(int64_t divisor, const int32_t* numbers, in
                                      int64_t count) {
   const cnnops::cuda::Divisor<int32_t> by(divisor);
   for (int64_t i = 0; i < count; ++i) quotients[i] = by.quotient(numbers[i]);
+}
+
+/// The blocks along x of a grid of so many, or -1 where it is refused.
+EMULATOR_EXPORT int64_t emulator_grid_of(int64_t blocks) {
+  try {
+    const dim3 grid = cnnops::cuda::grid_of(blocks);
+    return grid.y == 1 && grid.z == 1 ? grid.x : 0;
+  } catch (const std::runtime_error&) {
+    return -1;
+  }
 }
 
 /// Whether a contraction takes indices of 32 bits. `numbers`: batch, groups, rows, depth; of each
