@@ -94,10 +94,8 @@ def test_weights_with_vectors_of_channels_that_are_not_aligned(
 
 @pytest.mark.parametrize("axis", [0, 2, 3, 4])
 @pytest.mark.parametrize("operand", ["input", "grad"])
-def test_depthwise_tensors_with_vectors_of_channels_that_are_not_aligned(
-    operand: str, axis: int
-) -> None:
-    # channels_last on the whole, with a gap: each stride alone keeps vectors from being aligned.
+def test_tensors_that_are_channels_last_but_for_a_gap(operand: str, axis: int) -> None:
+    # The kernels for vectors of channels get a copy without it.
     x = _integers(3, 8, 3, 4, 5, dtype=torch.float32)
     w = _integers(8, 1, 2, 2, 2, dtype=torch.float32)
     x64, w64 = x.double().requires_grad_(), w.double().requires_grad_()

@@ -154,6 +154,11 @@ def test_layers(emulated: Any, name: str, layout: str) -> None:
     _check(emulated, LAYERS[name], layout, kernel)
 
 
+def test_vectors_of_results_end_with_the_row(emulated: Any) -> None:
+    # They would be aligned, since there is no other row, but reach beyond the last column.
+    _check(emulated, Layer((1, 1, 1, 7), (1, 3), (0, 1)), "contiguous", "depthwise_planar")
+
+
 def test_results_are_the_same_in_every_run(emulated: Any) -> None:
     x, g = torch.randn(3, 4, 9, 10), torch.randn(3, 4, 9, 10)
     results = []

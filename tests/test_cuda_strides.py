@@ -139,6 +139,9 @@ GROUPED = {
     "elements": Grouped("implicit_gemm_weight", 20, 42, 2, torch.bfloat16, (14, 25)),
     "exact": Grouped("fma_gemm_weight", 6, 10, 2, torch.float64, (9, 13)),
     "depthwise": Grouped("depthwise_weight_channels", 40, 80, 40, torch.float32, (17, 30)),
+    "depthwise, 16 bits": Grouped(
+        "depthwise_weight_channels", 40, 80, 40, torch.bfloat16, (37, 30)
+    ),
     "depthwise, odd": Grouped("depthwise_weight_channels", 35, 70, 35, torch.float32, (17, 30)),
     "depthwise planar": Grouped(
         "depthwise_weight_planar", 3, 6, 3, torch.float32, (37, 70), torch.contiguous_format
