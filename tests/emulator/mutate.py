@@ -2,10 +2,11 @@
 
     python tests/emulator/mutate.py [--kinds barrier,bound] [--sample N] [--quick] [file ...]
 
-Of the kinds in mutations.py those that concern synchronisation are tried everywhere, of each other
-kind N mutants in each file (--sample all: all of them). A mutant is compiled, without the units
-that do not have its kernel, and tested by the tests that run this kernel; what they miss meets
-everything emulated that `make test` runs, unless --quick. Who passes the deadline is noticed too.
+Of the kinds in mutations.py those that concern synchronisation, and mistakes.py, are tried all, of
+each other kind N mutants in each file (--sample all: all of them). A mutant is compiled, without
+the units that do not have its kernel, and tested by the tests that run this kernel; what they miss
+meets everything emulated that `make test` runs, unless --quick. Who passes the deadline is noticed
+too.
 
 Prints a line for each, and exits with 1 where one survives that equivalent.py does not explain.
 What was found stays in build/mutants/found.json: another run tries only what is new or survived.
@@ -102,6 +103,7 @@ KERNELS = {
     "fold_padding.cuh": Kernel(("conv.cu",), _ANY),
     "transpose.cuh": Kernel(("conv.cu",), _ANY),
     "problem.h": Kernel((*_CONV_UNITS, "pool.cu", "limits.cpp"), ("cuda_index_widths.py", *_ANY)),
+    "launch_grid.h": Kernel(("limits.cpp",), ("cuda_index_widths.py",)),
     "describe.h": Kernel((*_CONV_UNITS, "limits.cpp"), ("cuda_index_widths.py", *_ANY)),
     "plan.h": Kernel(_CONV_UNITS, _ANY),
     "depthwise_plan.h": Kernel(("depthwise.cu",), _DEPTHWISE),
@@ -125,7 +127,7 @@ def chosen(arguments: argparse.Namespace) -> list[Mutant]:
             continue
         for kind in arguments.kinds:
             of_kind = list(mutants(SOURCES / name, (kind,)))
-            every = arguments.sample is None or kind in SYNCHRONISATION
+            every = arguments.sample is None or kind in (*SYNCHRONISATION, "mistake")
             found += of_kind if every else sample(of_kind, arguments.sample, arguments.seed)
     return found
 
