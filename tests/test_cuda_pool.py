@@ -262,6 +262,51 @@ def test_adaptive_windows(
     torch.testing.assert_close(found.double(), input64, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("divisor", [None, 3, -2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_quotients_of_integers_are_truncated_one_by_one(
+    emulated: object, layout: str, divisor: int | None
+) -> None:
+    g = torch.randint(-50, 51, (2, 3, 5, 6)).contiguous(memory_format=LAYOUTS[layout])
+    back = (g, [9, 11], [3, 3], [2, 2], [1, 1], False, False, divisor)
+    found = emulated.avg_pool_backward(*back)  # type: ignore[attr-defined]
+    expected = torch.zeros(2, 3, 11, 13, dtype=torch.int64)
+    ones = torch.zeros(11, 13, dtype=torch.int64)
+    ones[1:10, 1:12] = 1
+    for y in range(5):
+        for x in range(6):
+            window = (slice(2 * y, 2 * y + 3), slice(2 * x, 2 * x + 3))
+            count = int(ones[window].sum()) if divisor is None else divisor
+            share = torch.div(g[:, :, y, x], count, rounding_mode="trunc")
+            expected[(..., *window)] += share[:, :, None, None]
+    assert torch.equal(found, expected[:, :, 1:10, 1:12])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("sample", [-3.0, 1.0, 7.5, 1e30, -1e30, torch.inf, torch.nan])
+def test_windows_of_any_samples_lie_inside(
+    emulated: object, sample: float, dtype: torch.dtype
+) -> None:
+    x = torch.randn(2, 3, 9, 14).to(dtype)
+    samples = torch.rand(2, 3, 2).to(dtype)
+    samples[1, :, 0] = sample
+    samples[0, 2] = sample
+    call = (x, [2, 3], [4, 5], samples)
+    found = emulated.fractional_max_pool(*call)  # type: ignore[attr-defined]
+    expected = torch.ops.cnnops.fractional_max_pool(*call)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_windows_of_samples_are_placed_in_16_bits(emulated: object, dtype: torch.dtype) -> None:
+    # Torch rounds every step of the formula to the type of the samples: that decides some places.
+    x = torch.randn(3, 8, 150, 130).to(dtype)
+    samples = torch.rand(3, 8, 2).to(dtype)
+    found = emulated.fractional_max_pool(x, [2, 2], [61, 47], samples)  # type: ignore[attr-defined]
+    expected = F.fractional_max_pool2d(x, 2, (61, 47), _random_samples=samples, return_indices=True)
+    assert all(map(torch.equal, found, expected))
+
+
 # Poolings whose positions take 64 bits, by a parameter far beyond the plane: kernel_size, stride,
 # padding and dilation.
 FAR = 2**31 - 1
