@@ -282,8 +282,22 @@ def test_quotients_of_integers_are_truncated_one_by_one(
     assert torch.equal(found, expected[:, :, 1:10, 1:12])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("sample", [-3.0, 1.0, 7.5, 1e30, -1e30, torch.inf, torch.nan])
+#: The last two make windows start just before and just behind 2^31, where integers end.
+SAMPLES = [
+    -3.0,
+    1.0,
+    7.5,
+    1e30,
+    -1e30,
+    torch.inf,
+    torch.nan,
+    2**31 * 3 / 7 - 0.5,
+    2**31 / 2.75 - 0.5,
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sample", SAMPLES)
 def test_windows_of_any_samples_lie_inside(
     emulated: object, sample: float, dtype: torch.dtype
 ) -> None:
