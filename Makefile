@@ -12,7 +12,7 @@ export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0+PTX
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
-EMULATOR := $(shell find tests/emulator -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+EMULATOR := $(shell find tests/emulator tests/primitives -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 BUILD_INPUTS := $(CPP) setup.py pyproject.toml tools/cuda_toolkit.py
 
 .DEFAULT_GOAL := help

@@ -63,6 +63,59 @@ def test_convolution_of_an_unaligned_tensor(
     assert torch.equal(grad_weight, weight64.to(dtype))
 
 
+def _gap_along(tensor: Tensor, axis: int) -> Tensor:
+    """The same with channels side by side, and one element more between the slices of one axis."""
+    order = [0, 2, 3, 4, 1]
+    strides, distance = [0] * 5, 1
+    for place in reversed(order):
+        strides[place] = distance + (place == axis)
+        distance = strides[place] * tensor.shape[place]
+    memory = torch.full((distance,), 77, dtype=tensor.dtype)
+    return memory.as_strided(tensor.shape, strides).copy_(tensor)
+
+
+@pytest.mark.parametrize("groups, out_channels", [(1, 40), (2, 2)])
+@pytest.mark.parametrize("axis", [0, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_weights_with_vectors_of_channels_that_are_not_aligned(
+    dtype: torch.dtype, axis: int, groups: int, out_channels: int
+) -> None:
+    # Each stride alone makes it so; where a group has one row, that of groups.
+    x = _integers(1, 16 * groups, 2, 3, 4, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    w = _gap_along(_integers(out_channels, 16, 2, 2, 2, dtype=dtype), axis)
+    y64 = F.conv3d(x.double(), w.double(), groups=groups)
+    geometry = ([1] * 3, [0] * 6, [1] * 3, groups, "zeros")
+    with library.counting() as costs:
+        y = torch.ops.cnnops.convolution(x, w, None, *geometry)
+        assert any("Copies::vectors" in cost.kernel for cost in costs())
+    assert torch.equal(y, y64.to(dtype))
+
+
+@pytest.mark.parametrize("axis", [0, 2, 3, 4])
+@pytest.mark.parametrize("operand", ["input", "grad"])
+def test_tensors_that_are_channels_last_but_for_a_gap(operand: str, axis: int) -> None:
+    # The kernels for vectors of channels get a copy without it.
+    x = _integers(3, 8, 3, 4, 5, dtype=torch.float32)
+    w = _integers(8, 1, 2, 2, 2, dtype=torch.float32)
+    x64, w64 = x.double().requires_grad_(), w.double().requires_grad_()
+    y64 = F.conv3d(x64, w64, groups=8)
+    g = _integers(*y64.shape, dtype=torch.float32)
+    input64, weight64 = torch.autograd.grad(y64, (x64, w64), g.double())
+    x, g = (it.contiguous(memory_format=torch.channels_last_3d) for it in (x, g))
+    if operand == "input":
+        x = _gap_along(x, axis)
+    else:
+        g = _gap_along(g, axis)
+    ops, geometry = torch.ops.cnnops, ([1] * 3, [0] * 6, [1] * 3, 8, "zeros")
+    with devices.tf32(False):
+        assert torch.equal(ops.convolution(x, w, None, *geometry), y64.float())
+        grad_input = ops.convolution_grad_input(g, w, None, [3, 4, 5], *geometry)
+        grad_weight = ops.convolution_grad_weight(g, x, [2, 2, 2], *geometry)
+    assert torch.equal(grad_input, input64.float())
+    assert torch.equal(grad_weight, weight64.float())
+
+
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda x: torch.ops.cnnops.max_pool(x, [3, 3], [2, 2], [1, 1], [1, 1], False),
     "indices": lambda x: torch.ops.cnnops.max_pool_with_indices(

@@ -57,12 +57,18 @@ class Layer:
 
 
 def _integers(shape: tuple[int, ...] | torch.Size, layout: str) -> torch.Tensor:
-    """Numbers whose products and sums no rounding touches."""
+    """Numbers whose products and sums no rounding touches before the result.
+
+    Sums need more bits than a bfloat16 or float16 has, so that it shows where they are rounded on
+    the way.
+    """
     memory_format = LAYOUTS[layout][len(shape) - 2]
-    return torch.randint(-3, 4, shape).float().contiguous(memory_format=memory_format)
+    return torch.randint(-40, 41, shape).float().contiguous(memory_format=memory_format)
 
 
-def _check(emulated: Any, layer: Layer, layout: str, kernel: str) -> None:
+def _check(
+    emulated: Any, layer: Layer, layout: str, kernel: str, dtype: torch.dtype = torch.float32
+) -> None:
     """That the contractions are right, and that `kernel` runs forward, its twin for the weight."""
     cpu, geometry = torch.ops.cnnops, layer.arguments
     x = _integers(layer.input, layout)
@@ -80,7 +86,7 @@ def _check(emulated: Any, layer: Layer, layout: str, kernel: str) -> None:
     }
     for phase, call in calls.items():
         with library.counting() as costs:
-            found = call(emulated, torch.float32)
+            found = call(emulated, dtype)
             ran = {cost.kernel for cost in costs()}
         twin = kernel.replace("depthwise", "depthwise_weight") if phase == "weight" else kernel
         if phase == "weight" or (phase == "forward" and layer.direct):
@@ -90,25 +96,29 @@ def _check(emulated: Any, layer: Layer, layout: str, kernel: str) -> None:
             # The gradient for the padded input is folded in another order.
             torch.testing.assert_close(found.double(), expected)
         else:
-            assert torch.equal(found.double(), expected), phase
+            assert torch.equal(found, expected.to(dtype)), phase
 
 
 # Each kernel with a layer that it is for. With 16 planes there are blocks enough, so that one takes
 # several tiles of the batch one after another.
 KERNELS = {
-    "depthwise_planar<float, true>": Layer((3, 16, 12, 20), (5, 5), (2, 2)),
-    "depthwise_planar<float, false>": Layer((2, 3, 20, 37), (3, 3), (1, 1), 2, multiplier=2),
-    "depthwise_channels<float, 4, true>": Layer((2, 40, 9, 11), (5, 5), (2, 2)),
-    "depthwise_channels<float, 4, false>": Layer((2, 40, 9, 11), (3, 3), (1, 1), 2),
-    "depthwise_channels<float, 1, true>": Layer((2, 5, 9, 11), (3, 3), (1, 1), multiplier=2),
-    "depthwise_channels<float, 1, false>": Layer((2, 5, 9, 11), (3, 3), (1, 1), 2, multiplier=2),
+    "depthwise_planar<{}, true>": Layer((3, 16, 12, 20), (5, 5), (2, 2)),
+    "depthwise_planar<{}, false>": Layer((2, 3, 20, 37), (3, 3), (1, 1), 2, multiplier=2),
+    "depthwise_channels<{}, 4, true>": Layer((2, 40, 9, 11), (5, 5), (2, 2)),
+    "depthwise_channels<{}, 4, false>": Layer((2, 40, 9, 11), (3, 3), (1, 1), 2),
+    "depthwise_channels<{}, 1, true>": Layer((2, 5, 9, 11), (3, 3), (1, 1), multiplier=2),
+    "depthwise_channels<{}, 1, false>": Layer((2, 5, 9, 11), (3, 3), (1, 1), 2, multiplier=2),
 }
 
 
+TYPES = {"float": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@pytest.mark.parametrize("type", TYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_every_kernel(emulated: Any, name: str) -> None:
+def test_every_kernel(emulated: Any, name: str, type: str) -> None:
     layout = "contiguous" if "planar" in name else "channels_last"
-    _check(emulated, KERNELS[name], layout, name)
+    _check(emulated, KERNELS[name], layout, name.format(type), TYPES[type])
 
 
 LAYERS = {
@@ -142,6 +152,11 @@ LAYERS = {
 def test_layers(emulated: Any, name: str, layout: str) -> None:
     kernel = "depthwise_planar" if layout == "contiguous" else "depthwise_channels"
     _check(emulated, LAYERS[name], layout, kernel)
+
+
+def test_vectors_of_results_end_with_the_row(emulated: Any) -> None:
+    # They would be aligned, since there is no other row, but reach beyond the last column.
+    _check(emulated, Layer((1, 1, 1, 7), (1, 3), (0, 1)), "contiguous", "depthwise_planar")
 
 
 def test_results_are_the_same_in_every_run(emulated: Any) -> None:

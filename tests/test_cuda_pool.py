@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from emulator import build, library
 
 pytestmark = pytest.mark.skipif(
@@ -142,6 +143,182 @@ def test_the_plan_runs_the_kernel_made_for_the_shape(
     for ours, expected in zip(maxima(emulated), maxima(torch.ops.cnnops), strict=True):
         assert torch.equal(ours, expected)
     torch.testing.assert_close(means(emulated), means(torch.ops.cnnops))
+
+
+def _filled(size: tuple[int, ...], values: str) -> torch.Tensor:
+    """Random numbers, many of them equal, some or all of them NaN or -infinity."""
+    x = torch.randint(-2, 3, size).float()
+    if values == "nan":
+        x[torch.rand(size) < 0.1] = torch.nan
+    elif values == "infinite":
+        x[torch.rand(size) < 0.9] = -torch.inf
+        x[:, :2] = -torch.inf
+    return x
+
+
+@pytest.mark.parametrize("values", ["ties", "nan", "infinite"])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_maxima_are_torchs_among_equals(emulated: object, name: str, values: str) -> None:
+    size, kernel, stride, padding, layout = POOLINGS[name]
+    x = _filled(size, values)
+    expected = F.max_pool2d(x, kernel, stride, padding, return_indices=True)
+    x = x.contiguous(memory_format=LAYOUTS[layout])
+    windows = ([kernel] * 2, [stride] * 2, [padding] * 2)
+    found = emulated.max_pool_with_indices(x, *windows, [1, 1], False)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+# Each kernel with windows that are alike on no two axes: kernel_size, stride, padding, dilation.
+VOLUMES = {
+    "pool_tile": ((3, 3, 4), (2, 1, 2), (1, 1, 2), (2, 2, 1)),
+    "pool_tile, far taps": ((2, 4, 3), (1, 2, 1), (1, 2, 0), (3, 1, 2)),
+    "pool_window": ((3, 4, 5), (2, 3, 4), (1, 2, 1), (2, 1, 2)),
+    "pool_window, far taps": ((5, 3, 4), (3, 4, 3), (2, 0, 2), (1, 3, 1)),
+    "pool_direct": ((2, 1, 3), (1, 2, 3), (1, 0, 1), (3, 1, 2)),
+}
+VOLUME = (2, 8, 6, 9, 12)
+LAYOUTS_3D = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+
+
+@pytest.mark.parametrize("values", ["ties", "nan", "infinite"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("name", VOLUMES)
+def test_maxima_of_volumes(
+    emulated: object, name: str, ceil: bool, layout: str, values: str
+) -> None:
+    x = _filled(VOLUME, values)
+    arguments = VOLUMES[name]
+    expected = F.max_pool3d(x, *arguments, ceil_mode=ceil, return_indices=True)
+    x = x.contiguous(memory_format=LAYOUTS_3D[layout])
+    windows = [list(argument) for argument in arguments]
+    with library.counting() as costs:
+        found = emulated.max_pool_with_indices(x, *windows, ceil)  # type: ignore[attr-defined]
+        ran = {cost.kernel for cost in costs()}
+    if layout == "contiguous":
+        assert all(name.split(",")[0] in kernel for kernel in ran)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("divisor", [None, 6, -7])
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["pool_tile", "pool_window", "pool_direct"])
+def test_means_of_volumes(
+    emulated: object, name: str, layout: str, ceil: bool, include: bool, divisor: int | None
+) -> None:
+    kernel, stride, padding, _ = VOLUMES[name]
+    x = torch.randint(-9, 10, VOLUME).double().requires_grad_()
+    expected = F.avg_pool3d(x, kernel, stride, padding, ceil, include, divisor)
+    g = torch.randint_like(expected, -9, 10)
+    (input64,) = torch.autograd.grad(expected, x, g)
+    windows = [list(argument) for argument in (kernel, stride, padding)]
+    how = (*windows, ceil, include, divisor)
+    x, g = (it.detach().contiguous(memory_format=LAYOUTS_3D[layout]) for it in (x, g))
+    found = emulated.avg_pool(x.float(), *how)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    found = emulated.avg_pool_backward(g.float(), list(VOLUME[2:]), *how)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found.double(), input64, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", POOLINGS)
+def test_means_are_rounded_once(emulated: object, name: str, dtype: torch.dtype) -> None:
+    # Sums take more bits than the type has. Backward windows have 4 elements, so that the result is
+    # the only one that is not exact.
+    size, kernel, stride, padding, layout = POOLINGS[name]
+    x = torch.randint(-40, 41, size).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+    windows = ([kernel] * 2, [stride] * 2, [padding] * 2)
+    sums = F.avg_pool2d(x.double(), kernel, stride, padding, divisor_override=1)
+    found = emulated.avg_pool(x, *windows, False, True, None)  # type: ignore[attr-defined]
+    assert torch.equal(found, (sums.float() / kernel**2).to(dtype))
+    x64 = x.double().requires_grad_()
+    y64 = F.avg_pool2d(x64, 2, 1)
+    g = torch.randint(-1000, 1001, y64.shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+    (expected,) = torch.autograd.grad(y64, x64, g.double())
+    back = (list(size[2:]), [2, 2], [1, 1], [0, 0], False, True, None)
+    found = emulated.avg_pool_backward(g, *back)  # type: ignore[attr-defined]
+    assert torch.equal(found, expected.to(dtype))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size, output", [((9, 21), (4, 5)), ((40, 13), (3, 2)), ((3, 4), (7, 6))])
+def test_adaptive_windows(
+    emulated: object, size: tuple[int, int], output: tuple[int, int], layout: str
+) -> None:
+    # Neighbouring windows of different sizes, shared elements, and repeated ones.
+    x = _filled((2, 3, *size), "ties").contiguous(memory_format=LAYOUTS[layout])
+    expected = F.adaptive_max_pool2d(x, output, return_indices=True)
+    found = emulated.adaptive_max_pool(x, list(output))  # type: ignore[attr-defined]
+    assert all(map(torch.equal, found, expected))
+    x64 = x.double().requires_grad_()
+    y64 = F.adaptive_avg_pool2d(x64, output)
+    g = torch.randint_like(y64, -9, 10).contiguous(memory_format=LAYOUTS[layout])
+    (input64,) = torch.autograd.grad(y64, x64, g)
+    found = emulated.adaptive_avg_pool(x, list(output))  # type: ignore[attr-defined]
+    torch.testing.assert_close(found.double(), y64, rtol=1e-6, atol=1e-6)
+    found = emulated.adaptive_avg_pool_backward(g.float(), list(size))  # type: ignore[attr-defined]
+    torch.testing.assert_close(found.double(), input64, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("divisor", [None, 3, -2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_quotients_of_integers_are_truncated_one_by_one(
+    emulated: object, layout: str, divisor: int | None
+) -> None:
+    g = torch.randint(-50, 51, (2, 3, 5, 6)).contiguous(memory_format=LAYOUTS[layout])
+    back = (g, [9, 11], [3, 3], [2, 2], [1, 1], False, False, divisor)
+    found = emulated.avg_pool_backward(*back)  # type: ignore[attr-defined]
+    expected = torch.zeros(2, 3, 11, 13, dtype=torch.int64)
+    ones = torch.zeros(11, 13, dtype=torch.int64)
+    ones[1:10, 1:12] = 1
+    for y in range(5):
+        for x in range(6):
+            window = (slice(2 * y, 2 * y + 3), slice(2 * x, 2 * x + 3))
+            count = int(ones[window].sum()) if divisor is None else divisor
+            share = torch.div(g[:, :, y, x], count, rounding_mode="trunc")
+            expected[(..., *window)] += share[:, :, None, None]
+    assert torch.equal(found, expected[:, :, 1:10, 1:12])
+
+
+#: The last two make windows start just before and just behind 2^31, where integers end.
+SAMPLES = [
+    -3.0,
+    1.0,
+    7.5,
+    1e30,
+    -1e30,
+    torch.inf,
+    torch.nan,
+    2**31 * 3 / 7 - 0.5,
+    2**31 / 2.75 - 0.5,
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_windows_of_any_samples_lie_inside(
+    emulated: object, sample: float, dtype: torch.dtype
+) -> None:
+    x = torch.randn(2, 3, 9, 14).to(dtype)
+    samples = torch.rand(2, 3, 2).to(dtype)
+    samples[1, :, 0] = sample
+    samples[0, 2] = sample
+    call = (x, [2, 3], [4, 5], samples)
+    found = emulated.fractional_max_pool(*call)  # type: ignore[attr-defined]
+    expected = torch.ops.cnnops.fractional_max_pool(*call)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_windows_of_samples_are_placed_in_16_bits(emulated: object, dtype: torch.dtype) -> None:
+    # Torch rounds every step of the formula to the type of the samples: that decides some places.
+    x = torch.randn(3, 8, 150, 130).to(dtype)
+    samples = torch.rand(3, 8, 2).to(dtype)
+    found = emulated.fractional_max_pool(x, [2, 2], [61, 47], samples)  # type: ignore[attr-defined]
+    expected = F.fractional_max_pool2d(x, 2, (61, 47), _random_samples=samples, return_indices=True)
+    assert all(map(torch.equal, found, expected))
 
 
 # Poolings whose positions take 64 bits, by a parameter far beyond the plane: kernel_size, stride,

@@ -88,8 +88,11 @@ def test_volumes(name: str, layout: str) -> None:
     arguments = (*GEOMETRY, layer.groups, layer.mode)
     emulated, cpu = torch.ops.cnnops_emulated, torch.ops.cnnops
 
+    # Sums need more bits than 16-bit types have: it shows where they are rounded on the way.
+    most = 2 if layer.mode != "zeros" else 40
+
     def integers(*shape: int) -> Tensor:
-        return LAYOUTS[layout](torch.randint(-2, 3, shape).to(layer.dtype))
+        return LAYOUTS[layout](torch.randint(-most, most + 1, shape).to(layer.dtype))
 
     x = integers(2, layer.channels, *SIZE)
     w = integers(layer.out_channels, layer.channels // layer.groups, *KERNEL)
@@ -136,6 +139,9 @@ GROUPED = {
     "elements": Grouped("implicit_gemm_weight", 20, 42, 2, torch.bfloat16, (14, 25)),
     "exact": Grouped("fma_gemm_weight", 6, 10, 2, torch.float64, (9, 13)),
     "depthwise": Grouped("depthwise_weight_channels", 40, 80, 40, torch.float32, (17, 30)),
+    "depthwise, 16 bits": Grouped(
+        "depthwise_weight_channels", 40, 80, 40, torch.bfloat16, (37, 30)
+    ),
     "depthwise, odd": Grouped("depthwise_weight_channels", 35, 70, 35, torch.float32, (17, 30)),
     "depthwise planar": Grouped(
         "depthwise_weight_planar", 3, 6, 3, torch.float32, (37, 70), torch.contiguous_format
@@ -147,8 +153,8 @@ GROUPED = {
 def test_shares_of_groups(name: str) -> None:
     layer = GROUPED[name]
     geometry = ([1, 1], [0, 1, 1, 1], [1, 1], layer.groups, "zeros")
-    x = torch.randint(-1, 2, (2, layer.channels, *layer.size)).to(layer.dtype)
-    g = torch.randint(-1, 2, (2, layer.out_channels, *layer.size)).to(layer.dtype)
+    x = torch.randint(-40, 41, (2, layer.channels, *layer.size)).to(layer.dtype)
+    g = torch.randint(-40, 41, (2, layer.out_channels, *layer.size)).to(layer.dtype)
     x, g = (it.contiguous(memory_format=layer.layout) for it in (x, g))
     with library.counting() as costs:
         found = torch.ops.cnnops_emulated.convolution_grad_weight(g, x, [2, 3], *geometry)
@@ -162,14 +168,55 @@ def test_shares_of_groups(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_shares_of_channels_of_groups(dtype: torch.dtype) -> None:
     geometry = ([1, 1], [1, 2, 1, 0], [1, 1], 2, "zeros")
-    x = torch.randint(-1, 2, (2, 160, 3, 5)).to(dtype)
+    x = torch.randint(-40, 41, (2, 160, 3, 5)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
-    w = torch.randint(-1, 2, (80, 80, 4, 2)).to(dtype)
+    w = torch.randint(-40, 41, (80, 80, 4, 2)).to(dtype)
     with devices.tf32(True), library.counting() as costs:
         found = torch.ops.cnnops_emulated.convolution(x, w, None, *geometry)
         assert any("join_shares" in cost.kernel for cost in costs())
     expected = torch.ops.cnnops.convolution(x.double(), w.double(), None, *geometry)
     assert torch.equal(found, expected.to(dtype))
+
+
+#: Padding of depth, height and width for each mode, as far as it may go on some sides.
+FOLDS = {
+    "reflect": [2, 1, 0, 3, 6, 1],
+    "replicate": [1, 4, 5, 0, 2, 3],
+    "circular": [3, 1, 2, 4, 0, 7],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("mode", FOLDS)
+def test_gradients_of_padding(mode: str, layout: str, dtype: torch.dtype) -> None:
+    # The gradient for the padded input, rounded, is added up where the padding read, and the bias.
+    padding, size = FOLDS[mode], [3, 4, 7]
+    padded = [n + p + q for n, p, q in zip(size, padding[0::2], padding[1::2], strict=True)]
+    w = torch.randint(-4, 5, (5, 4, 2, 1, 3)).to(dtype)
+    b = torch.randint(-4, 5, (4,)).to(dtype)
+    count = [n - k + 1 for n, k in zip(padded, w.shape[2:], strict=True)]
+    g = LAYOUTS[layout](torch.randint(-4, 5, (2, 5, *count)).to(dtype))
+    emulated, cpu = torch.ops.cnnops_emulated, torch.ops.cnnops
+    ones = ([1] * 3, [0] * 6, [1] * 3, 1, "zeros")
+    of_padded = cpu.convolution_grad_input(g.double(), w.double(), None, padded, *ones)
+    x = torch.zeros(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    ends = [padding[i] for i in (4, 5, 2, 3, 0, 1)]
+    whole = torch.nn.functional.pad(x, ends, mode=mode)
+    (expected,) = torch.autograd.grad(whole, x, of_padded.to(dtype).double())
+    expected += b.double().view(-1, 1, 1, 1)
+    geometry = ([1] * 3, padding, [1] * 3, 1, mode)
+    with devices.tf32(False):
+        found = emulated.convolution_grad_input(g, w, b, size, *geometry)
+    assert torch.equal(found, expected.to(dtype))
+
+
+def test_gradient_of_replicated_single_elements() -> None:
+    # An element that is the first and the last of an axis gets what both ends read.
+    w, g = torch.ones(1, 1, 1, 2), torch.arange(12.0).view(1, 1, 4, 3)
+    geometry = ([1, 1], [1, 2, 2, 1], [1, 1], 1, "replicate")
+    found = torch.ops.cnnops_emulated.convolution_grad_input(g, w, None, [1, 1], *geometry)
+    assert found.item() == 2 * g.sum()
 
 
 @pytest.mark.parametrize("channels", [132, 136, 67])
@@ -199,10 +246,10 @@ def test_sizes_of_whole_tiles(dtype: torch.dtype, tf32: bool) -> None:
     # Each size of each product is two tiles or more, and no element beyond them.
     channels = 256 if tf32 else 128
     geometry = ([1, 1], [0, 0, 0, 1], [1, 1], 2, "zeros")
-    x = torch.randint(-1, 2, (2, channels, 8, 16)).to(dtype)
-    g = torch.randint(-1, 2, (2, channels, 8, 16)).to(dtype)
+    x = torch.randint(-40, 41, (2, channels, 8, 16)).to(dtype)
+    g = torch.randint(-40, 41, (2, channels, 8, 16)).to(dtype)
     x, g = (it.contiguous(memory_format=torch.channels_last) for it in (x, g))
-    w = torch.randint(-1, 2, (channels, channels // 2, 1, 2)).to(dtype)
+    w = torch.randint(-40, 41, (channels, channels // 2, 1, 2)).to(dtype)
     emulated, cpu = torch.ops.cnnops_emulated, torch.ops.cnnops
     with devices.tf32(tf32):
         y = emulated.convolution(x, w, None, *geometry)

@@ -69,6 +69,10 @@ LAYERS = {
         ("medium", "narrow", "medium"), (1, 3, 6, 5), 24, (3, 3), padding=2, mode="reflect"
     ),
     "vectors of pixels": Layer(("medium", "narrow", "medium"), (1, 5, 6, 8), 36, (3, 3), padding=1),
+    # Vectors of pixels would be aligned, but reach beyond the last one.
+    "one row of pixels": Layer(("narrow", "narrow", "narrow"), (1, 9, 1, 7), 1, (1, 3)),
+    # More steps of the sum than the few blocks that list them take at once.
+    "many taps": Layer(("narrow", "medium", "narrow"), (1, 67, 3, 4), 5, (3, 3), padding=1),
     "weights side by side": Layer(("medium", "narrow", "medium"), (2, 4, 5, 5), 33, (1, 1)),
 }
 
@@ -80,8 +84,13 @@ def _emulated() -> Iterator[None]:
 
 
 def _integers(*shape: int, dtype: torch.dtype, layout: str = "contiguous") -> Tensor:
-    """Numbers whose products and sums no rounding touches."""
-    return torch.randint(-3, 4, shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+    """Numbers whose products and sums no rounding touches before the result.
+
+    Sums need more bits than a bfloat16 or float16 has, and of the 64-bit types more than a float32,
+    so that it shows where they are rounded on the way.
+    """
+    most = 2**20 if dtype.itemsize == 8 else 40
+    return torch.randint(-most, most + 1, shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
 
 
 def _reference(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
@@ -146,8 +155,8 @@ def test_contractions(name: str, dtype: torch.dtype, layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_planar_groups_of_few_channels(dtype: torch.dtype) -> None:
-    # Tensor cores would be mostly empty. All sums have at most 8 bits.
-    layer = Layer(("narrow", "narrow", "narrow"), (1, 8, 4, 5), 8, (2, 2), groups=4)
+    # Tensor cores would be mostly empty.
+    layer = Layer(("narrow", "narrow", "narrow"), (2, 20, 9, 10), 20, (3, 2), groups=4)
     _check_contractions(layer, dtype, "contiguous")
 
 
@@ -172,6 +181,25 @@ def test_offsets_beyond_32_bits(dtype: torch.dtype, mode: str) -> None:
     far.copy_(x[:, :1] * g)
     grad_input = ops.convolution_grad_input(far, w, None, [5, 4], *layer.arguments)
     assert torch.equal(grad_input, input64.to(dtype))
+
+
+@pytest.mark.parametrize("far", [2**20, 2**28 - 4])
+def test_what_is_nowhere_meets_what_is_far_away(far: int) -> None:
+    # The sum has fewer steps than stages hold, those left over lie nowhere: at a position so far
+    # away that no pixel, and no tap, brings it back into the tensor.
+    ops = torch.ops.cnnops
+    x = _integers(1, 9, 3, 2, 2, dtype=torch.float32)
+    w = _integers(5, 9, 1, 1, 1, dtype=torch.float32)
+    y = F.conv3d(x[:, :, :1].double(), w.double())
+    geometry = ([far, 1, 1], [far, 0, 0, 0, 0, 0], [1] * 3, 1, "zeros")
+    found = ops.convolution(x, w, None, *geometry)
+    assert torch.equal(found, torch.cat([torch.zeros_like(y), y], 2).float())
+    g = _integers(1, 5, 3, 2, 2, dtype=torch.float32)
+    geometry = ([1] * 3, [0, far, 0, 0, 0, 0], [far, 1, 1], 1, "zeros")
+    found = ops.convolution_grad_weight(g, x, [2, 1, 1], *geometry)
+    expected = torch.einsum("nodhw,ncdhw->oc", g.double(), x.double()).float()
+    assert torch.equal(found[:, :, 0, 0, 0], expected)
+    assert torch.equal(found[:, :, 1, 0, 0], torch.zeros_like(expected))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

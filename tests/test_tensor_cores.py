@@ -108,6 +108,37 @@ LAYERS = {
         {"forward": "64, 64 elements", "input": "64, 64 elements", "weight": "64, 64 elements"},
         options={"padding": 1, "stride": (2, 1)},
     ),
+    "odd, circular": Layer(
+        (2, 3, 5, 6),
+        21,
+        (3, 2),
+        {"forward": "64, 64 elements", "input": "64, 64 elements", "weight": "64, 64 elements"},
+        options={"padding": 2},
+        mode="circular",
+    ),
+    # Fewer blocks than wanted share sums of 97 slabs, since all but the last take as many slabs.
+    "shares left over": Layer(
+        (1, 3104, 1, 2),
+        40,
+        (1, 1),
+        {"forward": "64, 64 vectors", "input": "128, 128 vectors", "weight": "64, 128 vectors"},
+        ("forward",),
+    ),
+    "groups of 27 columns, shared": Layer(
+        (1, 6, 33, 32),
+        32,
+        (3, 3),
+        {"forward": "64, 64 elements", "input": "128, 32 vectors", "weight": "64, 64 elements"},
+        ("weight",),
+        options={"groups": 2},
+    ),
+    "shares of pixels left over": Layer(
+        (1, 16, 8, 388),
+        40,
+        (1, 1),
+        {"forward": "128, 64 vectors", "input": "128, 32 vectors", "weight": "64, 64 vectors"},
+        ("weight",),
+    ),
 }
 
 
@@ -118,8 +149,12 @@ def _emulated() -> Iterator[None]:
 
 
 def integers(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    """Numbers whose products and sums no rounding touches before the result."""
-    return torch.randint(-2, 3, shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    """Numbers whose products and sums no rounding touches before the result.
+
+    Sums need more bits than a bfloat16 or float16 has, so that it shows where they are rounded on
+    the way.
+    """
+    return torch.randint(-40, 41, shape).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def arguments(layer: Layer) -> tuple[Any, ...]:
@@ -203,16 +238,19 @@ def test_grad_input(name: str, dtype: torch.dtype) -> None:
     x64 = x.double().requires_grad_()
     y64 = reference(layer, x64, w, None)
     g = integers(*y64.shape, dtype=dtype)
-    (expected,) = torch.autograd.grad(y64, x64, g.double())
+    if layer.mode == "zeros":
+        (expected,) = torch.autograd.grad(y64, x64, g.double())
+    else:  # the gradient for the padded input is rounded before it is folded
+        padded = F.pad(x64, [layer.options["padding"]] * 4, mode=layer.mode)
+        y64 = F.conv2d(padded, w.double())
+        (of_padded,) = torch.autograd.grad(y64, padded, g.double(), retain_graph=True)
+        (expected,) = torch.autograd.grad(padded, x64, of_padded.to(dtype).double())
     with library.counting() as costs:
         found = torch.ops.cnnops.convolution_grad_input(
             g, w, None, list(x.shape[2:]), *arguments(layer)
         )
         check_layer(costs(), dtype, "input", layer)
-    if layer.mode == "zeros":
-        assert torch.equal(found, expected.to(dtype))
-    else:  # the gradient for the padded input is rounded before it is folded
-        torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.5)
+    assert torch.equal(found, expected.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -232,18 +270,51 @@ def test_grad_weight(name: str, dtype: torch.dtype) -> None:
     assert torch.equal(found, expected.to(dtype))
 
 
+@pytest.mark.parametrize("channels", [32, 2112])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rounding(dtype: torch.dtype) -> None:
+def test_groups_whose_rows_are_no_whole_vectors(dtype: torch.dtype, channels: int) -> None:
+    # The last vector of a group reaches into the next one, and is as aligned as all others. Sums of
+    # many channels are shared by blocks.
+    rows = 24 // dtype.itemsize
+    layer = Layer((1, channels, 2, 3), 2 * rows, (1, 1), {}, options={"groups": 2})
+    x, w = tensors(layer, dtype)
+    with library.counting() as costs:
+        y = torch.ops.cnnops.convolution(x, w, None, *arguments(layer))
+        check_kernels(costs(), dtype, "forward", "128, 32 vectors")
+        assert any("join_shares" in cost.kernel for cost in costs()) == (channels > 32)
+    assert torch.equal(y, reference(layer, x, w, None).to(dtype))
+
+
+def as_multiplied(x: torch.Tensor) -> torch.Tensor:
+    """Operands in float64: those of float32 rounded to the nearest tf32, ties away from zero."""
+    if x.dtype != torch.float32:
+        return x.double()
+    return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32).double()
+
+
+@pytest.mark.parametrize("channels", [64, 21])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rounding(dtype: torch.dtype, channels: int) -> None:
     # Products of rounded operands summed in float32, and one rounding of the result.
-    x = torch.randn(1, 64, 6, 6).to(dtype).contiguous(memory_format=torch.channels_last)
-    w = torch.randn(48, 64, 3, 3).to(dtype)
-    y = torch.ops.cnnops.convolution(x, w, None, [1, 1], [1] * 4, [1, 1], 1, "zeros")
-    expected = F.conv2d(x.double(), w.double(), padding=1)
-    size = F.conv2d(x.double().abs(), w.double().abs(), padding=1)
-    operands = 2.0**-10 if dtype == torch.float32 else 0.0  # half a unit of tf32 each, twice
-    unit = torch.finfo(dtype).eps
-    bound = size * (operands + 64 * 9 * 2.0**-24) + expected.abs() * unit
-    assert ((y.double() - expected).abs() <= bound).all()
+    def check(found: torch.Tensor, expected: torch.Tensor, size: torch.Tensor, sum: int) -> None:
+        bound = size * sum * 2.0**-24 + expected.abs() * torch.finfo(dtype).eps
+        assert ((found.double() - expected).abs() <= bound).all()
+
+    x = torch.randn(1, channels, 6, 6).to(dtype).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(48, channels, 3, 3).to(dtype)
+    g = torch.randn(1, 48, 6, 6).to(dtype).contiguous(memory_format=torch.channels_last)
+    geometry = ([1, 1], [1] * 4, [1, 1], 1, "zeros")
+    x64, w64, g64 = map(as_multiplied, (x, w, g))
+    y = torch.ops.cnnops.convolution(x, w, None, *geometry)
+    y64, size = (F.conv2d(a, b, padding=1) for a, b in ((x64, w64), (x64.abs(), w64.abs())))
+    check(y, y64, size, channels * 9)
+    found = torch.ops.cnnops.convolution_grad_input(g, w, None, [6, 6], *geometry)
+    of_input, of_weight = torch.nn.grad.conv2d_input, torch.nn.grad.conv2d_weight
+    expected = of_input(x.shape, w64, g64, padding=1)
+    check(found, expected, of_input(x.shape, w64.abs(), g64.abs(), padding=1), 48 * 9)
+    found = torch.ops.cnnops.convolution_grad_weight(g, x, [3, 3], *geometry)
+    expected = of_weight(x64, w.shape, g64, padding=1)
+    check(found, expected, of_weight(x64.abs(), w.shape, g64.abs(), padding=1), 36)
 
 
 #: How operands of so many channels are copied, and the tiles for outputs and for weights, where

@@ -16,9 +16,18 @@ inline dim3 grid_of(int64_t blocks) {
   return dim3(static_cast<unsigned>(blocks));
 }
 
+/// The most blocks that stride over elements: more than a GPU holds at once. The emulator has few,
+/// so that these loops go round in small problems too.
+#ifdef CNNOPS_EMULATED
+constexpr int64_t kMostStridingBlocks = 2;
+#else
+constexpr int64_t kMostStridingBlocks = 1 << 15;
+#endif
+
 /// The grid of blocks of 256 threads that stride over `count` elements.
 inline dim3 grid_over(int64_t count) {
-  return dim3(static_cast<unsigned>(std::clamp<int64_t>((count + 255) / 256, 1, 1 << 15)));
+  const int64_t blocks = std::clamp<int64_t>((count + 255) / 256, 1, kMostStridingBlocks);
+  return dim3(static_cast<unsigned>(blocks));
 }
 
 }  // namespace cnnops::cuda

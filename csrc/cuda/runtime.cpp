@@ -18,9 +18,17 @@ namespace cnnops {
 
 #ifdef CNNOPS_EMULATED
 
-DeviceCall::DeviceCall(const Tensor& input) : input_(input) {}
+DeviceCall::DeviceCall(const Tensor& input) : input_(input) {
+  // Not the default stream, so that a launch that forgets the stream of its call is noticed.
+  static char stream;
+  stream_ = reinterpret_cast<cudaStream_t>(&stream);
+  simt::expect_stream(stream_);
+}
 
-DeviceCall::~DeviceCall() { simt::forget_memory(); }
+DeviceCall::~DeviceCall() {
+  simt::expect_stream(nullptr);
+  simt::forget_memory();
+}
 
 // Few, so that small problems have more blocks than that.
 int DeviceCall::multiprocessors() const { return 4; }

@@ -1,7 +1,7 @@
 // Copies a batched tensor between planar and channels_last order: for each image a transposition
 // of its channels x pixels matrix. A block takes a square of 32 channels and 32 pixels through
 // shared memory, so that it reads and writes whole runs of 32 neighbours whichever axis they lie
-// along; a pitch of 33 words keeps columns of the square in different banks.
+// along; rows that are an odd number of banks apart keep columns of the square in different banks.
 #pragma once
 
 #include "contraction.h"
@@ -34,13 +34,17 @@ struct Transpose {
 
 constexpr int kTransposeSide = 32;
 constexpr int kTransposeThreads = 256;
+/// Elements from a row of the square to the next: an odd number of banks, or of pairs of them.
+template <class Word>
+constexpr int kTransposePitch = kTransposeSide + (sizeof(Word) < 4 ? 4 / sizeof(Word) : 1);
 
 /// `to_channels_last`: reads along pixels and writes along channels; else the other way round.
 template <class Word, class Index, bool to_channels_last>
 SIMT_KERNEL SIMT_LAUNCH_BOUNDS(kTransposeThreads,
                                4) void transpose(SIMT_PARAMETER Transpose<Word, Index> p) {
   constexpr int kSide = kTransposeSide, kStep = kTransposeThreads / kSide;
-  SIMT_SHARED(Word, square, kSide * (kSide + 1));
+  constexpr int kPitch = kTransposePitch<Word>;
+  SIMT_SHARED(Word, square, kSide * kPitch);
   int32_t block = static_cast<int32_t>(blockIdx.x);
   int32_t rest = split(block, p.channel_tiles);
   const Index image = split(rest, p.pixel_tiles);
@@ -56,7 +60,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(kTransposeThreads,
     const Index pixel = first_pixel + (to_channels_last ? lane : i);
     if (channel < p.channels && pixel < p.pixels) {
       const Index offset = p.offset(p.from_strides, pixel) + channel * p.from_strides.channel;
-      simt::store_shared(&square[i * (kSide + 1) + lane], simt::load(&from[offset]));
+      simt::store_shared(&square[i * kPitch + lane], simt::load(&from[offset]));
     }
   }
   __syncthreads();
@@ -67,7 +71,7 @@ SIMT_KERNEL SIMT_LAUNCH_BOUNDS(kTransposeThreads,
     const Index pixel = first_pixel + (to_channels_last ? i : lane);
     if (channel < p.channels && pixel < p.pixels) {
       const Index offset = p.offset(p.to_strides, pixel) + channel * p.to_strides.channel;
-      simt::store(&to[offset], simt::load_shared(&square[lane * (kSide + 1) + i]));
+      simt::store(&to[offset], simt::load_shared(&square[lane * kPitch + i]));
     }
   }
 }

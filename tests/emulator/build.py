@@ -80,17 +80,21 @@ def build(target: str, variant: str = "plain", root: Path = ROOT) -> Path:
 def build_changed(changed: Path, units: Sequence[str], folder: Path) -> Path | None:
     """The library with one source of csrc/cuda replaced by `changed`, a file of the same name.
 
-    Only the translation units `units` are compiled anew, into `folder`, on top of a library that is
-    up to date; everything else is linked as it is. `changed` lies in a folder of its own named
-    "cuda", for #include to find it. None where it does not compile.
+    Only the translation units `units`, of csrc/cuda or of this folder, are compiled anew, into
+    `folder`, on top of a library that is up to date; everything else is linked as it is. `changed`
+    lies in a folder of its own named "cuda", for #include to find it. None where it does not
+    compile.
     """
     kernel_flags, _ = VARIANTS["plain"]
     built = ROOT / "build" / "emulator" / "plain"
     flags = [f"-I{changed.parent.parent}", *shlex.split(f"{kernel_flags} {_flags(ROOT)}")]
     objects = []
     for unit in units:
-        source = changed if changed.name == unit else ROOT / "csrc" / "cuda" / unit
-        objects.append(folder / f"csrc.cuda.{unit}.o")
+        own = ROOT / "csrc" / "cuda" / unit
+        if not own.exists():
+            own = Path(__file__).parent / unit
+        source = changed if changed.name == unit else own
+        objects.append(folder / (str(own.relative_to(ROOT)).replace("/", ".") + ".o"))
         # Without what only debuggers need: it takes a quarter of the time.
         command = [*_compiler(), *flags, "-w", "-g0", "-x", "c++", "-c", str(source)]
         command += ["-o", str(objects[-1])]
@@ -104,6 +108,15 @@ def build_changed(changed: Path, units: Sequence[str], folder: Path) -> Path | N
     command = [*_compiler(), "-shared", *map(str, objects + same), *_LIBRARIES, "-o", str(result)]
     subprocess.run(command, capture_output=True, check=True)
     return result
+
+
+def build_for_gpu(sources: Sequence[Path], result: Path) -> None:
+    """Compiles host code as for a GPU, not for the emulator, and links a program with torch."""
+    flags = [*shlex.split(_flags(ROOT)), "-UCNNOPS_EMULATED", "-O0", "-g0"]
+    command = [*_compiler(), *flags, *map(str, sources), *_LIBRARIES, "-o", str(result)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"cannot build {result.name}:\n{done.stderr}")
 
 
 def runtime_library(name: str) -> str:

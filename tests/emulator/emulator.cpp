@@ -379,7 +379,13 @@ std::string name_in(std::string spelled) {
   return name;
 }
 
-void check_configuration(const Machine& m) {
+/// Each host thread has its own calls.
+cudaStream_t& expected_stream() {
+  thread_local cudaStream_t stream = nullptr;
+  return stream;
+}
+
+void check_configuration(const Machine& m, cudaStream_t stream) {
   const dim3 &g = m.grid, &b = m.block;
   std::string wrong;
   if (g.x < 1 || g.y < 1 || g.z < 1 || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535) {
@@ -393,6 +399,7 @@ void check_configuration(const Machine& m) {
     wrong = std::to_string(m.dynamic_bytes) + " bytes of shared memory: a block has at most " +
             std::to_string(SharedMemory::kMost);
   }
+  if (stream != expected_stream()) wrong = "launched on another stream than that of its call";
   if (!wrong.empty()) throw std::runtime_error("emulator: kernel " + m.kernel + ": " + wrong);
 }
 
@@ -555,7 +562,7 @@ void multiply(Element element, float (&d)[4], const uint32_t (&a)[4], const uint
   }
 }
 
-void launch(const char* kernel, dim3 grid, dim3 block, size_t shared,
+void launch(const char* kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
             const std::function<void()>& thread) {
   Machine& m = machine();
   const std::lock_guard<std::mutex> lock(m.one_launch);
@@ -564,7 +571,7 @@ void launch(const char* kernel, dim3 grid, dim3 block, size_t shared,
   m.grid = grid;
   m.block = block;
   m.dynamic_bytes = shared;
-  check_configuration(m);
+  check_configuration(m, stream);
   m.body = &thread;
   m.threads = static_cast<int>(block.x * block.y * block.z);
   m.failure.clear();
@@ -630,3 +637,9 @@ void clear_counters() {
 }
 
 }  // namespace cnnops::simt::emulator
+
+namespace cnnops::simt {
+
+void expect_stream(cudaStream_t stream) { emulator::expected_stream() = stream; }
+
+}  // namespace cnnops::simt

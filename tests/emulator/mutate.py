@@ -2,10 +2,11 @@
 
     python tests/emulator/mutate.py [--kinds barrier,bound] [--sample N] [--quick] [file ...]
 
-Of the kinds in mutations.py those that concern synchronisation are tried everywhere, of each other
-kind N mutants in each file (--sample all: all of them). A mutant is compiled, without the units
-that do not have its kernel, and tested by the tests that run this kernel; what they miss meets
-everything emulated that `make test` runs, unless --quick. Who passes the deadline is noticed too.
+Of the kinds in mutations.py those that concern synchronisation, and mistakes.py, are tried all, of
+each other kind N mutants in each file (--sample all: all of them). A mutant is compiled, without
+the units that do not have its kernel, and tested by the tests that run this kernel; what they miss
+meets everything emulated that `make test` runs, unless --quick. Who passes the deadline is noticed
+too.
 
 Prints a line for each, and exits with 1 where one survives that equivalent.py does not explain.
 What was found stays in build/mutants/found.json: another run tries only what is new or survived.
@@ -44,7 +45,7 @@ DEADLINE = 180
 #: Emulated tests, of all that there are; those of the modules that have no device are all emulated.
 EMULATED = (
     "cuda-emulated or tensor_cores or fma_convolution or cuda_depthwise or cuda_pool"
-    " or cuda_addresses or cuda_nan or cuda_order or cuda_strides"
+    " or cuda_addresses or cuda_nan or cuda_order or cuda_strides or cuda_index_widths"
 )
 
 
@@ -53,7 +54,7 @@ class Kernel:
     """The translation units that have kernels of a source, and the tests that run them.
 
     Attributes:
-        units: their files in csrc/cuda.
+        units: their files in csrc/cuda, or in this folder.
         tests: in tests/test_*, those that are made for its kernels.
 
     """
@@ -68,6 +69,7 @@ _FMA = ("fma_convolution.py", *_CONV)
 _DEPTHWISE = ("cuda_depthwise.py", *_CONV)
 _ANY = ("tensor_cores.py", "fma_convolution.py", "cuda_depthwise.py", *_CONV)
 _POOL = Kernel(("pool.cu",), ("cuda_pool.py", "pool.py", "cuda_addresses.py"))
+_POOL_INDEX = Kernel(("pool.cu", "limits.cpp"), ("cuda_index_widths.py", *_POOL.tests))
 _MMA_UNITS = ("implicit_gemm.cu", "implicit_gemm_weight.cu")
 _FMA_UNITS = ("fma_gemm.cu", "fma_gemm_weight.cu")
 _CONV_UNITS = ("conv.cu", "depthwise.cu", *_FMA_UNITS, *_MMA_UNITS)
@@ -100,16 +102,17 @@ KERNELS = {
     "fill.cuh": Kernel(("conv.cu",), _ANY),
     "fold_padding.cuh": Kernel(("conv.cu",), _ANY),
     "transpose.cuh": Kernel(("conv.cu",), _ANY),
-    "problem.h": Kernel((*_CONV_UNITS, "pool.cu"), _ANY),
-    "describe.h": Kernel(_CONV_UNITS, _ANY),
+    "problem.h": Kernel((*_CONV_UNITS, "pool.cu", "limits.cpp"), ("cuda_index_widths.py", *_ANY)),
+    "launch_grid.h": Kernel(("limits.cpp",), ("cuda_index_widths.py",)),
+    "describe.h": Kernel((*_CONV_UNITS, "limits.cpp"), ("cuda_index_widths.py", *_ANY)),
     "plan.h": Kernel(_CONV_UNITS, _ANY),
     "depthwise_plan.h": Kernel(("depthwise.cu",), _DEPTHWISE),
-    "pool_plan.h": _POOL,
+    "pool_plan.h": _POOL_INDEX,
     "pool.cu": _POOL,
     "pool_direct.cuh": _POOL,
     "pool_fractional.cuh": _POOL,
     "pool_indexed.cuh": _POOL,
-    "pool_problem.h": _POOL,
+    "pool_problem.h": _POOL_INDEX,
     "pool_reduce.cuh": _POOL,
     "pool_tile.cuh": _POOL,
     "pool_window.cuh": _POOL,
@@ -124,7 +127,7 @@ def chosen(arguments: argparse.Namespace) -> list[Mutant]:
             continue
         for kind in arguments.kinds:
             of_kind = list(mutants(SOURCES / name, (kind,)))
-            every = arguments.sample is None or kind in SYNCHRONISATION
+            every = arguments.sample is None or kind in (*SYNCHRONISATION, "mistake")
             found += of_kind if every else sample(of_kind, arguments.sample, arguments.seed)
     return found
 

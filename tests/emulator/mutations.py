@@ -12,9 +12,10 @@ Each has a kind, the class of mistake it stands for:
     index     a quotient for a remainder, a product for a sum, and the like
     stride    the stride, size or divisor of another axis
     narrow    64-bit arithmetic in 32 bits
+    mistake   one of mistakes.py
 
-They are found by regular expressions, which clang-format makes reliable: comparisons have spaces
-around them, angle brackets of templates have none.
+All but the last are found by regular expressions, which clang-format makes reliable: comparisons
+have spaces around them, angle brackets of templates have none.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from emulator.mistakes import MISTAKES
+
 KINDS = (
-    "barrier", "wait", "bound", "loop", "guard", "fill", "offset", "index", "stride", "narrow"
+    "barrier", "wait", "bound", "loop", "guard", "fill", "offset", "index", "stride", "narrow",
+    "mistake",
 )  # fmt: skip
 #: Those that concern the order of threads and copies; every one of them is tried.
 SYNCHRONISATION = ("barrier", "wait")
@@ -122,6 +126,15 @@ def mutants(path: Path, kinds: tuple[str, ...]) -> Iterator[Mutant]:
             new = replacement.replace(r"\g<it>", old)
             line = text.count("\n", 0, begin) + 1
             found.append(Mutant(path.name, line, kind, old, new, begin, source.strip()))
+    if "mistake" in kinds:
+        for name, what, old, new in MISTAKES:
+            if name != path.name:
+                continue
+            if text.count(old) != 1:
+                raise ValueError(f"{name} has {text.count(old)} times, not once: {old}")
+            begin = text.index(old)
+            line = text.count("\n", 0, begin) + 1
+            found.append(Mutant(name, line, "mistake", old, new, begin, what))
     return iter(sorted(found, key=lambda it: (it.begin, it.new)))
 
 

@@ -43,6 +43,9 @@ using Where = std::source_location;
 void expose_memory(const void* begin, size_t bytes, bool writable);
 void forget_memory();
 
+/// The stream that the launches of this thread must be on; at first the default one, nullptr.
+void expect_stream(cudaStream_t stream);
+
 namespace emulator {
 
 enum class Space { kGlobal, kShared };
@@ -57,7 +60,7 @@ dim3 grid_size();
 void* static_shared(const void* site, size_t bytes);
 void* dynamic_shared();
 /// `kernel` is what `spelled` returns.
-void launch(const char* kernel, dim3 grid, dim3 block, size_t shared,
+void launch(const char* kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
             const std::function<void()>& thread);
 
 /// A text that ends with "kernel = " and the name of the kernel with its template arguments, as the
@@ -99,8 +102,8 @@ T shuffle_value(const char* name, unsigned mask, T value, int source, const Wher
 
 template <class... P>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-            cudaStream_t, std::type_identity_t<P>... arguments) {
-  emulator::launch(name, grid, block, shared, [&] { kernel(arguments...); });
+            cudaStream_t stream, std::type_identity_t<P>... arguments) {
+  emulator::launch(name, grid, block, shared, stream, [&] { kernel(arguments...); });
 }
 
 template <class T>

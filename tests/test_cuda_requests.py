@@ -1,0 +1,28 @@
+"""What the memory requests of CUDA kernels cost, counted emulated, is no more than it was."""
+
+from __future__ import annotations
+
+import pytest
+from emulator import build, report
+
+pytestmark = pytest.mark.skipif(
+    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
+)
+
+
+def test_no_request_takes_more_transactions_than_its_budget() -> None:
+    # `python tests/emulator/report.py --update` makes what is counted the budget.
+    allowed, counted = report.allowed(), report.counted()
+    assert counted.keys() == allowed.keys()
+    assert {key: ratio for key, ratio in counted.items() if ratio > allowed[key]} == {}
+
+
+def test_shared_memory_is_used_without_bank_conflicts() -> None:
+    # But where windows or tiles lie apart, or the indices of the caller decide.
+    conflicts = {
+        kernel
+        for (kernel, kind), ratio in report.allowed().items()
+        if kind.startswith("shared") and ratio > 1.1
+    }
+    apart = ("pool_tile", "pool_scatter", "depthwise_planar", "depthwise_weight_")
+    assert [kernel for kernel in conflicts if not kernel.startswith(apart)] == []
