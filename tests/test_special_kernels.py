@@ -55,11 +55,15 @@ SHAPES = {
     "few, with taps, channels last": Shape(
         ("few_pixels", "", ""), (2, 5, 3, 4), (9, 5, 3, 4), channels_last=True
     ),
-    # Whole panels, a part of one and less than a register; K beyond a block; groups.
+    # Whole panels, a part of one and less than a register; K beyond a block; groups; row blocks
+    # that share copies; planes of whole pages.
     "pointwise": Shape(POINTWISE, (2, 19, 9, 11), (13, 19, 1, 1)),
     "pointwise, whole registers": Shape(POINTWISE, (1, 40, 8, 16), (17, 40, 1, 1)),
     "pointwise, deep": Shape(POINTWISE, (1, 300, 8, 10), (7, 300, 1, 1)),
     "pointwise, many panels": Shape(POINTWISE, (1, 9, 40, 33), (21, 9, 1, 1)),
+    "pointwise, small plane": Shape(POINTWISE, (1, 170, 5, 5), (110, 170, 1, 1)),
+    "pointwise, row blocks": Shape(POINTWISE, (1, 330, 9, 10), (200, 330, 1, 1)),
+    "pointwise, whole pages": Shape(POINTWISE, (1, 20, 32, 64), (14, 20, 1, 1)),
     "pointwise, in groups": Shape(POINTWISE, (1, 36, 9, 8), (30, 12, 1, 1), {"groups": 3}),
     "pointwise, 1-d": Shape(POINTWISE, (2, 20, 75), (11, 20, 1)),
     "pointwise, 3-d": Shape(POINTWISE, (1, 20, 3, 5, 6), (11, 20, 1, 1, 1)),
@@ -264,7 +268,8 @@ SHAPES = {
     "pixels, many weights": Shape(
         LAST, (1, 90, 12, 30), (200, 90, 2, 3), {"dilation": 2}, channels_last=True
     ),
-    "49 pixels": Shape(("gemm_planar", "gemm_planar", ""), (1, 90, 7, 7), (200, 90, 1, 1)),
+    "49 pixels": Shape(POINTWISE, (1, 90, 7, 7), (200, 90, 1, 1)),
+    "49 pixels, images": Shape(("gemm_planar", "gemm_planar", ""), (2, 90, 7, 7), (200, 90, 1, 1)),
     "49 pixels, channels last": Shape(
         ("gemm_planar", "gemm_channels_last", ""),
         (1, 200, 7, 7),

@@ -411,9 +411,8 @@ bool suits_weight_as_pixels(const Contraction<T>& p) {
          p.source_strides.channel != 1 && p.weight_strides.row == 1;
 }
 
-/// Whether a planar contraction is a product of matrices as they lie, wide enough for whole tiles
-/// and of accumulators. Planes that start a multiple of 4 KiB apart are none: they compete for the
-/// same few lines of a cache.
+/// Whether a planar contraction is a product of matrices as they lie, of accumulators. Small planes
+/// of several images share the panels of a GEMM.
 template <class T>
 bool suits_planes(const Contraction<T>& p) {
   const Walk& walk = p.walk[2];
@@ -422,8 +421,7 @@ bool suits_planes(const Contraction<T>& p) {
   const bool rows = p.walk[0].taps[0].offset == 0 && p.walk[1].taps[0].offset == 0;
   const bool dense = p.source_strides.axis[2] == 1 && p.dest_strides.axis[2] == 1;
   return std::is_same_v<T, Accumulator<T>> && one_row && same && rows && dense &&
-         walk.count >= plan::kMinPlane &&
-         !planes_compete(p.source_strides.channel * int64_t(sizeof(T)));
+         (walk.count >= plan::kMinPlane || p.batch == 1);
 }
 
 /// Whether the taps of a planar contraction are best read as shifts of copied source rows: when few
@@ -476,11 +474,11 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
   } else if (choice.algorithm == Algorithm::gemm_channels_last && suits_weight_rows(p)) {
     choice = {Algorithm::gemm_planar, "few pixels: the weight is read as it lies"};
+  } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
+    choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
   } else if (suits_weight_as_pixels(p)) {
     exchange_parts(p);
     choice = {Algorithm::gemm_planar, "few pixels: vectors along the weight, read as it lies"};
-  } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
-    choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
   } else if (const int64_t size = winograd_tile(p, kernels.lanes)) {
     choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
               "dense 3x3 at stride 1: fewer products"};

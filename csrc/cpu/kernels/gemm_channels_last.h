@@ -256,7 +256,7 @@ struct GemmChannelsLastBlocking {
   int64_t item_blocks, column_parts;  // column blocks of an item, items of a block of pixels
   int64_t run, tap_block;  // a slice of K: some channels of one tap, or all channels of some taps
   bool packs;              // the weights
-  bool stores;             // tiles write the destination, but for part of a register of channels
+  bool stores;             // tiles write the destination
   int64_t weight_bytes, table_bytes, zero_bytes;                                // of the call
   int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes, copied_bytes;  // of each thread
 
@@ -350,14 +350,9 @@ void gemm_channels_last(const Contraction<T>& p) {
   Scratch zero_tap(blocking.zero_bytes);
   memset(zero_tap.as<void>(), 0, blocking.zero_bytes);
 
-  // Tiles write the destination themselves, but for blocks that end in part of a register.
   A* dest = reinterpret_cast<A*>(p.dest);
   const A* bias = reinterpret_cast<const A*>(p.bias);
   const int64_t pixel_pitch = p.dest_strides.axis[2];
-  const auto sums_wait = [&](int64_t column, int64_t width) {
-    return !blocking.stores || column + width > p.rows;
-  };
-
   parallel_for(p.groups * pixel_blocks * column_parts, 1, [&](int64_t begin, int64_t end) {
     Scratch pointer_table(blocking.pointer_bytes);
     Scratch sum_buffer(blocking.sum_bytes);
@@ -398,10 +393,10 @@ void gemm_channels_last(const Contraction<T>& p) {
             tile.rows = tile_rows + (i * taps + tap * kTileRows);
             for (int64_t block = block_begin; block < block_end; ++block) {
               const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;
-              const bool waits = sums_wait(column, width);
               const int64_t channel = group * p.rows + column;
-              const Rows<A> to = waits ? Rows<A>{sums, width}
-                                       : Rows<A>{dest + first * pixel_pitch + channel, pixel_pitch};
+              const Rows<A> to = blocking.stores
+                                     ? Rows<A>{dest + first * pixel_pitch + channel, pixel_pitch}
+                                     : Rows<A>{sums, width};
               tile.b_step = packs ? width : p.weight_strides.depth;
               tile.b = packs ? weights + (group * padded_rows + column) * inner
                              : weights + group * p.weight_strides.group + column;
@@ -413,15 +408,17 @@ void gemm_channels_last(const Contraction<T>& p) {
                 if (i > 0) tile.b = panel, tile.b_step = width;
                 tile.copy = i == 0 && count > kTileRows ? panel : nullptr;
               }
-              tile.column_bias = bias != nullptr && last_slice && !waits ? bias + channel : nullptr;
+              const bool ends = blocking.stores && column + width > p.rows;
+              tile.last = ends ? p.rows % kLanes<A> : kLanes<A>;
+              tile.column_bias =
+                  bias != nullptr && last_slice && blocking.stores ? bias + channel : nullptr;
               multiply<A>(tile, to.at(i), to.pitch, !first_slice, rows, int(width / kLanes<A>));
             }
           }
         }
       }
-      // At most the last block of an item that has several.
-      const int64_t column = blocks.begin(block_end - 1), width = blocks.begin(block_end) - column;
-      if (!sums_wait(column, width)) continue;
+      if (blocking.stores) continue;
+      const int64_t column = blocks.begin(block_begin), width = blocks.begin(block_end) - column;
       const int64_t channels = p.rows - column < width ? p.rows - column : width;
       store_pixels(p, group * p.rows + column, channels, first, count, sums, width);
     }

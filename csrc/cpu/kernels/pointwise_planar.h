@@ -2,26 +2,92 @@
 // for each image and group, where source and dest are matrices as they lie.
 //
 // Nothing is gathered and no sum waits in scratch: tiles read planes of the source and write planes
-// of the destination, but for the last pixels of an image that do not fill a panel of kTileColumns.
-// Each row of a panel in place is another page, so the first tile of rows copies the panel while it
-// reads it, and the tiles after it read the copy.
-// An item is (image, group, block of panels, row block). A block has up to kBlockPanels panels,
-// which a tile of rows goes through one after another, so that each plane of the destination is
-// written in runs of a kilobyte that the prefetcher follows.
+// of the destination. Each row of a panel in place is another page, which no prefetcher of the
+// processor follows. So the first tile of rows fetches planes ahead of those that it multiplies and
+// copies the panel while it reads it; the tiles after it read the copy. K is cut so that the planes
+// of a panel stay in L1.
+// An item is (image, group, block of panels, row block). Neighbouring items of a thread share the
+// copied panels of their block.
 
+/// Panels of a block at most: a tile of rows goes through them one after another, and so writes
+/// each plane of the destination in runs of a kilobyte. Where the source is larger than the
+/// destination, a block is one panel: what the next panel reads comes while this one is multiplied.
 constexpr int64_t kBlockPanels = 4;
 
-/// Up to so large a K the lines that a tile writes come later than it does.
-constexpr int64_t kShallow = 64;
+/// Elements of the planes of a block that has several panels: 64 KB of floats come from L2 as fast
+/// as a tile takes them.
+constexpr int64_t kBlockElements = 1 << 14;
 
-/// Brings the lines of the next tile to L1, `rows` of a full tile `pitch` elements apart.
+/// Planes that are multiplied at a time: a panel of 40 KB of floats stays in L1.
+constexpr int64_t kPlanesAtOnce = 160;
+
+/// Planes, and weights of a row, that are fetched ahead.
+constexpr int64_t kPlanesAhead = 4, kWeightsAhead = 8;
+
+/// Up to kTileVectors registers of pixels, and where their planes are read.
 template <class A>
-inline void fetch_ahead(const A* next, int64_t pitch, int rows) {
-  for (int r = 0; r < rows; ++r) {
-    for (int64_t j = 0; j < kTileColumns<A>; j += kLanes<A>) {
-      __builtin_prefetch(next + r * pitch + j, 1);
+struct PlanePanel {
+  int64_t pixel, width;  // the first pixel, and how many there are in whole registers
+  int64_t last;          // pixels of the last register
+  A* copy;               // planes side by side, or space for them
+  const A* planes;       // where they are read,
+  int64_t plane;         // and the elements from one to the next
+
+  bool is_copied() const { return planes == copy; }
+  void read_copy() { planes = copy, plane = width; }
+
+  /// Turns to `depth` planes of the source, `stride` elements apart, with space for a copy. They
+  /// are read in place unless a part of a register ends them: then they are copied at once.
+  void read(const A* source, int64_t stride, int64_t depth, A* space) {
+    constexpr int lanes = kLanes<A>;
+    copy = space, planes = source + pixel, plane = stride;
+    if (last == lanes) return;
+    for (int64_t k = 0; k < depth; ++k) {
+      const A* from = planes + k * stride;
+      A* to = copy + k * width;
+      for (int64_t i = 0; i < width - lanes; i += lanes) store(to + i, load(from + i));
+      store(to + width - lanes, load_partial(from + width - lanes, last));
     }
+    read_copy();
   }
+};
+
+/// What the tiles of an item share.
+struct PlaneTiles {
+  int64_t weight_row, weight_step;  // elements from one row of the weight to the next, from k to k
+  int64_t depth;                    // planes
+  int64_t pitch;                    // elements from one plane of the destination to the next
+  bool accumulate;                  // to what is in the destination
+};
+
+/// A tile: kRows rows of the weight times the planes of a panel, which are copied if kCopies.
+template <class A, int kRows, int kVectors, bool kCopies>
+void multiply_planes(const PlaneTiles& tiles, const A* weight, const PlanePanel<A>& panel,
+                     const A* bias, A* dest) {
+  TileSums<A, kRows, kVectors> sums;
+  const A* rows[kRows];
+#pragma GCC unroll 6
+  for (int i = 0; i < kRows; ++i) rows[i] = weight + i * tiles.weight_row;
+  const A* planes = panel.planes;
+  A* copy = panel.copy;
+  const int64_t depth = tiles.depth, plane = panel.plane, step = tiles.weight_step;
+  int64_t offset = 0;
+  const auto multiply_plane = [&] {
+    if constexpr (kCopies) sums.fetch(planes + kPlanesAhead * plane);
+    __builtin_prefetch(rows[kRows - 1] + offset + kWeightsAhead * step);
+    sums.template add_products<kCopies>(rows, offset, planes, copy);
+    planes += plane, offset += step;
+    if constexpr (kCopies) copy += kVectors * kLanes<A>;
+  };
+  int64_t k = 0;
+  for (; k < depth - kRows; ++k) multiply_plane();
+  // The lines that sums go to come while the last planes are multiplied.
+  for (const A* row = dest; k < depth; ++k, row += tiles.pitch) {
+    sums.fetch(row);
+    multiply_plane();
+  }
+  if (bias != nullptr) sums.add_bias(bias);
+  sums.store_to(dest, tiles.pitch, panel.last, tiles.accumulate);
 }
 
 /// How a call is cut, and the scratch that it takes.
@@ -30,32 +96,37 @@ struct PointwisePlanarBlocking {
   using A = Accumulator<T>;
   static constexpr int64_t columns = kTileColumns<A>;
   int64_t pixels, depth_block;
-  int64_t registers, blocks;  // of an image
-  int64_t block_pixels;       // at most
+  EvenBlocks<A> panels;  // of an image
+  int64_t blocks;        // of these
   int64_t row_block, row_blocks;
-  bool in_place;                       // rows of the weight are dense
+  bool packs;                          // the weight
+  bool whole;                          // panels are copied with all of K,
+  int64_t copied_depth;                // else so many planes at a time
   int64_t packed_bytes, buffer_bytes;  // of the call, of each thread
 
-  explicit PointwisePlanarBlocking(const Contraction<T>& p) {
+  explicit PointwisePlanarBlocking(const Contraction<T>& p) : panels(p.walk[2].count) {
     pixels = p.walk[2].count;
-    depth_block = p.depth < kPanelDepth ? p.depth : kPanelDepth;
-    const int64_t panels = ceil_div(pixels, columns), images = p.batch * p.groups;
+    depth_block = even_part(p.depth, kPlanesAtOnce);
+    const int64_t images = p.batch * p.groups;
     // Fewer panels where there would be too few items.
-    int64_t most = images * panels / kWantedItems;
-    most = most < 1 ? 1 : most > kBlockPanels ? kBlockPanels : most;
-    blocks = ceil_div(panels, most);
-    registers = ceil_div(pixels, kLanes<A>);
-    block_pixels = ceil_div(registers, blocks) * kLanes<A>;
+    const int64_t wanted = images * panels.count / kWantedItems;
+    int64_t most = p.rows > p.depth ? kBlockElements / (columns * p.depth) : 1;
+    if (most > kBlockPanels) most = kBlockPanels;
+    if (most > wanted) most = wanted;
+    blocks = ceil_div(panels.count, most < 1 ? 1 : most);
     row_block = choose_row_block(p.rows, images * blocks);
     row_blocks = ceil_div(p.rows, row_block);
-    in_place = p.depth == 1 || p.weight_strides.depth == 1;
-    packed_bytes = in_place ? 0 : sizeof(A) * p.groups * p.rows * p.depth;
-    const int64_t sum_rows = row_block < p.rows ? row_block : p.rows;
-    buffer_bytes = sizeof(A) * (columns * sum_rows + block_pixels * depth_block);
+    const bool dense_rows = p.depth == 1 || p.weight_strides.depth == 1;
+    packs = !dense_rows && p.batch * panels.count > kPanelsWorthPacking;
+    packed_bytes = packs ? sizeof(A) * p.groups * p.rows * p.depth : 0;
+    whole = p.depth * columns * int64_t(sizeof(A)) <= kPanelBytes;
+    copied_depth = whole ? p.depth : depth_block;
+    buffer_bytes = sizeof(A) * block_panels() * columns * copied_depth;
   }
 
-  /// The first pixel of a block: blocks are as even as they get.
-  int64_t begin(int64_t block) const { return block * registers / blocks * kLanes<A>; }
+  /// Panels of a block at most, and the first of a block.
+  int64_t block_panels() const { return ceil_div(panels.count, blocks); }
+  int64_t begin(int64_t block) const { return block * panels.count / blocks; }
 
   Footprint footprint() const { return {kTileRows, columns, packed_bytes, buffer_bytes}; }
 };
@@ -67,77 +138,82 @@ void pointwise_planar(const Contraction<T>& p) {
   constexpr int lanes = kLanes<A>;
   Scratch packed(blocking.packed_bytes);
   const A* weight = reinterpret_cast<const A*>(p.weight);
-  int64_t weight_row = p.weight_strides.row, weight_group = p.weight_strides.group;
-  if (!blocking.in_place) {
-    int64_t offset;
-    tap_offsets(p, p.weight_strides, &offset);
+  WeightStrides strides = p.weight_strides;
+  int64_t offset;
+  tap_offsets(p, strides, &offset);
+  weight += offset;
+  if (blocking.packs) {
     pack_weight_rows(p, &offset, packed.as<A>());
-    weight = packed.as<A>(), weight_row = p.depth, weight_group = p.rows * p.depth;
+    weight = packed.as<A>();
+    strides = {p.rows * p.depth, p.depth, 1, {0, 0, 0}};
   }
 
   const int64_t items = p.batch * p.groups * blocking.blocks * blocking.row_blocks;
-  const int64_t item_work = blocking.block_pixels * blocking.row_block * p.depth;
+  const int64_t block_pixels = blocking.block_panels() * blocking.columns;
+  const int64_t item_work = block_pixels * blocking.row_block * p.depth;
   parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
-    A* panels = buffer.as<A>();
-    A* sums = panels + blocking.block_pixels * blocking.depth_block;
+    PlanePanel<A> panels[kBlockPanels];
+    int64_t copied = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row_begin = item % blocking.row_blocks * blocking.row_block;
       const int64_t rest = item / blocking.row_blocks, image = rest / blocking.blocks;
       const int64_t block = rest % blocking.blocks, first = blocking.begin(block);
-      const int64_t last = blocking.begin(block + 1);
-      const int64_t count = (last < blocking.pixels ? last : blocking.pixels) - first;
+      const int64_t count = blocking.begin(block + 1) - first;
       const int64_t rows_left = p.rows - row_begin;
       const int64_t rows = rows_left < blocking.row_block ? rows_left : blocking.row_block;
       const int64_t group = image % p.groups, channel = group * p.rows + row_begin;
       const A* source = reinterpret_cast<const A*>(p.source) +
                         image / p.groups * p.source_strides.batch +
-                        group * p.depth * p.source_strides.channel + first;
+                        group * p.depth * p.source_strides.channel;
       A* dest = reinterpret_cast<A*>(p.dest) + image / p.groups * p.dest_strides.batch +
-                channel * p.dest_strides.channel + first;
+                channel * p.dest_strides.channel;
       const A* bias = p.bias != nullptr ? reinterpret_cast<const A*>(p.bias) + channel : nullptr;
-      const A* matrix = weight + group * weight_group + row_begin * weight_row;
+      const A* matrix = weight + group * strides.group + row_begin * strides.row;
 
-      // Panels of about as many registers each. One that ends in part of a register is copied, and
-      // its sums wait in scratch.
-      const EvenBlocks<A> panel_blocks(count);
-      const int64_t over = count % lanes, tail = panel_blocks.begin(panel_blocks.count - 1);
-      const int64_t tail_width = panel_blocks.registers * lanes - tail;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t pixel = blocking.panels.begin(first + i);
+        const int64_t width = blocking.panels.begin(first + i + 1) - pixel;
+        const int64_t left = blocking.pixels - pixel;
+        panels[i] = {pixel, width, left < width ? left % lanes : lanes, nullptr, nullptr, 0};
+      }
+      const bool again = blocking.whole && copied == rest;
+      copied = rest;
       for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
         const int64_t to_go = p.depth - k;
         const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
-        const A* planes = source + k * p.source_strides.channel;
-        for (int64_t i = 0; over > 0 && i < depth; ++i) {
-          copy_strided(planes + i * p.source_strides.channel + tail, 1, count - tail,
-                       panels + tail * blocking.depth_block + i * tail_width);
+        const PlaneTiles tiles{strides.row, strides.depth, depth, p.dest_strides.channel, k > 0};
+        for (int64_t i = 0; i < count; ++i) {
+          A* space = buffer.as<A>() + i * blocking.columns * blocking.copied_depth;
+          if (blocking.whole) space += k * panels[i].width;
+          if (again) {
+            panels[i].copy = space;
+            panels[i].read_copy();
+          } else {
+            panels[i].read(source + k * p.source_strides.channel, p.source_strides.channel, depth,
+                           space);
+          }
         }
         for (int64_t row = 0; row < rows; row += kTileRows) {
           const int some = int(rows - row < kTileRows ? rows - row : kTileRows);
-          const A* from[kTileRows];
-          for (int r = 0; r < some; ++r) from[r] = matrix + (row + r) * weight_row + k;
-          TileOperands<A> tile{from, 0, 1, depth, 1, planes, p.source_strides.channel};
-          if (bias != nullptr && k + depth == p.depth) tile.bias = bias + row;
-          for (int64_t i = 0; i < panel_blocks.count; ++i) {
-            const int64_t pixel = panel_blocks.begin(i), width = panel_blocks.begin(i + 1) - pixel;
-            const bool waits = over > 0 && i + 1 == panel_blocks.count, copied = row > 0 || waits;
-            A* panel = panels + pixel * blocking.depth_block;
-            tile.b = copied ? panel : planes + pixel;
-            tile.b_step = copied ? width : p.source_strides.channel;
-            tile.copy = !copied && row + kTileRows < rows ? panel : nullptr;
-            const Rows<A> c = waits ? Rows<A>{sums + row * width, width}
-                                    : Rows<A>{dest + row * p.dest_strides.channel + pixel,
-                                              p.dest_strides.channel};
-            if (p.depth <= kShallow && i + 1 < panel_blocks.count) {
-              fetch_ahead(dest + row * p.dest_strides.channel + panel_blocks.begin(i + 1),
-                          p.dest_strides.channel, some);
-            }
-            multiply<A>(tile, c.data, c.pitch, k > 0, some, int(width / lanes));
+          const A* added = bias != nullptr && k + depth == p.depth ? bias + row : nullptr;
+          const A* from = matrix + row * strides.row + k * strides.depth;
+          for (int64_t i = 0; i < count; ++i) {
+            PlanePanel<A>& panel = panels[i];
+            const bool copies = !panel.is_copied() && rows > kTileRows;
+            A* to = dest + row * p.dest_strides.channel + panel.pixel;
+            with_tile_size(some, int(panel.width / lanes), [&](auto height, auto width) {
+              constexpr int kRows = decltype(height)::value, kVectors = decltype(width)::value;
+              if constexpr (kRows == kTileRows) {
+                if (copies) {
+                  multiply_planes<A, kRows, kVectors, true>(tiles, from, panel, added, to);
+                  return panel.read_copy();
+                }
+              }
+              multiply_planes<A, kRows, kVectors, false>(tiles, from, panel, added, to);
+            });
           }
         }
-      }
-      for (int64_t row = 0; over > 0 && row < rows; ++row) {
-        copy_strided(sums + row * tail_width, 1, count - tail,
-                     dest + row * p.dest_strides.channel + tail);
       }
     }
   });

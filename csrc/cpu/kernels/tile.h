@@ -17,9 +17,10 @@ constexpr int kTileVectors = CNNOPS_VECTOR_BYTES == 64 ? 4 : 2;
 template <class A>
 constexpr int kTileColumns = kTileVectors * kLanes<A>;
 
-/// Operands of one tile.
+/// Operands of one tile. They are in memory, and what is zero is zeroed in whole registers: of a
+/// store that spans two cache lines, loads would wait until all stores before it are done.
 template <class A>
-struct TileOperands {
+struct alignas(64) TileOperands {
   const A* const* rows;  // [taps][kTileRows]
   int64_t start;         // elements from there to the first k
   int64_t taps;
@@ -27,24 +28,102 @@ struct TileOperands {
   int64_t step;              // elements from one k to the next in A
   const A* b;                // [taps * run] rows of vectors * lanes elements
   int64_t b_step;            // elements from one row of B to the next
-  int64_t b_tap = 0;         // from the first row of a tap to that of the next; 0: they follow
-  const A* zeros = nullptr;  // a tap whose rows all point here is skipped
-  const A* bias = nullptr;   // one for each row of C, added at the end
+  int64_t last = kLanes<A>;  // elements of the last register of a row of C, which C ends with
+
+  alignas(64) int64_t b_tap = 0;  // from the first row of a tap to that of the next; 0: they follow
+  const A* zeros = nullptr;       // a tap whose rows all point here is skipped
+  const A* bias = nullptr;        // one for each row of C, added at the end
   const A* column_bias = nullptr;  // one for each column of C, likewise
   A* copy = nullptr;  // where B is copied to as it is read, rows of whole registers side by side
 };
 
-template <class A, int kRows, int kVectors, bool kCopies = false>
-void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate) {
-  constexpr int lanes = kLanes<A>;
-  Vec<A> sum[kRows][kVectors];
-#pragma GCC unroll 6
-  for (int i = 0; i < kRows; ++i) {
+/// The sums of a tile, in registers.
+template <class A, int kRows, int kVectors>
+struct TileSums {
+  static constexpr int lanes = kLanes<A>;
+  Vec<A> sum[kRows][kVectors] = {};
+
+  /// Adds the products of the column of A at a[i][offset] and the row of B at `b`, which is copied
+  /// to `copy` if kCopies.
+  template <bool kCopies = false>
+  inline void add_products(const A* const (&a)[kRows], int64_t offset, const A* b,
+                           A* copy = nullptr) {
+    Vec<A> column[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      sum[i][j] = accumulate ? load(c + i * pitch + j * lanes) : Vec<A>{};
+    for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
+    if constexpr (kCopies) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) store(copy + j * lanes, column[j]);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < kRows; ++i) {
+      const Vec<A> value = broadcast(a[i][offset]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[i][j] += value * column[j];
     }
   }
+
+  /// Adds a number for each row.
+  inline void add_bias(const A* bias) {
+#pragma GCC unroll 6
+    for (int i = 0; i < kRows; ++i) {
+      const Vec<A> value = broadcast(bias[i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[i][j] += value;
+    }
+  }
+  /// Adds a number for each column, of which the last register has `last`.
+  inline void add_column_bias(const A* bias, int64_t last) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      const A* from = bias + j * lanes;
+      const Vec<A> value = ends(j, last) ? load_partial(from, last) : load(from);
+#pragma GCC unroll 6
+      for (int i = 0; i < kRows; ++i) sum[i][j] += value;
+    }
+  }
+
+  /// Stores the sums, added to what there is if `accumulate`, as rows `pitch` elements apart; the
+  /// last register of a row has `last`.
+  inline void store_to(A* c, int64_t pitch, int64_t last, bool accumulate) {
+    if (accumulate) {
+#pragma GCC unroll 6
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) {
+          const A* from = c + i * pitch + j * lanes;
+          sum[i][j] += ends(j, last) ? load_partial(from, last) : load(from);
+        }
+      }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        A* to = c + i * pitch + j * lanes;
+        if (ends(j, last)) {
+          store_partial(to, sum[i][j], last);
+        } else {
+          store(to, sum[i][j]);
+        }
+      }
+    }
+  }
+
+  /// Brings the lines that a row of sums goes to.
+  static inline void fetch(const A* row) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(row + j * lanes, 1);
+  }
+
+ private:
+  /// Whether register j ends a row, and `last` elements are a part of it.
+  static inline bool ends(int j, int64_t last) { return j + 1 == kVectors && last < lanes; }
+};
+
+template <class A, int kRows, int kVectors, bool kCopies = false>
+void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate) {
+  TileSums<A, kRows, kVectors> sums;
   const int64_t b_tap = in.b_tap != 0 ? in.b_tap : in.run * in.b_step;
   A* copy = in.copy;
   const A* const* rows = in.rows;
@@ -57,44 +136,24 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
     for (int i = 0; i < kRows; ++i) reads |= a[i] != in.zeros;
     if (!reads) continue;
     const A* b = in.b + tap * b_tap;
-    for (int64_t k = 0, offset = in.start; k < in.run; ++k, offset += in.step, b += in.b_step) {
-      Vec<A> column[kVectors];
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
-      if constexpr (kCopies) {
-#pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) store(copy + j * lanes, column[j]);
-        copy += kVectors * lanes;
-      }
-#pragma GCC unroll 6
-      for (int i = 0; i < kRows; ++i) {
-        const Vec<A> value = broadcast(a[i][offset]);
-#pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) sum[i][j] += value * column[j];
-      }
+    int64_t offset = in.start;
+    const auto multiply_row = [&] {
+      sums.template add_products<kCopies>(a, offset, b, copy);
+      offset += in.step, b += in.b_step;
+      if constexpr (kCopies) copy += kVectors * kLanes<A>;
+    };
+    int64_t k = 0;
+    const int64_t until = tap + 1 < in.taps ? in.run : in.run - kRows;
+    for (; k < until; ++k) multiply_row();
+    // The lines that sums go to come while the last positions are multiplied.
+    for (const A* row = c; k < in.run; ++k, row += pitch) {
+      sums.fetch(row);
+      multiply_row();
     }
   }
-  if (in.bias != nullptr) {
-#pragma GCC unroll 6
-    for (int i = 0; i < kRows; ++i) {
-      const Vec<A> value = broadcast(in.bias[i]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[i][j] += value;
-    }
-  }
-  if (in.column_bias != nullptr) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      const Vec<A> value = load(in.column_bias + j * lanes);
-#pragma GCC unroll 6
-      for (int i = 0; i < kRows; ++i) sum[i][j] += value;
-    }
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) store(c + i * pitch + j * lanes, sum[i][j]);
-  }
+  if (in.bias != nullptr) sums.add_bias(in.bias);
+  if (in.column_bias != nullptr) sums.add_column_bias(in.column_bias, in.last);
+  sums.store_to(c, pitch, in.last, accumulate);
 }
 
 /// A number as a type.
