@@ -458,7 +458,7 @@ class MaxPoolWithTaps(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Gradients:
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None = None) -> Gradients:
         grad_input = None
         if grad is not None:
             (taps,) = ctx.saved_tensors

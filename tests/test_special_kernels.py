@@ -258,7 +258,7 @@ SHAPES = {
         STRIPS, (2, 60, 11, 13), (70, 60, 3, 3), {"stride": 2, "padding": 2, "dilation": 2}
     ),
     "strips, short rows": Shape(STRIPS, (3, 64, 40, 3), (112, 64, 3, 2)),
-    "strips, halves of rows": Shape(STRIPS, (1, 40, 9, 9), (150, 40, 2, 3)),
+    "strips, halves of rows": Shape(STRIPS, (1, 50, 9, 9), (150, 50, 2, 3)),
     "strips, long rows": Shape(STRIPS, (1, 60, 700), (150, 60, 5)),
     # Blocks of channels as even as they get; weights few or many; parts of registers; few pixels.
     "pixels, all channels": Shape(LAST, (1, 150, 30, 30), (130, 150, 1, 1), channels_last=True),
