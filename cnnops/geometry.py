@@ -105,6 +105,8 @@ def taps_suffice(kernel: IntOrInts, stride: IntOrInts, dilation: IntOrInts) -> b
 
     Windows are small then, and an input lies in few of them. An int stands for itself on all axes.
     """
+    if isinstance(kernel, int) and isinstance(stride, int) and isinstance(dilation, int):
+        return _is_small(kernel, stride, dilation)
     lists = []
     for given in (kernel, stride, dilation):
         if not isinstance(given, int | tuple | list):
@@ -113,8 +115,11 @@ def taps_suffice(kernel: IntOrInts, stride: IntOrInts, dilation: IntOrInts) -> b
     rank = max(map(len, lists))
     if any(len(each) not in (1, rank) for each in lists):
         return False
-    axes = zip(*(each if len(each) == rank else each * rank for each in lists), strict=True)
-    return all(s <= 2 and k <= 3 * s and d == 1 for k, s, d in axes)
+    return all(map(_is_small, *(each if len(each) == rank else each * rank for each in lists)))
+
+
+def _is_small(kernel: int, stride: int, dilation: int) -> bool:
+    return stride <= 2 and kernel <= 3 * stride and dilation == 1
 
 
 def spatial(tensor: Tensor, rank: int) -> tuple[int, ...]:
