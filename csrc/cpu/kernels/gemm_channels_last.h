@@ -121,12 +121,11 @@ struct PixelPointers {
     for (int64_t i = 0; i < count; ++i, at.step(p)) {
       if (i == 0 || at.w == 0) point_lines(source, at, row);
       const T** out = to + i / kTileRows * tile + i % kTileRows;
+      if (merged) {
+        point_rows(row, at.w * width.step + width.taps[0].offset, spare, out);
+        continue;
+      }
       for (int64_t line = 0; line < lines(); ++line) {
-        if (merged) {
-          *out = kernel_row(row[line], at.w, spare);
-          out += kTileRows;
-          continue;
-        }
         for (int64_t t = 0; t < width.tap_count; ++t, out += kTileRows) {
           const int64_t x = width.resolve(at.w * width.step + width.taps[t].offset);
           *out = row[line] == nullptr || x < 0 ? zeros : row[line] + x * stride;
@@ -152,21 +151,37 @@ struct PixelPointers {
     }
   }
 
-  /// The taps of one kernel row of destination `w`: in place, or with padding in it a copy in
-  /// `spare`.
-  const T* kernel_row(const T* line, int64_t w, T*& spare) const {
-    if (line == nullptr) return zeros;
-    const Walk& walk = p.walk[2];
-    const int64_t x = w * walk.step + walk.taps[0].offset;
-    if (x >= 0 && x + walk.tap_count <= walk.size) return line + x * p.depth;
-    T* row = spare;
-    spare += depth();
-    for (int64_t t = 0; t < walk.tap_count; ++t) {
-      const int64_t position = walk.resolve(x + t);
-      const T* from = position < 0 ? zeros : line + position * p.depth;
-      for (int64_t c = 0; c < p.depth; ++c) row[t * p.depth + c] = from[c];
+  /// The kernel rows that start at column `x`: in place, or with padding in them copies in `spare`.
+  void point_rows(const T* const* row, int64_t x, T*& spare, const T** out) const {
+    const int64_t count = lines(), size = p.walk[2].size, taps = p.walk[2].tap_count;
+    const bool inside = x >= 0 && x + taps <= size;
+    for (int64_t line = 0; line < count; ++line, out += kTileRows) {
+      if (row[line] == nullptr) {
+        *out = zeros;
+      } else if (inside) {
+        *out = row[line] + x * p.depth;
+      } else {
+        *out = spare;
+        copy_row(row[line], x, spare);
+        spare += depth();
+      }
     }
-    return row;
+  }
+
+  /// Copies the taps of a kernel row from column `x` of `line` on, some of which are padding.
+  void copy_row(const T* line, int64_t x, T* to) const {
+    const Walk& walk = p.walk[2];
+    const int64_t bytes = p.depth * int64_t(sizeof(T));
+    const int64_t left = walk.size - x, until = left < walk.tap_count ? left : walk.tap_count;
+    const int64_t begin = x < 0 ? -x : 0, inside = until > begin ? until - begin : 0;
+    if (inside > 0) {
+      __builtin_memcpy(to + begin * p.depth, line + (x + begin) * p.depth, inside * bytes);
+    }
+    for (int64_t t = 0; t < walk.tap_count; ++t) {
+      if (t >= begin && t < begin + inside) continue;
+      const int64_t position = walk.resolve(x + t);
+      __builtin_memcpy(to + t * p.depth, position < 0 ? zeros : line + position * p.depth, bytes);
+    }
   }
 };
 
