@@ -120,9 +120,11 @@ inline double filled(int64_t count, int64_t lanes) {
   return double(count) / in_registers(count, lanes);
 }
 
-/// Elements of the packed weights of a group that every tile of pixels goes through: 64 KB of
-/// floats come from L2 as fast as a tile takes them.
-constexpr int64_t kMaxBroadcastWeights = int64_t(1) << 14;
+/// Elements of the packed weights of a group that every tile of pixels goes through: 80 KB of
+/// floats come from L2 as fast as a tile takes them. With so few source channels twice as many are
+/// worth it, as the runs that a GEMM would point to are short.
+constexpr int64_t kMaxBroadcastWeights = 20 << 10;
+constexpr int64_t kShortRun = 32, kMaxBroadcastWeightsOfShortRuns = 40 << 10;
 
 /// Elements of the sums of a group that every block of pixels adds to: 160 KB of floats stay in L2
 /// beside the block.
@@ -131,6 +133,9 @@ constexpr int64_t kMaxBroadcastSums = 40 << 10;
 /// Emptier registers of channels waste more than broadcasting saves. In channels_last the other way
 /// is a GEMM over the same registers, with planes it is one over registers of pixels.
 constexpr double kMinFilled = 0.5, kMinFilledPlanar = 0.75;
+
+/// A direct kernel computes whole registers of pixels of every row.
+constexpr double kMinFilledRows = 0.9;
 
 /// Tiles of fewer sums wait for their FMAs. The rows of tiles of a planar weight gradient are the
 /// source channels or, of a single one, the taps of the width.
@@ -167,15 +172,15 @@ inline int64_t padded_weights(const ContractionShape& shape, int64_t lanes) {
 /// transposed, which one tap does not pay for, and a direct kernel for few source channels is worse
 /// only where its registers of pixels are not full.
 inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, int64_t lanes) {
-  if (padded_weights(shape, lanes) > kMaxBroadcastWeights || !fits_source_blocks(shape)) {
-    return false;
-  }
+  const int64_t most =
+      shape.depth <= kShortRun ? kMaxBroadcastWeightsOfShortRuns : kMaxBroadcastWeights;
+  if (padded_weights(shape, lanes) > most || !fits_source_blocks(shape)) return false;
   const double of_channels = filled(shape.rows, lanes);
   // With one tap and few destination channels the source is most of the work, and read in place.
   if (channels_last) return of_channels >= kMinFilled || (shape.taps() == 1 && shape.depth > 1);
   const double of_pixels = filled(shape.walk[2].count, lanes);
   return shape.taps() > 1 && of_channels >= kMinFilledPlanar &&
-         (shape.depth > kFewChannels || of_pixels < kMinFilledPlanar);
+         (shape.depth > kFewChannels || of_pixels < kMinFilledRows);
 }
 
 /// The same for the sums of a weight gradient.
