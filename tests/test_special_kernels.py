@@ -251,7 +251,7 @@ SHAPES = {
         TRANSPOSED, (1, 99, 6, 10), (102, 33, 2, 3), {"padding": 1, "groups": 3}
     ),
     "transposed, 3-d": Shape(
-        TRANSPOSED, (1, 32, 4, 5, 6), (32, 32, 3, 3, 3), {"padding": 1, "dilation": (1, 1, 2)}
+        TRANSPOSED, (1, 34, 4, 5, 6), (34, 34, 3, 3, 3), {"padding": 1, "dilation": (1, 1, 2)}
     ),
     # Strips of planes: phases of a row apart, many short rows, rows in pieces.
     "strips, stride": Shape(

@@ -120,10 +120,10 @@ inline double filled(int64_t count, int64_t lanes) {
   return double(count) / in_registers(count, lanes);
 }
 
-/// Elements of the packed weights of a group that every tile of pixels goes through: 80 KB of
-/// floats come from L2 as fast as a tile takes them. With so few source channels twice as many are
+/// Elements of the packed weights of a group that every tile of pixels goes through: 64 KB of
+/// floats come from L2 as fast as a tile takes them. With so few source channels more of them are
 /// worth it, as the runs that a GEMM would point to are short.
-constexpr int64_t kMaxBroadcastWeights = 20 << 10;
+constexpr int64_t kMaxBroadcastWeights = 16 << 10;
 constexpr int64_t kShortRun = 32, kMaxBroadcastWeightsOfShortRuns = 40 << 10;
 
 /// Elements of the sums of a group that every block of pixels adds to: 160 KB of floats stay in L2
