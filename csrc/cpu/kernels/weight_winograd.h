@@ -55,7 +55,7 @@ struct WeightWinogradBlocking {
     block = even_part(input.tiles, kWeightTiles);
     blocks = ceil_div(input.tiles, block);
     chunk_items = ceil_div(input.chunks, kWeightItemChunks);
-    // Fewer rows, though not below two tiles of them, are for having kWantedItems items.
+    // Fewer rows, though not below three tiles of them, are for having kWantedItems items.
     const int64_t wanted = round_up(p.rows * chunk_items / kWantedItems, kTileRows);
     const int64_t least = 3 * kTileRows;
     const int64_t most = wanted < least             ? least
@@ -155,8 +155,8 @@ struct WeightWinogradBlocking {
               kernels[tap] = first ? v : v + load(sum);
               if (!last) store(sum, kernels[tap]);
             });
-        if (last)
-          store_kernels(kernels, left < lanes ? left : lanes, to + c * p.dest_strides.depth);
+        if (!last) continue;
+        store_kernels(kernels, left < lanes ? left : lanes, to + c * p.dest_strides.depth);
       }
     }
   }
