@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -310,16 +310,21 @@ def _compiled_backward(
     return run
 
 
-def disagreement(runs: Mapping[str, Run], tolerance: float) -> str:
-    """In which result another contender differs from cnnops by more than `tolerance`, or nothing.
+def beside_own(runs: Mapping[str, Run]) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
+    """Each other contender by name, with the results of cnnops in pairs with its own.
 
-    This is also the first warm-up.
+    Running them is also the first warm-up.
     """
     own = runs[OWN]()
     for name, run in runs.items():
-        if name == OWN:
-            continue
-        for mine, other in zip(own, run(), strict=True):
+        if name != OWN:
+            yield name, list(zip(own, run(), strict=True))
+
+
+def disagreement(runs: Mapping[str, Run], tolerance: float) -> str:
+    """In which result another contender differs from ours by more than `tolerance`, or nothing."""
+    for name, results in beside_own(runs):
+        for mine, other in results:
             if mine.shape != other.shape:
                 return f"shape {tuple(mine.shape)}, but {name} has {tuple(other.shape)}"
             difference = float((mine.double() - other.double()).abs().max())

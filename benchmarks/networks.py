@@ -20,7 +20,7 @@ from cnnops.convert import convert
 from .cases import build, first_line
 from .devices import Device
 from .machine import Machine
-from .measure import Row, Settings, disagreement, name_of, timed
+from .measure import Row, Settings, beside_own, disagreement, name_of, timed
 from .peers import LAYOUTS, OWN, Run, layouts, torch_name
 
 #: Models that are timed when none is named: dense, depthwise and large-kernel convolutions.
@@ -108,17 +108,11 @@ def gradient_disagreement(runs: Mapping[str, Run], tolerance: float) -> str:
     """Which gradient of another contender differs from ours too much, or nothing.
 
     `tolerance` is a share of its norm.
-
-    This is also the first warm-up.
     """
-    own = runs[OWN]()
-    for name, run in runs.items():
-        if name == OWN:
-            continue
-        gradients = run()
-        whole = math.hypot(*(float(gradient.double().norm()) for gradient in gradients))
-        for index, (mine, other) in enumerate(zip(own, gradients, strict=True)):
-            norm = float(other.double().norm())
+    for name, gradients in beside_own(runs):
+        norms = [float(other.double().norm()) for _, other in gradients]
+        whole = math.hypot(*norms)
+        for index, ((mine, other), norm) in enumerate(zip(gradients, norms, strict=True)):
             difference = float((mine.double() - other.double()).norm())
             if not difference <= tolerance * (norm + NEGLIGIBLE * whole):
                 return f"gradient {index} differs from {name} by {difference:.3g}, of {norm:.3g}"

@@ -41,6 +41,12 @@ def error(actual: Tensor, expected: Tensor) -> float:
     return float((actual.double() - expected).abs().max() / expected.abs().max())
 
 
+def grad_weight(grad: Tensor, x: Tensor, dilation: int = 1) -> Tensor:
+    """The gradient of a 3x3 weight, of a convolution that keeps the size."""
+    geometry = ((1, 1), (dilation,) * 4, (dilation, dilation), 1, "zeros")
+    return torch.ops.cnnops.convolution_grad_weight(grad, x, (3, 3), *geometry)
+
+
 @pytest.fixture
 def precision() -> Iterator[Callable[[Any, str], None]]:
     """Sets fp32_precision of torch.backends or one below it, and undoes it after the test."""
@@ -125,10 +131,7 @@ def test_promised_accuracy(batch: int, channels: int, size: int, layout: str) ->
     assert error(cnnops.functional.conv2d(x, weight, padding=1), expected.detach()) < PROMISED
     grad = cnnops.functional.conv_transpose2d(x, weight, padding=1)
     assert error(grad, expected_grads[0]) < PROMISED
-    grad = torch.ops.cnnops.convolution_grad_weight(
-        x, x, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, "zeros"
-    )
-    assert error(grad, expected_grads[1]) < PROMISED
+    assert error(grad_weight(x, x), expected_grads[1]) < PROMISED
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -140,8 +143,7 @@ def test_sums_over_many_tiles_stay_accurate(layout: str) -> None:
     weight = torch.zeros(16, 16, 3, 3, dtype=torch.float64, requires_grad=True)
     output = F.conv2d(x.double(), weight, padding=1)
     (expected,) = torch.autograd.grad(output, weight, grad.double())
-    options = ((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1, "zeros")
-    assert error(torch.ops.cnnops.convolution_grad_weight(grad, x, *options), expected) < PROMISED
+    assert error(grad_weight(grad, x), expected) < PROMISED
 
 
 @pytest.mark.parametrize("isa", _C.available_isas())
@@ -219,8 +221,8 @@ def check_against_float64(
     assert error(output, expected.detach()) < PROMISED
     grad_input = torch.ops.cnnops.convolution_grad_input(grad, weight, None, shape[2:], *arguments)
     assert error(grad_input, expected_grads[0]) < PROMISED
-    grad_weight = torch.ops.cnnops.convolution_grad_weight(grad, x, (3, 3), *arguments)
-    assert error(grad_weight, expected_grads[1]) < PROMISED
+    of_weight = torch.ops.cnnops.convolution_grad_weight(grad, x, (3, 3), *arguments)
+    assert error(of_weight, expected_grads[1]) < PROMISED
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -270,9 +272,7 @@ def test_the_same_for_any_number_of_threads(
     for threads in (1, 1, 2, 3):
         set_threads(threads)
         output = cnnops.functional.conv2d(x, weight, padding=dilation, dilation=dilation)
-        options = ((3, 3), (1, 1), (dilation,) * 4, (dilation, dilation), 1, "zeros")
-        grad = torch.ops.cnnops.convolution_grad_weight(output, x, *options)
-        results.append((output, grad))
+        results.append((output, grad_weight(output, x, dilation)))
     for output, grad in results[1:]:
         assert torch.equal(output, results[0][0])
         assert torch.equal(grad, results[0][1])
