@@ -132,7 +132,7 @@ constexpr int64_t kMaxWinogradDilation = 12;
 /// Winograd tiles of `size` outputs along an axis of `count`. The taps of a dilated kernel meet
 /// every dilation-th position only: the axis falls apart into as many phases with tiles of their
 /// own.
-inline int64_t winograd_tiles(int64_t count, int64_t size, int64_t dilation) {
+inline int64_t winograd_axis_tiles(int64_t count, int64_t size, int64_t dilation) {
   const int64_t whole = count / (size * dilation), rest = count % (size * dilation);
   return whole * dilation + (rest < dilation ? rest : dilation);
 }

@@ -228,7 +228,7 @@ inline double winograd_tiles(const ContractionShape& shape, int64_t size) {
   const Walk* walk = shape.walk;
   double tiles = double(shape.batch) * walk[0].count;
   for (int i = 1; i < kAxes; ++i) {
-    tiles *= double(cnnops::winograd_tiles(walk[i].count, size, walk[i].tap_distance()));
+    tiles *= double(winograd_axis_tiles(walk[i].count, size, walk[i].tap_distance()));
   }
   return tiles;
 }
@@ -364,13 +364,17 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   return {channels_last ? Algorithm::gemm_channels_last : Algorithm::gemm_planar, reason};
 }
 
+/// Whether Winograd kernels take a contraction of this shape, over tensors with these strides.
+template <class T>
+bool suits_winograd(const ContractionShape& shape, const Strides& source, const Strides& other) {
+  return std::is_same_v<T, float> && plan::is_dense_3x3(shape) && plan::winograd_strides(source) &&
+         plan::winograd_strides(other);
+}
+
 /// Outputs along an axis of the Winograd tile that computes `p`, or 0 where another kernel does.
 template <class T>
 int64_t winograd_tile(const Contraction<T>& p, int64_t lanes) {
-  if constexpr (!std::is_same_v<T, float>) return 0;
-  if (!plan::is_dense_3x3(p)) return 0;
-  if (!plan::winograd_strides(p.source_strides) || !plan::winograd_strides(p.dest_strides))
-    return 0;
+  if (!suits_winograd<T>(p, p.source_strides, p.dest_strides)) return 0;
   const int64_t size = plan::winograd_size(p, lanes);
   return size > 0 && allows_winograd() ? size : 0;
 }
@@ -378,9 +382,7 @@ int64_t winograd_tile(const Contraction<T>& p, int64_t lanes) {
 /// Whether the gradient of a weight is best computed from Winograd tiles.
 template <class T>
 bool suits_weight_winograd(const WeightContraction<T>& p, bool channels_last, int64_t lanes) {
-  if constexpr (!std::is_same_v<T, float>) return false;
-  return plan::is_dense_3x3(p) && plan::winograd_strides(p.source_strides) &&
-         plan::winograd_strides(p.grad_strides) &&
+  return suits_winograd<T>(p, p.source_strides, p.grad_strides) &&
          plan::weight_winograd_pays(p, channels_last, lanes) && allows_winograd();
 }
 

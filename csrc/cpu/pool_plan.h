@@ -26,6 +26,10 @@ struct PoolChoice {
   const char* reason;
 };
 
+constexpr PoolChoice kByPixels{PoolAlgorithm::pixels, "channels lie side by side"};
+constexpr PoolChoice kByPhases{PoolAlgorithm::rows_by_phases,
+                               "stride 1 or 2: taps of neighbours are shifted vectors"};
+
 /// Is the plane one row under one window? Global pooling of any rank is handed over like that.
 inline bool is_one_window(const PoolProblem& p) {
   const PoolWindows& width = p.axis[2];
@@ -38,7 +42,7 @@ inline bool is_one_window(const PoolProblem& p) {
 
 inline PoolChoice choose_pool(const PoolProblem& p) {
   const PoolWindows& width = p.axis[2];
-  if (p.channels_last) return {PoolAlgorithm::pixels, "channels lie side by side"};
+  if (p.channels_last) return kByPixels;
   if (is_one_window(p)) return {PoolAlgorithm::whole_rows, "one window holds the plane"};
   if (width.stride != 1 && width.stride != 2) {
     const char* reason = width.stride == 0 ? "windows lie on no grid" : "windows hardly overlap";
@@ -47,7 +51,7 @@ inline PoolChoice choose_pool(const PoolProblem& p) {
   if ((width.kernel - 1) * width.dilation / width.stride >= kPoolRowReach) {
     return {PoolAlgorithm::rows_by_windows, "windows too wide for shifted vectors"};
   }
-  return {PoolAlgorithm::rows_by_phases, "stride 1 or 2: taps of neighbours are shifted vectors"};
+  return kByPhases;
 }
 
 /// The two passes of a max pooling with taps.
@@ -59,8 +63,7 @@ inline PoolChoice choose_tap_pool(const PoolProblem& p, TapPass pass, int64_t la
   if (pass == TapPass::backward && (!p.channels_last || p.channels < lanes)) {
     return {PoolAlgorithm::tap_by_tap, "no registers of channels to gather taps in"};
   }
-  if (p.channels_last) return {PoolAlgorithm::pixels, "channels lie side by side"};
-  return {PoolAlgorithm::rows_by_phases, "stride 1 or 2: taps of neighbours are shifted vectors"};
+  return p.channels_last ? kByPixels : kByPhases;
 }
 
 inline IndexedProblem indexed_problem(const PoolGeometry& g, bool channels_last) {

@@ -14,9 +14,6 @@
 /// Tiles of a block: of 64 channels and one point they fit L1.
 constexpr int64_t kWeightTiles = 64;
 
-/// One cache line between the tiles of two points, which would otherwise lie in the same sets.
-constexpr int64_t kWeightPointGap = 16;
-
 /// Tiles that are transformed at a time.
 constexpr int64_t kWeightTilePiece = 16;
 
@@ -77,7 +74,7 @@ struct WeightWinogradBlocking {
   /// Elements of a point, and of a chunk, of a block of transformed tiles.
   template <class Tiles>
   int64_t point_elements(const Tiles& tiles) const {
-    return block * tiles.pitch + kWeightPointGap;
+    return block * tiles.pitch + kPointGap;
   }
   template <class Tiles>
   int64_t chunk_elements(const Tiles& tiles) const {

@@ -32,10 +32,6 @@ constexpr int64_t kLeastTiles = 48, kMostTiles = 96;
 /// Up to so many tiles, and bytes of all transformed tiles, groups are the items.
 constexpr int64_t kFewTiles = 96, kFewTilesBytes = 8 << 20;
 
-/// One cache line between the weights, and the products, of two points, which would otherwise all
-/// lie in the same cache sets.
-constexpr int64_t kPointGap = 16;
-
 template <int kOut>
 struct WinogradConvolution {
   static constexpr int lanes = kLanes<float>;
@@ -46,17 +42,13 @@ struct WinogradConvolution {
   const Contraction<float>& p;
   KernelTaps taps;
   WinogradTiles<InputTransform<kOut>> input;
-  int64_t offsets[9];  // of the taps in the weight, in the walk's order
-  int64_t tiles;
-  int64_t chunks;               // of source channels
+  int64_t offsets[9];           // of the taps in the weight, in the walk's order
   int64_t padded_rows, groups;  // destination channels in whole registers; groups of them
 
   explicit WinogradConvolution(const Contraction<float>& contraction)
       : p(contraction),
         taps(p),
-        input(p.source, p.source_strides, p.walk, taps.dilation, p.batch, p.depth),
-        tiles(input.tiles),
-        chunks(input.chunks) {
+        input(p.source, p.source_strides, p.walk, taps.dilation, p.batch, p.depth) {
     tap_offsets(p, p.weight_strides, offsets);
     padded_rows = round_up(p.rows, lanes);
     groups = ceil_div(p.rows, kWinogradRows);
@@ -67,11 +59,11 @@ struct WinogradConvolution {
     const int64_t bytes = sizeof(float) * (tile_elements() + squared * kWinogradRows);
     const int64_t fit = kWinogradBlockBytes / bytes / kTileRows * kTileRows;
     const int64_t wanted = fit < kLeastTiles ? kLeastTiles : fit > kMostTiles ? kMostTiles : fit;
-    return ceil_div(wanted < tiles ? wanted : tiles, input.columns.dilation);
+    return ceil_div(wanted < input.tiles ? wanted : input.tiles, input.columns.dilation);
   }
 
   /// Elements of a transformed tile: [chunk][point][channels of a chunk].
-  int64_t tile_elements() const { return chunks * squared * input.pitch; }
+  int64_t tile_elements() const { return input.chunks * squared * input.pitch; }
   /// Transforms chunks [begin, end) of tiles [first, first + count).
   void transform_input(int64_t first, int64_t count, int64_t begin, int64_t end, float* to) const {
     input.transform(first, count, begin, end, {tile_elements(), squared * input.pitch, input.pitch},
@@ -95,10 +87,10 @@ struct WinogradConvolution {
   int64_t weight_offset(int64_t group, int64_t chunk) const {
     const int64_t rows = group * kWinogradRows, channels = chunk * kWinogradChannels;
     const int64_t before = rows * p.depth + group_rows(group) * channels;
-    return squared * (before + (group * chunks + chunk) * kPointGap);
+    return squared * (before + (group * input.chunks + chunk) * kPointGap);
   }
   int64_t weight_elements() const {
-    return squared * (p.depth * padded_rows + groups * chunks * kPointGap);
+    return squared * (p.depth * padded_rows + groups * input.chunks * kPointGap);
   }
 
   /// Transforms a chunk of source channels for `lanes` rows from `first` of a group on.
@@ -139,6 +131,7 @@ struct WinogradConvolution {
   /// Transforms all weights, on all threads.
   void transform_weights(float* to) const {
     const int64_t pieces = padded_rows / lanes, of_group = kWinogradRows / lanes;
+    const int64_t chunks = input.chunks;
     parallel_for(pieces * chunks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t piece = i / chunks, chunk = i % chunks, group = piece / of_group;
@@ -257,24 +250,13 @@ struct WinogradConvolution {
       float* to = dest_plane(run.plane) + channel * p.dest_strides.channel +
                   (y + i * taps.dilation[0]) * p.dest_strides.axis[1] + x;
       for (int64_t first = 0; first < width; first += lanes) {
-        store_square(outputs[i] + first, width - first, channels, to + first);
-      }
-    }
-  }
-
-  /// Up to `lanes` columns of `channels` channels, transposed into their planes.
-  void store_square(const float (*outputs)[lanes], int64_t count, int64_t channels,
-                    float* to) const {
-    Vec<float> square[lanes];
+        const int64_t left = width - first, count = left < lanes ? left : lanes;
+        Vec<float> square[lanes];
 #pragma GCC unroll 16
-    for (int64_t j = 0; j < lanes; ++j) square[j] = j < count ? load(outputs[j]) : Vec<float>{};
-    transpose<float>(square);
-    if (count >= lanes && channels == lanes) {
-#pragma GCC unroll 16
-      for (int c = 0; c < lanes; ++c) store(to + c * p.dest_strides.channel, square[c]);
-    } else {
-      for (int64_t c = 0; c < channels; ++c) {
-        store_partial(to + c * p.dest_strides.channel, square[c], count < lanes ? count : lanes);
+        for (int64_t j = 0; j < lanes; ++j) {
+          square[j] = j < count ? load(outputs[i][first + j]) : Vec<float>{};
+        }
+        store_transposed<float>(square, channels, count, to + first, p.dest_strides.channel);
       }
     }
   }
@@ -292,10 +274,10 @@ struct WinogradBlocking : WinogradConvolution<kOut> {
   int64_t input_bytes, weight_bytes, product_bytes;
 
   explicit WinogradBlocking(const Contraction<float>& p) : WinogradConvolution<kOut>(p) {
-    const int64_t all_inputs = bytes * this->tiles * this->tile_elements();
-    by_rows = this->tiles <= kFewTiles && all_inputs <= kFewTilesBytes;
+    const int64_t all_inputs = bytes * this->input.tiles * this->tile_elements();
+    by_rows = this->input.tiles <= kFewTiles && all_inputs <= kFewTilesBytes;
     block_groups = by_rows ? this->input.groups : this->groups_of_block();
-    block = by_rows ? this->tiles : block_groups * this->taps.dilation[1];
+    block = by_rows ? this->input.tiles : block_groups * this->taps.dilation[1];
     product_pitch = block * kWinogradRows + kPointGap;
     input_bytes = bytes * block * this->tile_elements();
     product_bytes = bytes * this->squared * product_pitch;
@@ -328,11 +310,11 @@ void winograd_by_tiles(const WinogradBlocking<kOut>& convolution, const float* t
         for (int64_t item = begin; item < end; ++item) {
           const int64_t first = convolution.input.group_begin(item * block_groups);
           const int64_t count = convolution.input.group_begin((item + 1) * block_groups) - first;
-          convolution.transform_input(first, count, 0, convolution.chunks, inputs);
+          convolution.transform_input(first, count, 0, convolution.input.chunks, inputs);
           for (int64_t group = 0; group < convolution.groups; ++group) {
             convolution.multiply_points(inputs, count, group,
                                         weight + convolution.weight_offset(group, 0), 0,
-                                        convolution.chunks, products, product_pitch);
+                                        convolution.input.chunks, products, product_pitch);
             convolution.store_outputs(products, product_pitch, first, count, group);
           }
         }
@@ -343,7 +325,7 @@ void winograd_by_tiles(const WinogradBlocking<kOut>& convolution, const float* t
 template <int kOut>
 void winograd_by_rows(const WinogradBlocking<kOut>& convolution, const float* transformed) {
   constexpr int64_t piece = 8;  // tiles that a thread transforms at a time
-  const int64_t tiles = convolution.tiles, chunks = convolution.chunks;
+  const int64_t tiles = convolution.input.tiles, chunks = convolution.input.chunks;
   const int64_t pieces = ceil_div(tiles, piece), product_pitch = convolution.product_pitch;
   Scratch input_buffer(convolution.input_bytes);
   float* inputs = input_buffer.as<float>();

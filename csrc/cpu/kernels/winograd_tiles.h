@@ -16,6 +16,10 @@ constexpr int64_t kWinogradChannels = 64;
 /// each phase fits.
 constexpr int64_t kWinogradBandColumns = 6 * kMaxWinogradDilation;
 
+/// One cache line between what belongs to two points, tiles, weights or products, which would
+/// otherwise all lie in the same cache sets.
+constexpr int64_t kPointGap = 16;
+
 /// Where the walks of a 3x3 kernel have the tap at (row, column): a gradient's run backwards.
 struct KernelTaps {
   int64_t at[3][3];
@@ -42,7 +46,7 @@ struct TileAxis {
   int64_t tiles;
 
   TileAxis(int64_t count, int64_t step, int64_t dilation)
-      : step(step), dilation(dilation), tiles(winograd_tiles(count, step, dilation)) {}
+      : step(step), dilation(dilation), tiles(winograd_axis_tiles(count, step, dilation)) {}
 
   /// The first output of a tile; the others follow at the distance `dilation`.
   int64_t origin(int64_t tile) const {
