@@ -2,6 +2,7 @@
 // rules that every device shares.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
@@ -65,33 +66,43 @@ Fill<T> fill_of(T* dest, const Strides& strides, const T* bias, const ConvGeomet
   return fill;
 }
 
-/// Makes one long row of a 1x1, stride-1, unpadded contraction whose planes are dense; `other` are
-/// the strides of the tensor that destination positions index.
-inline void merge_pointwise(ContractionShape& shape, Strides& source, Strides& other) {
+/// Makes one long row of the innermost axes along which a contraction is 1x1, at stride 1, unpadded
+/// and dense, and moves the others inwards, up to it; `other` are the strides of the tensor that
+/// destination positions index.
+inline void merge_pointwise(ContractionShape& shape, Strides& source, Strides& other,
+                            WeightStrides& weight) {
+  constexpr int last = kAxes - 1;
   int64_t pixels = 1;
-  const int64_t source_step = source.axis[2], other_step = other.axis[2];
-  for (int axis = kAxes - 1; axis >= 0; --axis) {
+  const int64_t source_step = source.axis[last], other_step = other.axis[last];
+  int first = kAxes;  // of the axes of the row
+  for (int axis = last; axis >= 0; --axis) {
     const Walk& walk = shape.walk[axis];
     const bool same = walk.tap_count == 1 && walk.taps[0].offset == 0 && walk.step == 1 &&
                       walk.count == walk.size;
     const bool dense = walk.count == 1 || (source.axis[axis] == source_step * pixels &&
                                            other.axis[axis] == other_step * pixels);
-    if (!same || !dense) return;
+    if (!same || !dense) break;
     pixels *= walk.count;
+    first = axis;
   }
-  for (int axis = 0; axis < 2; ++axis) {
+  if (first >= last) return;
+  for (int axis = first; axis < last; ++axis) {
     shape.walk[axis].count = shape.walk[axis].size = 1;
     source.axis[axis] = other.axis[axis] = 0;
   }
-  shape.walk[2].count = shape.walk[2].size = pixels;
+  shape.walk[last].count = shape.walk[last].size = pixels;
+  std::rotate(shape.walk, shape.walk + first, shape.walk + last);
+  for (int64_t* axes : {source.axis, other.axis, weight.axis}) {
+    std::rotate(axes, axes + first, axes + last);
+  }
 }
 template <class T>
 void merge_pointwise(Contraction<T>& p) {
-  merge_pointwise(p, p.source_strides, p.dest_strides);
+  merge_pointwise(p, p.source_strides, p.dest_strides, p.weight_strides);
 }
 template <class T>
 void merge_pointwise(WeightContraction<T>& p) {
-  merge_pointwise(p, p.source_strides, p.grad_strides);
+  merge_pointwise(p, p.source_strides, p.grad_strides, p.dest_strides);
 }
 
 /// Source and weight of a 1x1, stride-1, unpadded convolution of one image play the same part.

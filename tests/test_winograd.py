@@ -1,4 +1,4 @@
-"""Winograd convolution: when it is chosen, its errors on every instruction set, its switches."""
+"""Winograd convolution: when a form is chosen, errors on every instruction set, the switches."""
 
 from __future__ import annotations
 
@@ -25,14 +25,48 @@ LAYOUTS = ["contiguous", "channels_last"]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # Input, output channels, and the tile that the plan chooses.
-SMALL = (1, 64, 10, 10), 64, "winograd_2x2"
-LARGE = (2, 32, 25, 30), 48, "winograd_4x4"
+SMALL = (1, 64, 10, 10), 64, "winograd_2x2_3x3"
+LARGE = (2, 32, 25, 30), 48, "winograd_4x4_3x3"
 
 
-def algorithm(shape: tuple[int, ...], rows: int, phase: str = "fwd", **options: Any) -> str:
-    weight = (rows, shape[1], 3, 3)
-    options = {"padding": 1, **options}
-    return plan("conv2d", shape, weight, phase=phase, **options).algorithm
+# Input, output channels and kernels for which the plan chooses each of the other forms, and sums
+# over groups of their taps: of the depth, of another axis, and of more taps along their own.
+KERNELS = [
+    ((2, 32, 20, 24), 24, (5, 5), "winograd_2x4_5x5"),
+    ((3, 40, 5, 8), 48, (1, 3), "winograd_1x4_1x3"),
+    ((1, 32, 21, 30), 37, (1, 3), "winograd_1x6_1x3"),
+    ((2, 35, 9, 37), 32, (1, 5), "winograd_1x4_1x5"),
+    ((1, 33, 17, 17), 70, (1, 7), "winograd_1x4_1x7"),
+    ((3, 40, 8, 5), 48, (3, 1), "winograd_4x1_3x1"),
+    ((1, 32, 30, 21), 37, (3, 1), "winograd_6x1_3x1"),
+    ((2, 35, 37, 9), 32, (5, 1), "winograd_4x1_5x1"),
+    ((1, 33, 17, 17), 70, (7, 1), "winograd_4x1_7x1"),
+    ((1, 32, 200), 40, (3,), "winograd_1x6_1x3"),
+    ((2, 70, 90), 32, (5,), "winograd_1x4_1x5"),
+    ((2, 32, 90), 32, (8,), "winograd_1x4_1x5"),
+    ((1, 33, 121), 48, (7,), "winograd_1x4_1x7"),
+    ((1, 32, 180), 48, (11,), "winograd_1x6_1x3"),
+    ((1, 48, 20, 21), 48, (7, 7), "winograd_1x4_1x7"),
+    ((2, 48, 5, 14, 18), 32, (3, 3, 3), "winograd_4x4_3x3"),
+    ((2, 48, 30, 4, 5), 33, (3, 1, 1), "winograd_6x1_3x1"),
+    ((1, 40, 3, 20, 24), 48, (2, 5, 5), "winograd_2x4_5x5"),
+]
+
+
+def same_padding(kernel: tuple[int, ...], dilation: int = 1) -> tuple[int, ...]:
+    return tuple(dilation * (size - 1) // 2 for size in kernel)
+
+
+def algorithm(
+    shape: tuple[int, ...],
+    rows: int,
+    phase: str = "fwd",
+    kernel: tuple[int, ...] = (3, 3),
+    **options: Any,
+) -> str:
+    name = f"conv{len(kernel)}d"
+    options = {"padding": same_padding(kernel), **options}
+    return plan(name, shape, (rows, shape[1], *kernel), phase=phase, **options).algorithm
 
 
 def error(actual: Tensor, expected: Tensor) -> float:
@@ -86,7 +120,20 @@ def test_chosen_for_dilated_kernels(dilation: Any, phase: str, layout: str) -> N
 @pytest.mark.parametrize(("shape", "rows", "_"), [SMALL, LARGE])
 def test_chosen_for_the_weight(shape: tuple[int, ...], rows: int, _: str, layout: str) -> None:
     options = {"phase": "bwd_weight", "memory_format": FORMATS[layout]}
-    assert algorithm(shape, rows, **options) == "weight_winograd"
+    assert algorithm(shape, rows, **options).startswith("weight_winograd")
+
+
+@pytest.mark.parametrize("phase", ["fwd", "bwd_input", "bwd_weight"])
+@pytest.mark.parametrize(("shape", "rows", "kernel", "name"), KERNELS)
+def test_chosen_for_other_kernels(
+    shape: tuple[int, ...], rows: int, kernel: tuple[int, ...], name: str, phase: str
+) -> None:
+    found = algorithm(shape, rows, phase, kernel)
+    if phase == "fwd":
+        assert found == name
+    else:
+        # Other sides of the weight are padded to registers: a neighbouring form may take less.
+        assert "winograd" in found
 
 
 @pytest.mark.parametrize("phase", ["fwd", "bwd_weight"])
@@ -97,6 +144,8 @@ def test_chosen_for_the_weight(shape: tuple[int, ...], rows: int, _: str, layout
         (48, {"dilation": 13, "padding": 13}),
         (48, {"dtype": torch.float64}),
         (48, {"dtype": torch.bfloat16}),
+        (48, {"kernel": (1, 1)}),
+        (48, {"kernel": (9, 9)}),
         (8, {}),
     ],
 )
@@ -134,12 +183,21 @@ def test_promised_accuracy(batch: int, channels: int, size: int, layout: str) ->
     assert error(grad_weight(x, x), expected_grads[1]) < PROMISED
 
 
+@pytest.mark.parametrize("kernel", [(5, 5), (1, 3), (1, 5), (7, 1), (7, 7), (3,), (7,), (3, 3, 3)])
+def test_promised_accuracy_of_other_kernels(kernel: tuple[int, ...]) -> None:
+    size = {1: (2000,), 2: (40, 40), 3: (6, 20, 20)}[len(kernel)]
+    shape = (1, 256, *size)
+    assert "winograd" in algorithm(shape, 64, kernel=kernel)
+    padding = tuple(part for side in same_padding(kernel) for part in (side, side))
+    check_against_float64(shape, 64, padding, (1,) * len(kernel), "zeros", "contiguous", kernel)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sums_over_many_tiles_stay_accurate(layout: str) -> None:
     # 1,568 tiles, in blocks of 64; grad of one sign, so that sums grow with their number.
     x = lay_out(torch.randn(8, 16, 56, 56), layout)
     grad = lay_out(torch.rand(8, 16, 56, 56), layout)
-    assert algorithm((8, 16, 56, 56), 16, "bwd_weight") == "weight_winograd"
+    assert "winograd" in algorithm((8, 16, 56, 56), 16, "bwd_weight")
     weight = torch.zeros(16, 16, 3, 3, dtype=torch.float64, requires_grad=True)
     output = F.conv2d(x.double(), weight, padding=1)
     (expected,) = torch.autograd.grad(output, weight, grad.double())
@@ -197,31 +255,70 @@ def test_dilated_against_float64(
     check_against_float64(shape, rows, padding, dilation, mode, layout)
 
 
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("layout", [*LAYOUTS, "transposed"])
+@pytest.mark.parametrize(("shape", "rows", "kernel", "name"), KERNELS)
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_other_kernels_against_float64(
+    shape: tuple[int, ...],
+    rows: int,
+    kernel: tuple[int, ...],
+    name: str,
+    dilation: int,
+    layout: str,
+    isa: str,
+    set_isa: Callable[[str], None],
+) -> None:
+    if len(kernel) == 1 and layout == "channels_last":
+        pytest.skip("torch has no channels_last format for 1-d tensors")
+    set_isa(isa)
+    # More on one side than on the other.
+    padding = [part for side in same_padding(kernel, dilation) for part in (side, side + 1)]
+    check_against_float64(
+        shape, rows, tuple(padding), (dilation,) * len(kernel), "zeros", layout, kernel
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    ("shape", "rows", "kernel"), [(shape, rows, kernel) for shape, rows, kernel, _ in KERNELS[:8]]
+)
+def test_other_kernels_with_padding_modes(
+    shape: tuple[int, int, int, int], rows: int, kernel: tuple[int, ...], mode: str, layout: str
+) -> None:
+    padding = tuple(part for side in same_padding(kernel) for part in (side + 1, side + 2))
+    check_against_float64(shape, rows, padding, (1, 1), mode, layout, kernel)
+
+
 def check_against_float64(
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     rows: int,
     padding: tuple[int, ...],
-    dilation: tuple[int, int],
+    dilation: tuple[int, ...],
     mode: str,
     layout: str,
+    kernel: tuple[int, ...] = (3, 3),
 ) -> None:
     """Output and gradients of a convolution with a bias against torch's in float64."""
+    rank = len(kernel)
     x = lay_out(torch.randn(shape), layout)
-    weight = lay_out(torch.randn(rows, shape[1], 3, 3), layout)
+    weight = lay_out(torch.randn(rows, shape[1], *kernel), layout)
     bias = torch.randn(rows)
-    arguments = ((1, 1), padding, dilation, 1, mode)
+    arguments = ((1,) * rank, padding, dilation, 1, mode)
     x64, weight64 = x.double().requires_grad_(), weight.double().requires_grad_()
-    top, bottom, left, right = padding
+    pairs = [padding[2 * axis : 2 * axis + 2] for axis in reversed(range(rank))]
     named = {"mode": "constant" if mode == "zeros" else mode}
-    padded = F.pad(x64, (left, right, top, bottom), **named)
-    expected = F.conv2d(padded, weight64, bias.double(), dilation=dilation)
+    padded = F.pad(x64, [part for pair in pairs for part in pair], **named)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    expected = convolve(padded, weight64, bias.double(), dilation=dilation)
     grad = lay_out(torch.randn(expected.shape), layout)
     expected_grads = torch.autograd.grad(expected, (x64, weight64), grad.double())
     output = torch.ops.cnnops.convolution(x, weight, bias, *arguments)
     assert error(output, expected.detach()) < PROMISED
     grad_input = torch.ops.cnnops.convolution_grad_input(grad, weight, None, shape[2:], *arguments)
     assert error(grad_input, expected_grads[0]) < PROMISED
-    of_weight = torch.ops.cnnops.convolution_grad_weight(grad, x, (3, 3), *arguments)
+    of_weight = torch.ops.cnnops.convolution_grad_weight(grad, x, kernel, *arguments)
     assert error(of_weight, expected_grads[1]) < PROMISED
 
 
@@ -294,7 +391,7 @@ def test_padding_never_reads_what_lies_around_the_tensor() -> None:
 
 def test_a_nan_reaches_its_windows_and_stays_in_their_tiles() -> None:
     shape, rows, tile = LARGE
-    assert tile == "winograd_4x4"
+    assert tile == "winograd_4x4_3x3"
     x = torch.randn(shape)
     x[1, 7, 9, 14] = float("nan")
     nan = cnnops.functional.conv2d(x, torch.randn(rows, shape[1], 3, 3), padding=1).isnan()
@@ -304,7 +401,7 @@ def test_a_nan_reaches_its_windows_and_stays_in_their_tiles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "name"), [("fwd", "winograd_4x4"), ("bwd_weight", "weight_winograd")]
+    ("phase", "name"), [("fwd", "winograd_4x4_3x3"), ("bwd_weight", "weight_winograd_4x4_3x3")]
 )
 def test_workspace_does_not_grow_with_the_image(phase: str, name: str) -> None:
     # More threads than items could not use more.

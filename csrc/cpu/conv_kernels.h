@@ -1,7 +1,11 @@
 // The convolution kernels of one instruction set for one storage type, as a table of pointers.
 #pragma once
 
+#include <array>
+#include <utility>
+
 #include "contraction.h"
+#include "cpu/winograd_forms.h"
 #include "dtype.h"
 
 namespace cnnops {
@@ -27,6 +31,10 @@ struct Kernel {
   void (*prepare)(const Problem&, void*) = nullptr;
 };
 
+/// A kernel for each form.
+template <class Problem>
+using WinogradKernels = std::array<Kernel<Problem>, kWinogradFormCount>;
+
 /// "planar" kernels run their vectors along the innermost spatial axis and take any strides;
 /// "channels_last" kernels run them along channels, which must have stride 1.
 template <class T>
@@ -43,8 +51,7 @@ struct ConvKernels {
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> grouped_channels_last;
   Kernel<Contraction<T>> grouped_planar;
-  Kernel<Contraction<T>> winograd_2x2;  // float alone
-  Kernel<Contraction<T>> winograd_4x4;
+  WinogradKernels<Contraction<T>> winograd;  // float alone
 
   Kernel<InputGradient<T>> fold_taps_planar;
   Kernel<InputGradient<T>> fold_taps_channels_last;
@@ -55,7 +62,7 @@ struct ConvKernels {
   Kernel<WeightContraction<T>> weight_direct_planar;
   Kernel<WeightContraction<T>> weight_grouped_channels_last;
   Kernel<WeightContraction<T>> weight_grouped_planar;
-  Kernel<WeightContraction<T>> weight_winograd;  // float alone
+  WinogradKernels<WeightContraction<T>> weight_winograd;  // float alone
 
   Kernel<Fold<T>> fold_padding;
 };

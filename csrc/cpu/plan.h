@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "cpu/dispatch.h"
+#include "cpu/winograd_forms.h"
 #include "cpu/winograd_switch.h"
 #include "walks.h"
 
@@ -23,8 +24,7 @@ enum class Algorithm {
   direct_planar,            // few channels in a group; vectors along the width
   grouped_channels_last,    // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
   grouped_planar,           // the same on transposed blocks of planes
-  winograd_2x2,             // dense 3x3, stride 1, float, in tiles of 2x2 outputs
-  winograd_4x4,             // and of 4x4 outputs
+  winograd,                 // dense, stride 1, float; in tiles of one of winograd_forms.h
   fold_taps_planar,         // input gradients from products with all taps; vectors along pixels
   fold_taps_channels_last,  // the same; vectors along channels
 };
@@ -200,78 +200,79 @@ constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
                                       "a register of channels holds whole groups"};
 
+constexpr Choice kWinograd{Algorithm::winograd,
+                           "dense at stride 1: fewer products of transformed tiles"};
+
 /// With fewer channels on either side the transforms of a Winograd tile cost more than they save.
 constexpr int64_t kMinWinogradChannels = 16;
 
-/// What transforming costs for tiles of size x size outputs, in multiply-adds of each of their
-/// products: for a channel of a tile, and for a weight, which takes as long as multiplying it with
-/// so many tiles. The larger tile needs more operations for each product.
-struct WinogradCost {
-  int64_t size;
-  double tile, weight;
-};
-constexpr WinogradCost kWinogradTwo{2, 12, 4}, kWinogradFour{4, 16, 9};
-
-/// True for two axes of three taps at stride 1, not far apart, of one dense group.
-inline bool is_dense_3x3(const ContractionShape& shape) {
-  if (shape.groups != 1 || shape.walk[0].tap_count != 1) return false;
+/// Tiles of a form.
+inline double winograd_tiles(const ContractionShape& shape, const WinogradForm& form) {
+  double tiles = double(shape.batch) * shape.walk[0].count;
   for (int i = 1; i < kAxes; ++i) {
-    const Walk& walk = shape.walk[i];
-    if (walk.step != 1 || walk.tap_count != 3) return false;
-    if (walk.tap_distance() > kMaxWinogradDilation) return false;
-  }
-  return true;
-}
-
-/// Tiles of size x size outputs.
-inline double winograd_tiles(const ContractionShape& shape, int64_t size) {
-  const Walk* walk = shape.walk;
-  double tiles = double(shape.batch) * walk[0].count;
-  for (int i = 1; i < kAxes; ++i) {
-    tiles *= double(winograd_axis_tiles(walk[i].count, size, walk[i].tap_distance()));
+    const MinimalFilter& filter = form.axis(i);
+    const int64_t dilation = filter.taps > 1 ? shape.walk[i].tap_distance() : 1;
+    tiles *= double(winograd_axis_tiles(shape.walk[i].count, filter.outputs, dilation));
   }
   return tiles;
 }
 
-/// Multiply-adds of the products of such tiles, transforms of tiles included, for each pair of
-/// channels of which `used` of the registers hold some.
-inline double winograd_products(const ContractionShape& shape, const WinogradCost& cost,
-                                double used) {
-  const double transforms = cost.tile / shape.rows + cost.tile / shape.depth;
-  return winograd_tiles(shape, cost.size) * (1 / used + transforms);
+/// What transforming costs, in multiply-adds of each product: for a channel of a tile, and, for the
+/// gradient of a weight, for that weight. Fitted to times of layers of all kinds.
+constexpr double kTileTransform = 10, kProductTransform = 16;
+
+/// The same for a weight, which takes as long as multiplying it with so many tiles: more where the
+/// points of a kernel do not fit the registers.
+constexpr double weight_transform(const WinogradForm& form) { return form.points() > 16 ? 7 : 5; }
+
+/// What a direct weight gradient of planes costs beside one of channels_last tensors, as it
+/// transposes them.
+constexpr double kTransposedSums = 2;
+
+/// What a form takes, in multiply-adds for each pair of channels: its products, as `used` of the
+/// registers hold any; transforms of tiles, those of the source for each group of taps; and
+/// `weight` for each product of a weight.
+inline double winograd_cost(const ContractionShape& shape, const WinogradForm& form, double used,
+                            double weight) {
+  const double groups = double(shape.walk[0].tap_count) *
+                        double(form.rows.groups(shape.walk[1].tap_count)) *
+                        double(form.columns.groups(shape.walk[2].tap_count));
+  const double source = kTileTransform / double(shape.rows);
+  const double dest = kTileTransform / double(shape.depth);
+  const double tiles = winograd_tiles(shape, form) * (groups * (1 / used + source) + dest);
+  return double(form.points()) * (tiles + groups * weight);
 }
 
 /// Multiply-adds for each pair of channels of direct sums that leave padding out.
-inline double direct_products(const ContractionShape& shape) {
-  return 9 * double(shape.batch) * shape.pixels() * (1 - padding_share(shape));
+inline double direct_cost(const ContractionShape& shape) {
+  return double(shape.taps()) * shape.batch * shape.pixels() * (1 - padding_share(shape));
 }
 
-inline bool enough_for_winograd(const ContractionShape& shape) {
+/// True for one dense group at stride 1 with channels enough. Taps must not be too many, and along
+/// rows and columns not far apart.
+inline bool winograd_takes(const ContractionShape& shape) {
+  if (shape.groups != 1 || shape.taps() == 1 || shape.taps() > kMaxWinogradTaps) return false;
+  for (int i = 1; i < kAxes; ++i) {
+    const Walk& walk = shape.walk[i];
+    if (walk.step != 1 || walk.tap_distance() > kMaxWinogradDilation) return false;
+  }
   return shape.depth >= kMinWinogradChannels && shape.rows >= kMinWinogradChannels;
 }
 
-/// Outputs along an axis of the Winograd tile that pays, or 0.
-inline int64_t winograd_size(const ContractionShape& shape, int64_t lanes) {
-  if (!enough_for_winograd(shape)) return 0;
-  const auto total = [&](const WinogradCost& cost) {
-    const double products = winograd_products(shape, cost, filled(shape.rows, lanes));
-    return (cost.size + 2) * (cost.size + 2) * (products + cost.weight);
-  };
-  const double two = total(kWinogradTwo), four = total(kWinogradFour);
-  const WinogradCost& best = two < four ? kWinogradTwo : kWinogradFour;
-  return total(best) < direct_products(shape) ? best.size : 0;
-}
-
-/// What transforming the products of a weight back costs, in multiply-adds of each; and what a
-/// direct sum of planes costs beside one of channels_last tensors, as it transposes them.
-constexpr double kProductTransform = 8, kTransposedSums = 1.25;
-
-/// Whether the gradient of a weight takes less from tiles of 4x4 outputs than directly, likewise.
-inline bool weight_winograd_pays(const ContractionShape& shape, bool channels_last, int64_t lanes) {
-  if (!enough_for_winograd(shape)) return false;
-  const double products = winograd_products(shape, kWinogradFour, filled(shape.depth, lanes));
-  const double direct = direct_products(shape) * (channels_last ? 1 : kTransposedSums);
-  return 36 * (products + kProductTransform) < direct;
+/// The form that takes least, or -1 where direct sums, at `direct`, take less.
+template <class WeightCost>
+int winograd_form(const ContractionShape& shape, double used, const WeightCost& weight,
+                  double direct) {
+  int best = -1;
+  for (int i = 0; i < kWinogradFormCount; ++i) {
+    const WinogradForm& form = kWinogradForms[i];
+    // A tile of several outputs is for axes of several taps.
+    if (form.rows.taps > 1 && shape.walk[1].tap_count == 1) continue;
+    if (form.columns.taps > 1 && shape.walk[2].tap_count == 1) continue;
+    const double cost = winograd_cost(shape, form, used, weight(form));
+    if (cost < direct) best = i, direct = cost;
+  }
+  return best;
 }
 
 /// So large a transformed weight of few tiles is faster made anew, in cache, than fetched.
@@ -279,9 +280,8 @@ constexpr int64_t kMaxKeptBytes = 2 << 20, kFewTilePixels = 96 * 16;
 
 /// Whether a prepared weight of so many bytes saves time when it is kept between calls.
 inline bool worth_keeping(Algorithm algorithm, const ContractionShape& shape, int64_t bytes) {
-  const bool transformed =
-      algorithm == Algorithm::winograd_2x2 || algorithm == Algorithm::winograd_4x4;
-  return !transformed || bytes <= kMaxKeptBytes || shape.batch * shape.pixels() > kFewTilePixels;
+  return algorithm != Algorithm::winograd || bytes <= kMaxKeptBytes ||
+         shape.batch * shape.pixels() > kFewTilePixels;
 }
 
 /// True where the kernel can read and store whole registers: along channels or along the width.
@@ -367,23 +367,27 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
 /// Whether Winograd kernels take a contraction of this shape, over tensors with these strides.
 template <class T>
 bool suits_winograd(const ContractionShape& shape, const Strides& source, const Strides& other) {
-  return std::is_same_v<T, float> && plan::is_dense_3x3(shape) && plan::winograd_strides(source) &&
-         plan::winograd_strides(other);
+  return std::is_same_v<T, float> && plan::winograd_takes(shape) &&
+         plan::winograd_strides(source) && plan::winograd_strides(other);
 }
 
-/// Outputs along an axis of the Winograd tile that computes `p`, or 0 where another kernel does.
+/// The form of Winograd's tiles that computes `p`, or -1 where another kernel does.
 template <class T>
-int64_t winograd_tile(const Contraction<T>& p, int64_t lanes) {
-  if (!suits_winograd<T>(p, p.source_strides, p.dest_strides)) return 0;
-  const int64_t size = plan::winograd_size(p, lanes);
-  return size > 0 && allows_winograd() ? size : 0;
+int winograd_form(const Contraction<T>& p, int64_t lanes) {
+  if (!suits_winograd<T>(p, p.source_strides, p.dest_strides)) return -1;
+  const int form = plan::winograd_form(p, plan::filled(p.rows, lanes), plan::weight_transform,
+                                       plan::direct_cost(p));
+  return form < 0 || allows_winograd() ? form : -1;
 }
 
-/// Whether the gradient of a weight is best computed from Winograd tiles.
+/// The same for the gradient of a weight.
 template <class T>
-bool suits_weight_winograd(const WeightContraction<T>& p, bool channels_last, int64_t lanes) {
-  return suits_winograd<T>(p, p.source_strides, p.grad_strides) &&
-         plan::weight_winograd_pays(p, channels_last, lanes) && allows_winograd();
+int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lanes) {
+  if (!suits_winograd<T>(p, p.source_strides, p.grad_strides)) return -1;
+  const auto products = [](const WinogradForm&) { return plan::kProductTransform; };
+  const double direct = plan::direct_cost(p) * (channels_last ? 1 : plan::kTransposedSums);
+  const int form = plan::winograd_form(p, plan::filled(p.depth, lanes), products, direct);
+  return form < 0 || allows_winograd() ? form : -1;
 }
 
 /// How a contraction is computed.
@@ -486,9 +490,8 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   } else if (suits_weight_as_pixels(p)) {
     exchange_parts(p);
     choice = {Algorithm::gemm_planar, "few pixels: vectors along the weight, read as it lies"};
-  } else if (const int64_t size = winograd_tile(p, kernels.lanes)) {
-    choice = {size == 2 ? Algorithm::winograd_2x2 : Algorithm::winograd_4x4,
-              "dense 3x3 at stride 1: fewer products"};
+  } else if (const int form = winograd_form(p, kernels.lanes); form >= 0) {
+    return {plan::kWinograd, kernels.winograd[form]};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_transposing(p)) {
     choice = {Algorithm::transposed_planar, "channels enough to transpose rows: no im2col"};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_shifted_rows(p)) {
@@ -505,8 +508,6 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};
-    case Algorithm::winograd_2x2: return {choice, kernels.winograd_2x2};
-    case Algorithm::winograd_4x4: return {choice, kernels.winograd_4x4};
     default: break;  // the others are kernels of input gradients
   }
   return {choice, kernels.gemm_planar};
@@ -517,8 +518,8 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
   const ConvKernels<T>& kernels = conv_kernels<T>();
   if (channels_last) exchange_to_fill(p, kernels.lanes);
   Choice choice = choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
-  if (suits_weight_winograd(p, channels_last, kernels.lanes)) {
-    choice = {Algorithm::winograd_4x4, "dense 3x3 at stride 1: fewer products"};
+  if (const int form = winograd_form(p, channels_last, kernels.lanes); form >= 0) {
+    return {plan::kWinograd, kernels.weight_winograd[form]};
   }
   switch (choice.algorithm) {
     case Algorithm::gemm_planar:
@@ -529,7 +530,6 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
     case Algorithm::direct_planar: return {choice, kernels.weight_direct_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.weight_grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.weight_grouped_planar};
-    case Algorithm::winograd_4x4: return {choice, kernels.weight_winograd};
     default: break;  // the others are kernels of the other two contractions
   }
   return {choice, kernels.weight_gemm_planar};

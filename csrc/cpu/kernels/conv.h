@@ -92,29 +92,40 @@ int64_t weight_bytes(const Contraction<T>& p) {
   return Blocking<T>(p).weight_bytes;
 }
 
-/// The Winograd kernel for kOut x kOut outputs of a tile; none but for float.
-template <class T, int kOut>
+/// The Winograd kernel of a form, and that for the gradient of the weight; none but for float.
+template <class T, int kForm>
 constexpr Kernel<Contraction<T>> winograd_kernel() {
   if constexpr (__is_same(T, float)) {
-    return {kOut == 2 ? "winograd_2x2" : "winograd_4x4", winograd<kOut>, winograd_footprint<kOut>,
-            winograd_prepared_bytes<kOut>, winograd_prepare<kOut>};
+    return {kWinogradForms[kForm].name, winograd<kForm>, winograd_footprint<kForm>,
+            winograd_prepared_bytes<kForm>, winograd_prepare<kForm>};
+  } else {
+    return {"", nullptr, nullptr};
+  }
+}
+template <class T, int kForm>
+constexpr Kernel<WeightContraction<T>> weight_winograd_kernel() {
+  if constexpr (__is_same(T, float)) {
+    return {kWinogradForms[kForm].weight_name, weight_winograd<kForm>,
+            weight_winograd_footprint<kForm>};
   } else {
     return {"", nullptr, nullptr};
   }
 }
 
-/// The same for the gradient of the weight.
-template <class T>
-constexpr Kernel<WeightContraction<T>> weight_winograd_kernel() {
-  if constexpr (__is_same(T, float)) {
-    return {"weight_winograd", weight_winograd, weight_winograd_footprint};
-  } else {
-    return {"", nullptr, nullptr};
-  }
+/// The kernels of all forms.
+template <class T, int... kForms>
+constexpr WinogradKernels<Contraction<T>> winograd_kernels(std::integer_sequence<int, kForms...>) {
+  return {winograd_kernel<T, kForms>()...};
+}
+template <class T, int... kForms>
+constexpr WinogradKernels<WeightContraction<T>> weight_winograd_kernels(
+    std::integer_sequence<int, kForms...>) {
+  return {weight_winograd_kernel<T, kForms>()...};
 }
 
 template <class T>
 const ConvKernels<T>& conv_kernels() {
+  constexpr std::make_integer_sequence<int, kWinogradFormCount> forms;
   static constexpr ConvKernels<T> table{
       kLanes<Accumulator<T>>,
       {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
@@ -130,8 +141,7 @@ const ConvKernels<T>& conv_kernels() {
       {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
       {"grouped_channels_last", grouped_channels_last<T>, footprint<T, GroupedTables>},
       {"grouped_planar", grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},
-      winograd_kernel<T, 2>(),
-      winograd_kernel<T, 4>(),
+      winograd_kernels<T>(forms),
       {"fold_taps_planar", fold_taps_planar<T>, gradient_footprint<T, FoldTapsPlanarBlocking>},
       {"fold_taps_channels_last", fold_taps_channels_last<T>,
        gradient_footprint<T, FoldTapsChannelsLastBlocking>},
@@ -146,7 +156,7 @@ const ConvKernels<T>& conv_kernels() {
        weight_footprint<T, WeightGroupedChannelsLastBlocking>},
       {"weight_grouped_planar", weight_grouped_planar<T>,
        weight_footprint<T, WeightGroupedPlanarBlocking>},
-      weight_winograd_kernel<T>(),
+      weight_winograd_kernels<T>(forms),
       {"fold_padding", fold_padding<T>, fold_footprint<T>},
   };
   return table;

@@ -1,11 +1,12 @@
-// Weight gradient of a dense 3x3, stride-1 convolution, dilated or not, by Winograd's minimal
-// filtering (winograd_transform.h): for each of the 36 points e of tiles of 4x4 outputs
+// Weight gradient of a dense stride-1 convolution, dilated or not, by Winograd's minimal filtering
+// of one form (winograd_transform.h): for each of its points e
 //   product[e][row][channel] = sum over tiles of  grad[e][tile][row] * input[e][tile][channel],
-// a quarter of the multiply-adds, and the gradient of a kernel is 36 products transformed back.
+// for 4x4 outputs of a 3x3 kernel a quarter of the multiply-adds, and the gradient of a kernel, or
+// of a group of its taps, is the products transformed back.
 //
 // The products are GEMMs of the register tile (tile.h): it broadcasts neighbouring rows of grad,
 // its registers are channels of the input, and the sum runs from tile to tile. So the tiles of a
-// point lie densely, [chunk][point][tile][channel], and a block of kWeightTiles of them is
+// point lie densely, [slice][point][tile][channel], and a block of kWeightTiles of them is
 // transformed at a time, on all threads. Then items of work, (rows, channels) of the weight,
 // multiply the block for all points, which for one item fit an L2 cache, and transform the products
 // back. It is these results that blocks add up, in order: products are larger than what is left of
@@ -17,43 +18,50 @@ constexpr int64_t kWeightTiles = 64;
 /// Tiles that are transformed at a time.
 constexpr int64_t kWeightTilePiece = 16;
 
-/// Rows of an item at most, a multiple of the tile's, and chunks of channels: 36 x 48 x 128
-/// products take 864 KB.
-constexpr int64_t kWeightItemRows = 8 * kTileRows, kWeightItemChunks = 2;
+/// Rows of an item at most, a multiple of the tile's, and slices: 36 x 48 x 128 products take
+/// 864 KB.
+constexpr int64_t kWeightItemRows = 8 * kTileRows, kWeightItemSlices = 2;
 
 struct WeightWinogradBlocking {
-  static constexpr int kOut = 4;
-  static constexpr int lanes = kLanes<float>, points = kWinogradPoints<kOut>;
-  static constexpr int64_t squared = points * points, columns = kTileColumns<float>;
-  static constexpr int64_t bytes = sizeof(float);
+  static constexpr int lanes = kLanes<float>;
+  static constexpr int64_t columns = kTileColumns<float>, bytes = sizeof(float);
   static constexpr Tap kHere{0, 0};
 
   const WeightContraction<float>& p;
+  const FormTransforms& transforms;
   Walk grad_walk[kAxes];  // outputs, as they lie
   KernelTaps taps;
-  WinogradTiles<InputTransform<kOut>> input;
-  WinogradTiles<GradientTransform<kOut>> grad;
-  int64_t offsets[9];                         // of the taps in the weight, in the walk's order
+  WinogradTiles input, grad;
+  int64_t points, slice_taps;                 // of the form
+  int64_t slices;                             // of the input: groups of taps of all its chunks
+  int64_t offsets[kMaxWinogradTaps];          // of the taps in the weight, in the walk's order
   bool contiguous;                            // all of a source channel are neighbours there
   int64_t block, blocks;                      // tiles of a block
-  int64_t item_rows, row_items, chunk_items;  // items of work
+  int64_t item_rows, row_items, slice_items;  // items of work
   int64_t item_elements;                      // of one, for each point or tap: [row][channel]
   int64_t tile_bytes, product_bytes;          // of a block; of an item
   int64_t sum_bytes;                          // of all items: [item][tap][row][channel]
 
-  explicit WeightWinogradBlocking(const WeightContraction<float>& contraction)
+  WeightWinogradBlocking(const WeightContraction<float>& contraction,
+                         const FormTransforms& transforms)
       : p(contraction),
+        transforms(transforms),
         grad_walk{outputs(p.walk[0]), outputs(p.walk[1]), outputs(p.walk[2])},
-        taps(p),
-        input(p.source, p.source_strides, p.walk, taps.dilation, p.batch, p.depth),
-        grad(p.grad, p.grad_strides, grad_walk, taps.dilation, p.batch, p.rows) {
+        taps(p, transforms.form),
+        input(p.source, p.source_strides, p.walk, input_tiles(transforms), taps, taps.all_groups,
+              p.batch, p.depth),
+        grad(p.grad, p.grad_strides, grad_walk, output_tiles(transforms), taps, 1, p.batch, p.rows),
+        points(transforms.form.points()),
+        slice_taps(transforms.form.rows.taps * transforms.form.columns.taps),
+        slices(input.chunks * taps.all_groups) {
     tap_offsets(p, p.dest_strides, offsets);
-    contiguous = p.dest_strides.depth == 9 && taps_are_contiguous(p, p.dest_strides);
+    contiguous = taps.all_groups == 1 && p.taps() == slice_taps && slice_taps <= lanes &&
+                 p.dest_strides.depth == slice_taps && taps_are_contiguous(p, p.dest_strides);
     block = even_part(input.tiles, kWeightTiles);
     blocks = ceil_div(input.tiles, block);
-    chunk_items = ceil_div(input.chunks, kWeightItemChunks);
+    slice_items = ceil_div(slices, kWeightItemSlices);
     // Fewer rows, though not below three tiles of them, are for having kWantedItems items.
-    const int64_t wanted = round_up(p.rows * chunk_items / kWantedItems, kTileRows);
+    const int64_t wanted = round_up(p.rows * slice_items / kWantedItems, kTileRows);
     const int64_t least = 3 * kTileRows;
     const int64_t most = wanted < least             ? least
                          : wanted > kWeightItemRows ? kWeightItemRows
@@ -61,41 +69,38 @@ struct WeightWinogradBlocking {
     item_rows = round_up(even_part(p.rows, most), kTileRows);
     row_items = ceil_div(p.rows, item_rows);
     item_elements = item_rows * item_channels();
-    tile_bytes =
-        bytes * (chunk_elements(input) * input.chunks + chunk_elements(grad) * grad.chunks);
-    product_bytes = bytes * squared * item_elements;
-    sum_bytes = blocks > 1 ? bytes * 9 * item_elements * row_items * chunk_items : 0;
+    tile_bytes = bytes * (slice_elements(input) * slices + slice_elements(grad) * grad.chunks);
+    product_bytes = bytes * points * item_elements;
+    sum_bytes = blocks > 1 ? bytes * slice_taps * item_elements * row_items * slice_items : 0;
   }
 
   Footprint footprint() const {
     return {kTileRows, columns, tile_bytes + sum_bytes, product_bytes};
   }
 
-  /// Elements of a point, and of a chunk, of a block of transformed tiles.
-  template <class Tiles>
-  int64_t point_elements(const Tiles& tiles) const {
+  /// Elements of a point, and of a slice, of a block of transformed tiles.
+  int64_t point_elements(const WinogradTiles& tiles) const {
     return block * tiles.pitch + kPointGap;
   }
-  template <class Tiles>
-  int64_t chunk_elements(const Tiles& tiles) const {
-    return squared * point_elements(tiles);
+  int64_t slice_elements(const WinogradTiles& tiles) const {
+    return points * point_elements(tiles);
   }
   int64_t item_channels() const {
-    return input.pitch * (input.chunks < kWeightItemChunks ? input.chunks : kWeightItemChunks);
+    return input.pitch * (slices < kWeightItemSlices ? slices : kWeightItemSlices);
   }
 
   /// Transforms `count` tiles from `first` on, on all threads.
   void transform_tiles(int64_t first, int64_t count, float* inputs, float* grads) const {
     const int64_t pieces = ceil_div(count, kWeightTilePiece);
-    const int64_t all = input.chunks + grad.chunks;
+    const int64_t all = slices + grad.chunks;
     parallel_for(pieces * all, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t chunk = i / pieces, tile = i % pieces * kWeightTilePiece;
+        const int64_t slice = i / pieces, tile = i % pieces * kWeightTilePiece;
         const int64_t left = count - tile, some = left < kWeightTilePiece ? left : kWeightTilePiece;
-        if (chunk < input.chunks) {
-          transform(input, first, tile, some, chunk, inputs);
+        if (slice < slices) {
+          transform(input, first, tile, some, slice, inputs);
         } else {
-          transform(grad, first, tile, some, chunk - input.chunks, grads);
+          transform(grad, first, tile, some, slice - slices, grads);
         }
       }
     });
@@ -103,19 +108,19 @@ struct WeightWinogradBlocking {
 
   /// The products [point][row][channel] of `count` tiles for an item.
   void multiply_points(const float* inputs, const float* grads, int64_t count, int64_t row_item,
-                       int64_t chunk_item, float* products) const {
+                       int64_t slice_item, float* products) const {
     const int64_t row_begin = row_item * item_rows;
     const int64_t rows_left = p.rows - row_begin;
     const int64_t row_end = row_begin + (rows_left < item_rows ? rows_left : item_rows);
-    const int64_t chunk_begin = chunk_item * kWeightItemChunks;
-    for (int64_t point = 0; point < squared; ++point) {
-      for (int64_t c = 0; c < kWeightItemChunks && chunk_begin + c < input.chunks; ++c) {
-        const int64_t chunk = chunk_begin + c, width = input.chunk_channels(chunk);
-        const float* panel = inputs + (chunk * squared + point) * point_elements(input);
+    const int64_t slice_begin = slice_item * kWeightItemSlices;
+    for (int64_t point = 0; point < points; ++point) {
+      for (int64_t s = 0; s < kWeightItemSlices && slice_begin + s < slices; ++s) {
+        const int64_t slice = slice_begin + s, width = input.chunk_channels(slice / input.slices);
+        const float* panel = inputs + (slice * points + point) * point_elements(input);
         for (int64_t column = 0; column < width; column += columns) {
           const int64_t left = width - column;
           const int vectors = vectors_for<float>(left < columns ? left : columns);
-          float* to = products + point * item_elements + c * input.pitch + column;
+          float* to = products + point * item_elements + s * input.pitch + column;
           for (int64_t row = row_begin; row < row_end; row += kTileRows) {
             const int rows = int(row_end - row < kTileRows ? row_end - row : kTileRows);
             const float* from[kTileRows];
@@ -131,29 +136,30 @@ struct WeightWinogradBlocking {
 
   /// Transforms the products of an item back, adds those of earlier blocks from `sums` and, after
   /// the last one, stores the weights.
-  void store_weights(const float* products, int64_t row_item, int64_t chunk_item, bool first,
+  void store_weights(const float* products, int64_t row_item, int64_t slice_item, bool first,
                      bool last, float* sums) const {
     const int64_t row_begin = row_item * item_rows, rows_left = p.rows - row_begin;
     const int64_t rows = rows_left < item_rows ? rows_left : item_rows;
-    const int64_t channel_begin = chunk_item * kWeightItemChunks * kWinogradChannels;
-    const int64_t pitch = item_channels(), channels_left = p.depth - channel_begin;
-    const int64_t channels = channels_left < pitch ? channels_left : pitch;
-    for (int64_t row = 0; row < rows; ++row) {
-      float* to =
-          p.dest + (row_begin + row) * p.dest_strides.row + channel_begin * p.dest_strides.depth;
-      for (int64_t c = 0; c < channels; c += lanes) {
-        const int64_t at = row * pitch + c, left = channels - c;
-        Vec<float> kernels[9];
-        transform_weight_products<kOut>(
-            [&](int i, int j) { return load(products + (i * points + j) * item_elements + at); },
-            [&](int i, int j, Vec<float> v) {
-              const int64_t tap = taps.at[i][j];
-              float* sum = sums + tap * item_elements + at;
-              kernels[tap] = first ? v : v + load(sum);
-              if (!last) store(sum, kernels[tap]);
-            });
-        if (!last) continue;
-        store_kernels(kernels, left < lanes ? left : lanes, to + c * p.dest_strides.depth);
+    const int64_t slice_begin = slice_item * kWeightItemSlices, pitch = item_channels();
+    for (int64_t s = 0; s < kWeightItemSlices && slice_begin + s < slices; ++s) {
+      const int64_t chunk = (slice_begin + s) / input.slices;
+      const int64_t tap_group = (slice_begin + s) % input.slices;
+      const int64_t channels = input.chunk_channels(chunk), from = chunk * kWinogradChannels;
+      for (int64_t row = 0; row < rows; ++row) {
+        float* to = p.dest + (row_begin + row) * p.dest_strides.row + from * p.dest_strides.depth;
+        for (int64_t c = 0; c < channels; c += lanes) {
+          const int64_t at = row * pitch + s * input.pitch + c, left = channels - c;
+          Vec<float> kernels[kMaxTilePositions];
+          transforms.weight_gradient(products + at, item_elements, kernels);
+          for (int64_t tap = 0; tap < slice_taps; ++tap) {
+            float* sum = sums + tap * item_elements + at;
+            if (!first) kernels[tap] += load(sum);
+            if (!last) store(sum, kernels[tap]);
+          }
+          if (!last) continue;
+          store_kernels(kernels, tap_group, left < lanes ? left : lanes,
+                        to + c * p.dest_strides.depth);
+        }
       }
     }
   }
@@ -164,28 +170,30 @@ struct WeightWinogradBlocking {
     return {walk.count, 1, walk.count, PaddingMode::zeros, &kHere, 1};
   }
 
-  template <class Tiles>
-  void transform(const Tiles& tiles, int64_t first, int64_t tile, int64_t count, int64_t chunk,
-                 float* to) const {
-    tiles.transform(first + tile, count, chunk, chunk + 1,
-                    {tiles.pitch, chunk_elements(tiles), point_elements(tiles)},
+  void transform(const WinogradTiles& tiles, int64_t first, int64_t tile, int64_t count,
+                 int64_t slice, float* to) const {
+    tiles.transform(first + tile, count, slice, slice + 1,
+                    {tiles.pitch, slice_elements(tiles), point_elements(tiles)},
                     to + tile * tiles.pitch);
   }
 
-  /// Stores the taps of `count` source channels.
-  void store_kernels(const Vec<float> (&kernels)[9], int64_t count, float* to) const {
-    const int64_t depth = p.dest_strides.depth;
-    if (contiguous && lanes >= 9) {
+  /// Stores the taps of a group for `count` source channels.
+  void store_kernels(const Vec<float>* kernels, int64_t tap_group, int64_t count, float* to) const {
+    const int64_t depth = p.dest_strides.depth, wide = taps.form.columns.taps;
+    if (contiguous) {
       Vec<float> square[lanes] = {};
-#pragma GCC unroll 9
-      for (int tap = 0; tap < 9; ++tap) square[tap] = kernels[tap];
-      return store_transposed<float>(square, count, 9, to, 9);
+      for (int64_t tap = 0; tap < slice_taps; ++tap) {
+        square[taps.at(0, tap / wide, tap % wide)] = kernels[tap];
+      }
+      return store_transposed<float>(square, count, slice_taps, to, depth);
     }
-    for (int tap = 0; tap < 9; ++tap) {
+    for (int64_t i = 0; i < slice_taps; ++i) {
+      const int64_t tap = taps.at(tap_group, i / wide, i % wide);
+      if (tap < 0) continue;
       if (depth == 1) {
-        store_partial(to + offsets[tap], kernels[tap], count);
+        store_partial(to + offsets[tap], kernels[i], count);
       } else {
-        for (int64_t c = 0; c < count; ++c) to[c * depth + offsets[tap]] = kernels[tap][c];
+        for (int64_t c = 0; c < count; ++c) to[c * depth + offsets[tap]] = kernels[i][c];
       }
     }
   }
@@ -193,34 +201,40 @@ struct WeightWinogradBlocking {
   /// Where a row of a point of grad starts.
   const float* grad_row(const float* grads, int64_t point, int64_t row) const {
     const int64_t chunk = row / kWinogradChannels;
-    return grads + (chunk * squared + point) * point_elements(grad) + row % kWinogradChannels;
+    return grads + (chunk * points + point) * point_elements(grad) + row % kWinogradChannels;
   }
 };
 
-inline Footprint weight_winograd_footprint(const WeightContraction<float>& p) {
-  return WeightWinogradBlocking(p).footprint();
-}
-
-inline void weight_winograd(const WeightContraction<float>& p) {
-  const WeightWinogradBlocking blocking(p);
+/// Transforms and multiplies block after block.
+inline void weight_winograd_blocks(const WeightWinogradBlocking& blocking) {
   const int64_t tiles = blocking.input.tiles, block = blocking.block;
   Scratch tile_buffer(blocking.tile_bytes);
   Scratch sums(blocking.sum_bytes);
   float* inputs = tile_buffer.as<float>();
-  float* grads = inputs + blocking.chunk_elements(blocking.input) * blocking.input.chunks;
+  float* grads = inputs + blocking.slice_elements(blocking.input) * blocking.slices;
   for (int64_t first = 0; first < tiles; first += block) {
     const int64_t count = tiles - first < block ? tiles - first : block;
     blocking.transform_tiles(first, count, inputs, grads);
-    parallel_for(blocking.row_items * blocking.chunk_items, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(blocking.row_items * blocking.slice_items, 1, [&](int64_t begin, int64_t end) {
       Scratch products(blocking.product_bytes);
       for (int64_t item = begin; item < end; ++item) {
         const int64_t row_item = item % blocking.row_items;
-        const int64_t chunk_item = item / blocking.row_items;
-        blocking.multiply_points(inputs, grads, count, row_item, chunk_item, products.as<float>());
-        blocking.store_weights(products.as<float>(), row_item, chunk_item, first == 0,
-                               first + count == tiles,
-                               sums.as<float>() + item * 9 * blocking.item_elements);
+        const int64_t slice_item = item / blocking.row_items;
+        blocking.multiply_points(inputs, grads, count, row_item, slice_item, products.as<float>());
+        blocking.store_weights(
+            products.as<float>(), row_item, slice_item, first == 0, first + count == tiles,
+            sums.as<float>() + item * blocking.slice_taps * blocking.item_elements);
       }
     });
   }
+}
+
+template <int kForm>
+Footprint weight_winograd_footprint(const WeightContraction<float>& p) {
+  return WeightWinogradBlocking(p, form_transforms<kForm>).footprint();
+}
+
+template <int kForm>
+void weight_winograd(const WeightContraction<float>& p) {
+  weight_winograd_blocks(WeightWinogradBlocking(p, form_transforms<kForm>));
 }

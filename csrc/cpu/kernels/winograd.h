@@ -1,21 +1,23 @@
-// Dense 3x3, stride-1 convolution, dilated or not, by Winograd's minimal filtering F(n x n, 3 x 3):
-// for each of the (n + 2)^2 points e
-//   product[e][tile][row] = sum over channels of  input[e][tile][channel] *
-//   weight[e][channel][row],
-// where a tile is n x n outputs (winograd_transform.h has the transforms, and what they save).
+// Dense stride-1 convolution, dilated or not, by Winograd's minimal filtering of one form
+// (winograd_forms.h; winograd_transform.h has the transforms, and what they save): for each of its
+// points e
+//   product[e][tile][row] = sum over channels and groups of taps of
+//                               input[e][tile][group][channel] * weight[e][group][channel][row],
+// where a tile is what the form computes at once: 4x4 outputs of a 3x3 kernel, or 6 of a row.
 //
 // The products are GEMMs of the register tile (tile.h) with vectors along destination channels in
 // both memory formats, so that one form of the weights serves both: maps of a few tiles leave no
 // lane unused, and only how tiles are read (winograd_tiles.h) and stored differs.
 //
 // Tiles are cut into blocks, rows (destination channels) into groups of kWinogradRows, source
-// channels into chunks of kWinogradChannels. With many tiles a block of them is an item of work,
-// and all weights are transformed first and shared. With few, the input is transformed first and a
-// group is the item: its weights are transformed chunk by chunk where they are used, in L2. Small
-// maps come with large weights, whose transform is never written to memory this way.
+// channels into chunks of kWinogradChannels, which together with a group of taps are a slice. With
+// many tiles a block of them is an item of work, and all weights are transformed first and shared.
+// With few, the input is transformed first and a group is the item: its weights are transformed
+// chunk by chunk where they are used, in L2. Small maps come with large weights, whose transform is
+// never written to memory this way.
 //
-// All points of a tile or kernel lie close together, [tile][chunk][point][channel] and
-// [group][chunk][point][channel][row]: matrices of one point far apart would make every store of a
+// All points of a tile or kernel lie close together, [tile][slice][point][channel] and
+// [group][slice][point][channel][row]: matrices of one point far apart would make every store of a
 // transform go to another page, which costs more than the transform itself.
 
 /// Destination channels of a group.
@@ -32,65 +34,74 @@ constexpr int64_t kLeastTiles = 48, kMostTiles = 96;
 /// Up to so many tiles, and bytes of all transformed tiles, groups are the items.
 constexpr int64_t kFewTiles = 96, kFewTilesBytes = 8 << 20;
 
-template <int kOut>
+/// Registers of outputs that are stored together: 4 rows of 4 phases of the widest dilation at
+/// most.
+constexpr int64_t kMaxOutputRegisters = 4 * 4 * kMaxWinogradDilation;
+
 struct WinogradConvolution {
   static constexpr int lanes = kLanes<float>;
-  static constexpr int points = kWinogradPoints<kOut>;
-  static constexpr int64_t squared = points * points;
   static constexpr int64_t columns = kTileColumns<float>;
 
   const Contraction<float>& p;
+  const FormTransforms& transforms;
   KernelTaps taps;
-  WinogradTiles<InputTransform<kOut>> input;
-  int64_t offsets[9];           // of the taps in the weight, in the walk's order
-  int64_t padded_rows, groups;  // destination channels in whole registers; groups of them
+  WinogradTiles input;
+  int64_t points, slices;             // of the form; groups of taps
+  int64_t offsets[kMaxWinogradTaps];  // of the taps in the weight, in the walk's order
+  int64_t padded_rows, groups;        // destination channels in whole registers; groups of them
 
-  explicit WinogradConvolution(const Contraction<float>& contraction)
+  WinogradConvolution(const Contraction<float>& contraction, const FormTransforms& transforms)
       : p(contraction),
-        taps(p),
-        input(p.source, p.source_strides, p.walk, taps.dilation, p.batch, p.depth) {
+        transforms(transforms),
+        taps(p, transforms.form),
+        input(p.source, p.source_strides, p.walk, input_tiles(transforms), taps, taps.all_groups,
+              p.batch, p.depth),
+        points(transforms.form.points()),
+        slices(taps.all_groups) {
     tap_offsets(p, p.weight_strides, offsets);
     padded_rows = round_up(p.rows, lanes);
     groups = ceil_div(p.rows, kWinogradRows);
   }
+  WinogradConvolution(const WinogradConvolution&) = delete;  // the tiles refer to the taps
 
   /// Groups of tiles of a block: planar outputs of a group are stored together.
   int64_t groups_of_block() const {
-    const int64_t bytes = sizeof(float) * (tile_elements() + squared * kWinogradRows);
+    const int64_t bytes = sizeof(float) * (tile_elements() + points * kWinogradRows);
     const int64_t fit = kWinogradBlockBytes / bytes / kTileRows * kTileRows;
     const int64_t wanted = fit < kLeastTiles ? kLeastTiles : fit > kMostTiles ? kMostTiles : fit;
     return ceil_div(wanted < input.tiles ? wanted : input.tiles, input.columns.dilation);
   }
 
-  /// Elements of a transformed tile: [chunk][point][channels of a chunk].
-  int64_t tile_elements() const { return input.chunks * squared * input.pitch; }
+  /// Elements of a slice of a transformed tile, [point][channels of a chunk], and of the tile.
+  int64_t slice_elements() const { return points * input.pitch; }
+  int64_t tile_elements() const { return input.chunks * slices * slice_elements() + kPointGap; }
   /// Transforms chunks [begin, end) of tiles [first, first + count).
   void transform_input(int64_t first, int64_t count, int64_t begin, int64_t end, float* to) const {
-    input.transform(first, count, begin, end, {tile_elements(), squared * input.pitch, input.pitch},
-                    to);
+    input.transform(first, count, begin * slices, end * slices,
+                    {tile_elements(), slice_elements(), input.pitch}, to);
   }
 
-  // ---- weights: [group][chunk][point][column block][channel][columns of the block] ----
+  // ---- weights: [group][chunk][group of taps][point][column block][channel][its columns] ----
 
   int64_t group_rows(int64_t group) const {
     const int64_t left = padded_rows - group * kWinogradRows;
     return left < kWinogradRows ? left : kWinogradRows;
   }
-  /// Elements of a point of a group and chunk, and of all its points.
+  /// Elements of a point of a group and chunk, of all its points, and of these of all slices.
   int64_t point_elements(int64_t group, int64_t chunk) const {
     return input.chunk_channels(chunk) * group_rows(group) + kPointGap;
   }
   int64_t chunk_elements(int64_t group, int64_t chunk) const {
-    return squared * point_elements(group, chunk);
+    return slices * points * point_elements(group, chunk);
   }
   /// Where the weights of a group and chunk start.
   int64_t weight_offset(int64_t group, int64_t chunk) const {
     const int64_t rows = group * kWinogradRows, channels = chunk * kWinogradChannels;
     const int64_t before = rows * p.depth + group_rows(group) * channels;
-    return squared * (before + (group * input.chunks + chunk) * kPointGap);
+    return slices * points * (before + (group * input.chunks + chunk) * kPointGap);
   }
   int64_t weight_elements() const {
-    return squared * (p.depth * padded_rows + groups * input.chunks * kPointGap);
+    return slices * points * (p.depth * padded_rows + groups * input.chunks * kPointGap);
   }
 
   /// Transforms a chunk of source channels for `lanes` rows from `first` of a group on.
@@ -98,30 +109,40 @@ struct WinogradConvolution {
     constexpr int64_t piece = 8;  // channels whose results leave together, page by page
     const int64_t channels = input.chunk_channels(chunk), block = first / columns;
     const int64_t left = group_rows(group) - block * columns;
-    const int64_t width = left < columns ? left : columns;
+    const int64_t width = left < columns ? left : columns, tap_count = p.taps();
     const int64_t pitch = point_elements(group, chunk);
     float* out = to + block * columns * channels + first % columns;
-    alignas(64) float kernels[lanes][9][lanes];
-    alignas(64) float results[squared][piece][lanes];
+    alignas(64) float kernels[kMaxWinogradTaps * lanes][lanes];
+    alignas(64) float results[kMaxTilePositions][piece][lanes];
+    alignas(64) constexpr float zeros[lanes] = {};
     for (int64_t c = 0; c < channels; c += lanes) {
       const int64_t count = channels - c < lanes ? channels - c : lanes;
       const int64_t from = chunk * kWinogradChannels + c;
       read_weight_columns(p, offsets, 0, group * kWinogradRows + first, from, from + count,
                           [&](int64_t tap, int64_t channel, Vec<float> v) {
-                            store(kernels[channel - from][tap], v);
+                            store(kernels[(channel - from) * tap_count + tap], v);
                           });
-      for (int64_t k = 0; k < count; k += piece) {
-        const int64_t some = count - k < piece ? count - k : piece;
-        for (int64_t i = 0; i < some; ++i) {
-          transform_kernel<kOut>(
-              [&](int row, int tap) { return load(kernels[k + i][taps.at[row][tap]]); },
-              [&](int row, int column, Vec<float> v) {
-                store(results[row * points + column][i], v);
-              });
+      for (int64_t slice = 0; slice < slices; ++slice) {
+        const float* at[kMaxTilePositions];
+        int64_t tap[kMaxTilePositions], of_slice = 0;
+        for (int64_t i = 0; i < taps.form.rows.taps; ++i) {
+          for (int64_t j = 0; j < taps.form.columns.taps; ++j) {
+            tap[of_slice++] = taps.at(slice, i, j);
+          }
         }
-        for (int64_t point = 0; point < squared; ++point) {
+        for (int64_t k = 0; k < count; k += piece) {
+          const int64_t some = count - k < piece ? count - k : piece;
           for (int64_t i = 0; i < some; ++i) {
-            store(out + point * pitch + (c + k + i) * width, load(results[point][i]));
+            for (int64_t t = 0; t < of_slice; ++t) {
+              at[t] = tap[t] < 0 ? zeros : kernels[(k + i) * tap_count + tap[t]];
+            }
+            transforms.weight(at, piece * lanes, results[0][i]);
+          }
+          for (int64_t point = 0; point < points; ++point) {
+            for (int64_t i = 0; i < some; ++i) {
+              store(out + (slice * points + point) * pitch + (c + k + i) * width,
+                    load(results[point][i]));
+            }
           }
         }
       }
@@ -148,24 +169,26 @@ struct WinogradConvolution {
   void multiply_points(const float* inputs, int64_t count, int64_t group, const float* weight,
                        int64_t begin, int64_t end, float* to, int64_t pitch) const {
     const int64_t width = group_rows(group);
-    for (int64_t point = 0; point < squared; ++point) {
+    for (int64_t point = 0; point < points; ++point) {
       const float* next = weight;
-      for (int64_t chunk = begin; chunk < end; next += chunk_elements(group, chunk), ++chunk) {
-        const int64_t channels = input.chunk_channels(chunk);
-        const int64_t start = (chunk * squared + point) * input.pitch;
+      for (int64_t slice = begin * slices; slice < end * slices; ++slice) {
+        const int64_t chunk = slice / slices, channels = input.chunk_channels(chunk);
+        const int64_t start = slice * slice_elements() + point * input.pitch;
+        const int64_t point_pitch = point_elements(group, chunk);
         for (int64_t column = 0; column < width; column += columns) {
           const int64_t left = width - column;
           const int vectors = vectors_for<float>(left < columns ? left : columns);
-          const float* slice = next + point * point_elements(group, chunk) + column * channels;
+          const float* panel = next + point * point_pitch + column * channels;
           float* out = to + point * pitch + column;
           for (int64_t tile = 0; tile < count; tile += kTileRows) {
             const int rows = int(count - tile < kTileRows ? count - tile : kTileRows);
             const float* from[kTileRows];
             for (int r = 0; r < rows; ++r) from[r] = inputs + (tile + r) * tile_elements();
-            multiply<float>({from, start, 1, channels, 1, slice, vectors * kLanes<float>},
-                            out + tile * width, width, chunk > 0, rows, vectors);
+            multiply<float>({from, start, 1, channels, 1, panel, vectors * kLanes<float>},
+                            out + tile * width, width, slice > 0, rows, vectors);
           }
         }
+        next += points * point_pitch;
       }
     }
   }
@@ -202,59 +225,59 @@ struct WinogradConvolution {
     return p.dest + plane / count * p.dest_strides.batch + plane % count * p.dest_strides.axis[0];
   }
 
-  /// A tile whose channels lie side by side.
+  /// A tile whose channels lie side by side: in place but for those at the border.
   void store_pixels(const TileRun& run, const float* from, int64_t pitch, int64_t channel,
-                    int64_t channels, Vec<float> bias) const {
-    const int64_t high = taps.dilation[0], wide = taps.dilation[1];
+                    int64_t channels, const Vec<float>& bias) const {
+    const int64_t high = input.rows.dilation, wide = input.columns.dilation;
+    const int64_t tile_rows = input.rows.step, tile_columns = input.columns.step;
     const int64_t y = input.rows.origin(run.row), x = input.columns.origin(run.column);
     const int64_t rows = p.walk[1].count - y, pixels = p.walk[2].count - x;
     const int64_t row = p.dest_strides.axis[1], column = p.dest_strides.axis[2];
     float* to = dest_plane(run.plane) + y * row + x * column + channel;
-    const auto product = [&](int i, int j) { return load(from + (i * points + j) * pitch); };
-    if (rows > (kOut - 1) * high && pixels > (kOut - 1) * wide && channels == lanes) {
-      transform_products<kOut>(product, [&](int i, int j, Vec<float> v) {
-        store(to + i * high * row + j * wide * column, v + bias);
-      });
-    } else {
-      transform_products<kOut>(product, [&](int i, int j, Vec<float> v) {
-        if (i * high < rows && j * wide < pixels) {
-          store_partial(to + i * high * row + j * wide * column, v + bias, channels);
-        }
-      });
+    if (rows > (tile_rows - 1) * high && pixels > (tile_columns - 1) * wide && channels == lanes) {
+      return transforms.output(from, pitch, bias, high * row, wide * column, to);
+    }
+    alignas(64) float outputs[kMaxTilePositions][lanes];
+    transforms.output(from, pitch, bias, tile_columns * lanes, lanes, outputs[0]);
+    for (int64_t i = 0; i < tile_rows && i * high < rows; ++i) {
+      for (int64_t j = 0; j < tile_columns && j * wide < pixels; ++j) {
+        store_partial(to + i * high * row + j * wide * column, load(outputs[i * tile_columns + j]),
+                      channels);
+      }
     }
   }
 
   /// Tiles whose columns lie side by side: those of all phases, more of them while they fit a
   /// register.
   int64_t part_tiles() const {
-    const int64_t dilation = taps.dilation[1], more = lanes / (kOut * dilation);
+    const int64_t dilation = input.columns.dilation;
+    const int64_t more = lanes / (input.columns.step * dilation);
     return dilation * (more > 1 ? more : 1);
   }
 
   /// part_tiles() tiles, or those left in a row of them: with `lanes` channels of each output row
   /// they are squares of registers to transpose.
   void store_planes(const TileRun& run, const float* from, int64_t pitch, int64_t tile_pitch,
-                    int64_t channel, int64_t channels, Vec<float> bias) const {
-    constexpr int64_t widest = kOut * kMaxWinogradDilation;
-    alignas(64) float outputs[kOut][widest + lanes][lanes];
-    const int64_t dilation = taps.dilation[1], x = input.columns.origin(run.column);
+                    int64_t channel, int64_t channels, const Vec<float>& bias) const {
+    alignas(64) float outputs[kMaxOutputRegisters][lanes];
+    const int64_t high = input.rows.dilation, wide = input.columns.dilation;
+    const int64_t tile_rows = input.rows.step, tile_columns = input.columns.step;
+    const int64_t x = input.columns.origin(run.column), row_pitch = part_tiles() * tile_columns;
     for (int64_t tile = 0; tile < run.count; ++tile, from += tile_pitch) {
       const int64_t column = input.columns.origin(run.column + tile) - x;
-      transform_products<kOut>(
-          [&](int i, int j) { return load(from + (i * points + j) * pitch); },
-          [&](int i, int j, Vec<float> v) { store(outputs[i][column + j * dilation], v + bias); });
+      transforms.output(from, pitch, bias, row_pitch * lanes, wide * lanes, outputs[column]);
     }
     const int64_t y = input.rows.origin(run.row), right = p.walk[2].count - x;
-    const int64_t width = run.count * kOut < right ? run.count * kOut : right;
-    for (int64_t i = 0; i < kOut && y + i * taps.dilation[0] < p.walk[1].count; ++i) {
+    const int64_t width = run.count * tile_columns < right ? run.count * tile_columns : right;
+    for (int64_t i = 0; i < tile_rows && y + i * high < p.walk[1].count; ++i) {
       float* to = dest_plane(run.plane) + channel * p.dest_strides.channel +
-                  (y + i * taps.dilation[0]) * p.dest_strides.axis[1] + x;
+                  (y + i * high) * p.dest_strides.axis[1] + x;
       for (int64_t first = 0; first < width; first += lanes) {
         const int64_t left = width - first, count = left < lanes ? left : lanes;
         Vec<float> square[lanes];
 #pragma GCC unroll 16
         for (int64_t j = 0; j < lanes; ++j) {
-          square[j] = j < count ? load(outputs[i][first + j]) : Vec<float>{};
+          square[j] = j < count ? load(outputs[i * row_pitch + first + j]) : Vec<float>{};
         }
         store_transposed<float>(square, channels, count, to + first, p.dest_strides.channel);
       }
@@ -264,8 +287,7 @@ struct WinogradConvolution {
 
 /// The two ways of cutting work, and what they take. A class of its own, so that the memory that a
 /// plan states is the memory that a call takes.
-template <int kOut>
-struct WinogradBlocking : WinogradConvolution<kOut> {
+struct WinogradBlocking : WinogradConvolution {
   static constexpr int64_t bytes = sizeof(float);
   bool by_rows;           // groups of rows are the items
   int64_t block_groups;   // groups of tiles of a block
@@ -273,29 +295,29 @@ struct WinogradBlocking : WinogradConvolution<kOut> {
   int64_t product_pitch;  // elements from one point of the products to the next
   int64_t input_bytes, weight_bytes, product_bytes;
 
-  explicit WinogradBlocking(const Contraction<float>& p) : WinogradConvolution<kOut>(p) {
-    const int64_t all_inputs = bytes * this->input.tiles * this->tile_elements();
-    by_rows = this->input.tiles <= kFewTiles && all_inputs <= kFewTilesBytes;
-    block_groups = by_rows ? this->input.groups : this->groups_of_block();
-    block = by_rows ? this->input.tiles : block_groups * this->taps.dilation[1];
+  WinogradBlocking(const Contraction<float>& p, const FormTransforms& transforms)
+      : WinogradConvolution(p, transforms) {
+    const int64_t all_inputs = bytes * input.tiles * tile_elements();
+    by_rows = input.tiles <= kFewTiles && all_inputs <= kFewTilesBytes;
+    block_groups = by_rows ? input.groups : groups_of_block();
+    block = by_rows ? input.tiles : block_groups * input.columns.dilation;
     product_pitch = block * kWinogradRows + kPointGap;
-    input_bytes = bytes * block * this->tile_elements();
-    product_bytes = bytes * this->squared * product_pitch;
+    input_bytes = bytes * block * tile_elements();
+    product_bytes = bytes * points * product_pitch;
     weight_bytes = p.prepared != nullptr ? 0
-                   : by_rows             ? bytes * this->chunk_elements(0, 0)
-                                         : bytes * this->weight_elements();
+                   : by_rows             ? bytes * chunk_elements(0, 0)
+                                         : bytes * weight_elements();
   }
 
   Footprint footprint() const {
     const int64_t shared = by_rows ? input_bytes : weight_bytes;
     const int64_t rest = by_rows ? weight_bytes : input_bytes;
-    return {kTileRows, this->columns, shared, rest + product_bytes};
+    return {kTileRows, columns, shared, rest + product_bytes};
   }
 };
 
 /// Many tiles: blocks of them are the items, weights are shared.
-template <int kOut>
-void winograd_by_tiles(const WinogradBlocking<kOut>& convolution, const float* transformed) {
+inline void winograd_by_tiles(const WinogradBlocking& convolution, const float* transformed) {
   const int64_t block_groups = convolution.block_groups;
   const int64_t product_pitch = convolution.product_pitch;
   Scratch weights(convolution.weight_bytes);
@@ -322,8 +344,7 @@ void winograd_by_tiles(const WinogradBlocking<kOut>& convolution, const float* t
 }
 
 /// Few tiles: groups of destination channels are the items, tiles are shared.
-template <int kOut>
-void winograd_by_rows(const WinogradBlocking<kOut>& convolution, const float* transformed) {
+inline void winograd_by_rows(const WinogradBlocking& convolution, const float* transformed) {
   constexpr int64_t piece = 8;  // tiles that a thread transforms at a time
   const int64_t tiles = convolution.input.tiles, chunks = convolution.input.chunks;
   const int64_t pieces = ceil_div(tiles, piece), product_pitch = convolution.product_pitch;
@@ -361,24 +382,24 @@ void winograd_by_rows(const WinogradBlocking<kOut>& convolution, const float* tr
   });
 }
 
-template <int kOut>
+template <int kForm>
 Footprint winograd_footprint(const Contraction<float>& p) {
-  return WinogradBlocking<kOut>(p).footprint();
+  return WinogradBlocking(p, form_transforms<kForm>).footprint();
 }
 
 /// Bytes of the transformed weights, and transforming them.
-template <int kOut>
+template <int kForm>
 int64_t winograd_prepared_bytes(const Contraction<float>& p) {
-  return int64_t(sizeof(float)) * WinogradConvolution<kOut>(p).weight_elements();
+  return int64_t(sizeof(float)) * WinogradConvolution(p, form_transforms<kForm>).weight_elements();
 }
-template <int kOut>
+template <int kForm>
 void winograd_prepare(const Contraction<float>& p, void* to) {
-  WinogradConvolution<kOut>(p).transform_weights(static_cast<float*>(to));
+  WinogradConvolution(p, form_transforms<kForm>).transform_weights(static_cast<float*>(to));
 }
 
-template <int kOut>
+template <int kForm>
 void winograd(const Contraction<float>& p) {
-  const WinogradBlocking<kOut> blocking(p);
+  const WinogradBlocking blocking(p, form_transforms<kForm>);
   const float* transformed = static_cast<const float*>(p.prepared);
   if (blocking.by_rows) {
     winograd_by_rows(blocking, transformed);

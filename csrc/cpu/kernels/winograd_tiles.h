@@ -8,35 +8,70 @@
 // The taps of a dilated kernel meet every dilation-th position only: an axis falls apart into as
 // many phases, each with tiles of its own. Tiles of all phases that start side by side are a group:
 // together they cover columns without gaps.
+//
+// A kernel with more taps than its form is a sum over groups of them, each of which reads the tiles
+// of the outputs at a shift of its own.
 
 /// Channels of a chunk: 64 x 64 floats of the weights of one point stay in L1.
 constexpr int64_t kWinogradChannels = 64;
 
-/// Planar tiles are read in bands of so many columns: 6 x 72 registers stay in L1, and a tile of
-/// each phase fits.
-constexpr int64_t kWinogradBandColumns = 6 * kMaxWinogradDilation;
+/// Planar tiles are read in bands of so many registers: 6 rows of 96 columns stay in L1, and a tile
+/// of each phase fits.
+constexpr int64_t kWinogradBandRegisters = 6 * 8 * kMaxWinogradDilation;
+
+/// Positions of the largest tile.
+constexpr int64_t kMaxTilePositions = 6 * 8;
 
 /// One cache line between what belongs to two points, tiles, weights or products, which would
 /// otherwise all lie in the same cache sets.
 constexpr int64_t kPointGap = 16;
 
-/// Where the walks of a 3x3 kernel have the tap at (row, column): a gradient's run backwards.
+/// The taps of a kernel, cut into groups of those of a form along rows and columns, and of one
+/// along the depth. Taps count from the lowest position on: the walk of a gradient has them
+/// backwards.
 struct KernelTaps {
-  int64_t at[3][3];
-  int64_t dilation[2];
+  const WinogradForm& form;
+  int64_t count[kAxes];     // taps
+  int64_t distance[kAxes];  // of neighbours
+  int64_t groups[kAxes];
+  int64_t all_groups;
+  int64_t order[kAxes][kMaxWinogradTaps];  // the tap of a walk at each position
 
-  explicit KernelTaps(const ContractionShape& shape) {
-    int64_t order[2][3];
-    for (int axis = 0; axis < 2; ++axis) {
-      const Walk& walk = shape.walk[1 + axis];
-      dilation[axis] = walk.tap_distance();
-      for (int64_t t = 0; t < 3; ++t) {
-        order[axis][(walk.taps[t].offset - walk.low()) / dilation[axis]] = t;
+  KernelTaps(const ContractionShape& shape, const WinogradForm& form) : form(form) {
+    all_groups = 1;
+    for (int axis = 0; axis < kAxes; ++axis) {
+      const Walk& walk = shape.walk[axis];
+      count[axis] = walk.tap_count;
+      distance[axis] = walk.tap_distance();
+      groups[axis] = axis == 0 ? walk.tap_count : form.axis(axis).groups(walk.tap_count);
+      all_groups *= groups[axis];
+      for (int64_t t = 0; t < walk.tap_count; ++t) {
+        order[axis][(walk.taps[t].offset - walk.low()) / distance[axis]] = t;
       }
     }
-    for (int i = 0; i < 3; ++i) {
-      for (int j = 0; j < 3; ++j) at[i][j] = order[0][i] * 3 + order[1][j];
-    }
+  }
+
+  /// From one position of a tile to the next along rows or columns.
+  int64_t dilation(int axis) const { return form.axis(axis).taps > 1 ? distance[axis] : 1; }
+
+  /// The index of a group along an axis.
+  int64_t group_on(int axis, int64_t group) const {
+    return axis == 2   ? group % groups[2]
+           : axis == 1 ? group / groups[2] % groups[1]
+                       : group / (groups[2] * groups[1]);
+  }
+  /// How far the first tap of a group lies above the lowest one.
+  int64_t shift(int axis, int64_t group) const {
+    const int64_t taps = axis == 0 ? 1 : form.axis(axis).taps;
+    return group_on(axis, group) * taps * distance[axis];
+  }
+  /// The tap at (row, column) of a group, as the walks count them, or -1 past the last.
+  int64_t at(int64_t group, int64_t row, int64_t column) const {
+    const int64_t y = group_on(1, group) * form.rows.taps + row;
+    const int64_t x = group_on(2, group) * form.columns.taps + column;
+    if (y >= count[1] || x >= count[2]) return -1;
+    const int64_t z = order[0][group_on(0, group)];
+    return (z * count[1] + order[1][y]) * count[2] + order[2][x];
   }
 };
 
@@ -59,43 +94,73 @@ struct TileRun {
   int64_t plane, row, column, count;
 };
 
-/// Where transformed tiles go: elements from tile to tile, chunk to chunk and point to point. The
-/// channels of a chunk lie side by side.
+/// Where transformed tiles go: elements from tile to tile, slice to slice and point to point. A
+/// slice is a chunk of channels, side by side, as a group of taps meets it; those of a chunk follow
+/// each other.
 struct TilePlace {
-  int64_t tile, chunk, point;
+  int64_t tile, slice, point;
 };
 
-/// The tiles of `data`, whose planes, rows and columns `walks` lead to from those of the output,
-/// for a kernel of this dilation along height and width. Transform takes a tile of side x side
-/// positions, from the lowest tap on, to points x points.
-template <class Transform>
+/// Tiles of side[0] x side[1] positions, step[0] and step[1] apart, and what transforms them.
+struct TileForm {
+  int64_t step[2], side[2];
+  int64_t points;
+  void (*transform)(const float* from, int64_t row, int64_t column, int64_t count, int64_t pitch,
+                    float* to);
+};
+
+/// What the outputs of one tile read.
+inline TileForm input_tiles(const FormTransforms& transforms) {
+  const MinimalFilter &rows = transforms.form.rows, &columns = transforms.form.columns;
+  return {{rows.outputs, columns.outputs},
+          {rows.points(), columns.points()},
+          transforms.form.points(),
+          transforms.input};
+}
+/// The outputs of one tile, or the gradient of them.
+inline TileForm output_tiles(const FormTransforms& transforms) {
+  const MinimalFilter &rows = transforms.form.rows, &columns = transforms.form.columns;
+  return {{rows.outputs, columns.outputs},
+          {rows.outputs, columns.outputs},
+          transforms.form.points(),
+          transforms.gradient};
+}
+
+/// The tiles of `data`, whose planes, rows and columns `walks` lead to from those of the output. Of
+/// the input each group of taps reads a slice of its own, so far on; the outputs have one slice.
 struct WinogradTiles {
   static constexpr int lanes = kLanes<float>;
-  static constexpr int side = Transform::side, points = Transform::points;
 
   const float* data;
   Strides strides;
   Walk walk[kAxes];
+  TileForm form;
+  const KernelTaps& taps;
   int64_t channels;
   TileAxis rows, columns;
-  int64_t low[2];   // the first position of tile 0
-  int64_t last[2];  // the last position that counts; what lies beyond is zero
+  int64_t slices;       // of each chunk of channels
+  int64_t low[kAxes];   // the first position of tile 0
+  int64_t last[kAxes];  // the last position that counts; what lies beyond is zero
   int64_t tiles;
   int64_t row_groups, groups;  // of tiles: those of a row of them, and all
   int64_t chunks;              // of channels
   int64_t pitch;               // channels of a chunk, in whole registers
 
   WinogradTiles(const float* data, const Strides& strides, const Walk (&walks)[kAxes],
-                const int64_t (&dilation)[2], int64_t batch, int64_t channels)
+                const TileForm& form, const KernelTaps& taps, int64_t slices, int64_t batch,
+                int64_t channels)
       : data(data),
         strides(strides),
+        form(form),
+        taps(taps),
         channels(channels),
-        rows(walks[1].count, Transform::step, dilation[0]),
-        columns(walks[2].count, Transform::step, dilation[1]) {
-    for (int axis = 0; axis < kAxes; ++axis) walk[axis] = walks[axis];
-    for (int axis = 0; axis < 2; ++axis) {
-      low[axis] = walk[1 + axis].low();
-      last[axis] = walk[1 + axis].count - 1 + walk[1 + axis].high();
+        rows(walks[1].count, form.step[0], taps.dilation(1)),
+        columns(walks[2].count, form.step[1], taps.dilation(2)),
+        slices(slices) {
+    for (int axis = 0; axis < kAxes; ++axis) {
+      walk[axis] = walks[axis];
+      low[axis] = walk[axis].low();
+      last[axis] = (walk[axis].count - 1) * walk[axis].step + walk[axis].high();
     }
     const int64_t tile_rows = batch * walk[0].count * rows.tiles;
     tiles = tile_rows * columns.tiles;
@@ -123,25 +188,28 @@ struct WinogradTiles {
     return left < kWinogradChannels ? left : kWinogradChannels;
   }
 
-  /// Transforms chunks [begin, end) of tiles [first, first + count); `to` is where chunk 0 of the
+  /// Transforms slices [begin, end) of tiles [first, first + count); `to` is where slice 0 of the
   /// first goes.
   void transform(int64_t first, int64_t count, int64_t begin, int64_t end, const TilePlace& place,
                  float* to) const {
     const bool in_place = strides.channel == 1;
     // Groups that fit a band.
-    const int64_t fit = (kWinogradBandColumns / columns.dilation - side) / Transform::step + 1;
+    const int64_t fit = (band_columns() / columns.dilation - form.side[1]) / form.step[1] + 1;
     for (int64_t tile = 0; tile < count;) {
       TileRun run = run_at(first + tile, count - tile);
       const int64_t most = fit * columns.dilation - run.column % columns.dilation;
       if (!in_place && run.count > most) run.count = most;
-      for (int64_t chunk = begin; chunk < end; ++chunk) {
-        float* out = to + tile * place.tile + chunk * place.chunk;
-        const float* from = plane(run.plane);
+      for (int64_t slice = begin; slice < end; ++slice) {
+        float* out = to + tile * place.tile + slice * place.slice;
+        const int64_t chunk = slice / slices, tap_group = slice % slices;
+        const float* from = plane(run.plane, tap_group);
         if (from != nullptr) from += chunk * kWinogradChannels * strides.channel;
+        const int64_t y = rows.origin(run.row) + low[1] + taps.shift(1, tap_group);
+        const int64_t x = low[2] + taps.shift(2, tap_group);
         if (in_place) {
-          transform_pixels(run, from, chunk_channels(chunk), place, out);
+          transform_pixels(run, y, x, from, chunk_channels(chunk), place, out);
         } else {
-          transform_bands(run, from, chunk_channels(chunk), place, out);
+          transform_bands(run, y, x, from, chunk_channels(chunk), place, out);
         }
       }
       tile += run.count;
@@ -151,89 +219,77 @@ struct WinogradTiles {
  private:
   /// The position that `position` of an axis reads; -1 for zero.
   int64_t resolve(int axis, int64_t position) const {
-    return position > last[axis] ? -1 : walk[1 + axis].resolve(position);
+    return position > last[axis] ? -1 : walk[axis].resolve(position);
   }
 
   /// The plane under a plane of outputs, or nullptr where that is padding.
-  const float* plane(int64_t index) const {
+  const float* plane(int64_t index, int64_t tap_group) const {
     const Walk& depth = walk[0];
-    const int64_t z = depth.resolve(index % depth.count * depth.step + depth.taps[0].offset);
+    const int64_t z =
+        resolve(0, index % depth.count * depth.step + low[0] + taps.shift(0, tap_group));
     const float* image = data + index / depth.count * strides.batch;
     return z < 0 ? nullptr : image + z * strides.axis[0];
   }
 
-  /// Transforms `count` channels of the tile at `from`, side by side.
-  static void transform_tile(const float* from, int64_t row, int64_t column, int64_t count,
-                             int64_t point_pitch, float* to) {
-    for (int64_t c = 0; c < count; c += lanes, from += lanes, to += lanes) {
-      const auto put = [&](int i, int j, Vec<float> v) {
-        store(to + (i * points + j) * point_pitch, v);
-      };
-      if (c + lanes <= count) {
-        Transform::apply([&](int i, int j) { return load(from + i * row + j * column); }, put);
-      } else {
-        Transform::apply(
-            [&](int i, int j) { return load_partial(from + i * row + j * column, count - c); },
-            put);
-      }
-    }
-  }
-
-  /// A run of tiles whose channels lie side by side: in place but for those at the border.
-  void transform_pixels(const TileRun& run, const float* from, int64_t count,
+  /// A run of tiles whose channels lie side by side, from row y and column x + its origin on: in
+  /// place but for those at the border.
+  void transform_pixels(const TileRun& run, int64_t y, int64_t x, const float* from, int64_t count,
                         const TilePlace& place, float* to) const {
-    alignas(64) float patch[side][side][kWinogradChannels];
+    alignas(64) float patch[kMaxTilePositions][kWinogradChannels];
     const int64_t row = strides.axis[1], column = strides.axis[2];
     const int64_t high = rows.dilation, wide = columns.dilation;
-    const int64_t y = rows.origin(run.row) + low[0];
+    const bool rows_inside =
+        from != nullptr && y >= 0 && y + (form.side[0] - 1) * high < walk[1].size;
     for (int64_t tile = 0; tile < run.count; ++tile, to += place.tile) {
-      const int64_t x = columns.origin(run.column + tile) + low[1];
-      const bool inside = y >= 0 && x >= 0 && y + (side - 1) * high < walk[1].size &&
-                          x + (side - 1) * wide < walk[2].size && from != nullptr;
-      if (inside) {
-        transform_tile(from + y * row + x * column, high * row, wide * column, count, place.point,
-                       to);
+      const int64_t left = x + columns.origin(run.column + tile);
+      if (rows_inside && left >= 0 && left + (form.side[1] - 1) * wide < walk[2].size) {
+        form.transform(from + y * row + left * column, high * row, wide * column, count,
+                       place.point, to);
         continue;
       }
-      for (int i = 0; i < side; ++i) {
-        const int64_t from_y = from == nullptr ? -1 : resolve(0, y + i * high);
-        for (int j = 0; j < side; ++j) {
-          const int64_t from_x = from_y < 0 ? -1 : resolve(1, x + j * wide);
+      for (int64_t i = 0; i < form.side[0]; ++i) {
+        const int64_t from_y = from == nullptr ? -1 : resolve(1, y + i * high);
+        for (int64_t j = 0; j < form.side[1]; ++j) {
+          const int64_t from_x = from_y < 0 ? -1 : resolve(2, left + j * wide);
+          float* to_pixel = patch[i * form.side[1] + j];
           if (from_x < 0) {
-            fill(patch[i][j], count, 0.0f);
+            fill(to_pixel, count, 0.0f);
           } else {
-            copy_strided(from + from_y * row + from_x * column, 1, count, patch[i][j]);
+            copy_strided(from + from_y * row + from_x * column, 1, count, to_pixel);
           }
         }
       }
-      transform_tile(patch[0][0], side * kWinogradChannels, kWinogradChannels, count, place.point,
-                     to);
+      form.transform(patch[0], form.side[1] * kWinogradChannels, kWinogradChannels, count,
+                     place.point, to);
     }
   }
 
+  int64_t band_columns() const { return kWinogradBandRegisters / form.side[0]; }
+
   /// A run of tiles whose columns lie side by side: `lanes` channels at a time are transposed into
   /// a band [row][column][channel].
-  void transform_bands(const TileRun& run, const float* from, int64_t count, const TilePlace& place,
-                       float* to) const {
-    constexpr int64_t band_pitch = kWinogradBandColumns * lanes;
-    alignas(64) float band[side * band_pitch];
-    const int64_t begin = columns.origin(run.column), x = begin + low[1];
-    const int64_t width =
-        columns.origin(run.column + run.count - 1) - begin + (side - 1) * columns.dilation + 1;
+  void transform_bands(const TileRun& run, int64_t y, int64_t x, const float* from, int64_t count,
+                       const TilePlace& place, float* to) const {
+    const int64_t band_pitch = band_columns() * lanes;
+    alignas(64) float band[kWinogradBandRegisters * lanes];
+    const int64_t begin = columns.origin(run.column);
+    const int64_t width = columns.origin(run.column + run.count - 1) - begin +
+                          (form.side[1] - 1) * columns.dilation + 1;
     for (int64_t c = 0; c < count; c += lanes) {
       const int64_t some = count - c < lanes ? count - c : lanes;
-      for (int i = 0; i < side; ++i) {
-        const int64_t y = resolve(0, rows.origin(run.row) + low[0] + i * rows.dilation);
+      for (int64_t i = 0; i < form.side[0]; ++i) {
+        const int64_t from_y = from == nullptr ? -1 : resolve(1, y + i * rows.dilation);
         float* row = band + i * band_pitch;
-        if (from == nullptr || y < 0) {
+        if (from_y < 0) {
           fill(row, width * lanes, 0.0f);
         } else {
-          read_band_row(from + c * strides.channel + y * strides.axis[1], some, x, width, row);
+          read_band_row(from + c * strides.channel + from_y * strides.axis[1], some, x + begin,
+                        width, row);
         }
       }
       for (int64_t tile = 0; tile < run.count; ++tile) {
         const int64_t column = columns.origin(run.column + tile) - begin;
-        transform_tile(band + column * lanes, band_pitch, columns.dilation * lanes, lanes,
+        form.transform(band + column * lanes, band_pitch, columns.dilation * lanes, lanes,
                        place.point, to + tile * place.tile + c);
       }
     }
@@ -247,7 +303,7 @@ struct WinogradTiles {
                   end = inside < begin ? begin : inside;
     const auto border = [&](int64_t from, int64_t until) {
       for (int64_t i = from; i < until; ++i) {
-        const int64_t position = resolve(1, x + i);
+        const int64_t position = resolve(2, x + i);
         alignas(64) float values[lanes] = {};
         for (int64_t c = 0; c < count && position >= 0; ++c) {
           values[c] = row[c * stride + position];
