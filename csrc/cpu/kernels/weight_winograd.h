@@ -115,7 +115,7 @@ struct WeightWinogradBlocking {
     const int64_t slice_begin = slice_item * kWeightItemSlices;
     for (int64_t point = 0; point < points; ++point) {
       for (int64_t s = 0; s < kWeightItemSlices && slice_begin + s < slices; ++s) {
-        const int64_t slice = slice_begin + s, width = input.chunk_channels(slice / input.slices);
+        const int64_t slice = slice_begin + s, width = input.slice_channels(slice);
         const float* panel = inputs + (slice * points + point) * point_elements(input);
         for (int64_t column = 0; column < width; column += columns) {
           const int64_t left = width - column;
@@ -144,7 +144,8 @@ struct WeightWinogradBlocking {
     for (int64_t s = 0; s < kWeightItemSlices && slice_begin + s < slices; ++s) {
       const int64_t chunk = (slice_begin + s) / input.slices;
       const int64_t tap_group = (slice_begin + s) % input.slices;
-      const int64_t channels = input.chunk_channels(chunk), from = chunk * kWinogradChannels;
+      const int64_t channels = input.slice_channels(slice_begin + s),
+                    from = chunk * kWinogradChannels;
       for (int64_t row = 0; row < rows; ++row) {
         float* to = p.dest + (row_begin + row) * p.dest_strides.row + from * p.dest_strides.depth;
         for (int64_t c = 0; c < channels; c += lanes) {

@@ -13,7 +13,7 @@
 // channels into chunks of kWinogradChannels, which together with a group of taps are a slice. With
 // many tiles a block of them is an item of work, and all weights are transformed first and shared.
 // With few, the input is transformed first and a group is the item: its weights are transformed
-// chunk by chunk where they are used, in L2. Small maps come with large weights, whose transform is
+// slice by slice where they are used, in L2. Small maps come with large weights, whose transform is
 // never written to memory this way.
 //
 // All points of a tile or kernel lie close together, [tile][slice][point][channel] and
@@ -46,7 +46,7 @@ struct WinogradConvolution {
   const FormTransforms& transforms;
   KernelTaps taps;
   WinogradTiles input;
-  int64_t points, slices;             // of the form; groups of taps
+  int64_t points, slices;             // of the form; of the input, groups of taps of all chunks
   int64_t offsets[kMaxWinogradTaps];  // of the taps in the weight, in the walk's order
   int64_t padded_rows, groups;        // destination channels in whole registers; groups of them
 
@@ -57,7 +57,7 @@ struct WinogradConvolution {
         input(p.source, p.source_strides, p.walk, input_tiles(transforms), taps, taps.all_groups,
               p.batch, p.depth),
         points(transforms.form.points()),
-        slices(taps.all_groups) {
+        slices(input.chunks * taps.all_groups) {
     tap_offsets(p, p.weight_strides, offsets);
     padded_rows = round_up(p.rows, lanes);
     groups = ceil_div(p.rows, kWinogradRows);
@@ -74,75 +74,71 @@ struct WinogradConvolution {
 
   /// Elements of a slice of a transformed tile, [point][channels of a chunk], and of the tile.
   int64_t slice_elements() const { return points * input.pitch; }
-  int64_t tile_elements() const { return input.chunks * slices * slice_elements() + kPointGap; }
-  /// Transforms chunks [begin, end) of tiles [first, first + count).
+  int64_t tile_elements() const { return slices * slice_elements() + kPointGap; }
+  /// Transforms slices [begin, end) of tiles [first, first + count).
   void transform_input(int64_t first, int64_t count, int64_t begin, int64_t end, float* to) const {
-    input.transform(first, count, begin * slices, end * slices,
-                    {tile_elements(), slice_elements(), input.pitch}, to);
+    input.transform(first, count, begin, end, {tile_elements(), slice_elements(), input.pitch}, to);
   }
 
-  // ---- weights: [group][chunk][group of taps][point][column block][channel][its columns] ----
+  // ---- weights: [group][slice][point][column block][channel][columns of the block] ----
 
   int64_t group_rows(int64_t group) const {
     const int64_t left = padded_rows - group * kWinogradRows;
     return left < kWinogradRows ? left : kWinogradRows;
   }
-  /// Elements of a point of a group and chunk, of all its points, and of these of all slices.
-  int64_t point_elements(int64_t group, int64_t chunk) const {
-    return input.chunk_channels(chunk) * group_rows(group) + kPointGap;
+  /// Elements of a point of a group and slice, and of all its points.
+  int64_t point_elements(int64_t group, int64_t slice) const {
+    return input.slice_channels(slice) * group_rows(group) + kPointGap;
   }
-  int64_t chunk_elements(int64_t group, int64_t chunk) const {
-    return slices * points * point_elements(group, chunk);
+  int64_t weight_slice_elements(int64_t group, int64_t slice) const {
+    return points * point_elements(group, slice);
   }
-  /// Where the weights of a group and chunk start.
-  int64_t weight_offset(int64_t group, int64_t chunk) const {
-    const int64_t rows = group * kWinogradRows, channels = chunk * kWinogradChannels;
-    const int64_t before = rows * p.depth + group_rows(group) * channels;
-    return slices * points * (before + (group * input.chunks + chunk) * kPointGap);
+  /// Where the weights of a group and slice start.
+  int64_t weight_offset(int64_t group, int64_t slice) const {
+    const int64_t tap_groups = taps.all_groups, rows = group_rows(group);
+    const int64_t before = group * kWinogradRows * p.depth * tap_groups;
+    const int64_t channels = slice / tap_groups * tap_groups * kWinogradChannels +
+                             slice % tap_groups * input.slice_channels(slice);
+    return points * (before + rows * channels + (group * slices + slice) * kPointGap);
   }
   int64_t weight_elements() const {
-    return slices * points * (p.depth * padded_rows + groups * input.chunks * kPointGap);
+    return points * (p.depth * padded_rows * taps.all_groups + groups * slices * kPointGap);
   }
 
-  /// Transforms a chunk of source channels for `lanes` rows from `first` of a group on.
-  void transform_weight(int64_t group, int64_t first, int64_t chunk, float* to) const {
+  /// Transforms a slice of source channels and taps for `lanes` rows from `first` of a group on.
+  void transform_weight(int64_t group, int64_t first, int64_t slice, float* to) const {
     constexpr int64_t piece = 8;  // channels whose results leave together, page by page
-    const int64_t channels = input.chunk_channels(chunk), block = first / columns;
+    const int64_t channels = input.slice_channels(slice), block = first / columns;
     const int64_t left = group_rows(group) - block * columns;
     const int64_t width = left < columns ? left : columns, tap_count = p.taps();
-    const int64_t pitch = point_elements(group, chunk);
+    const int64_t pitch = point_elements(group, slice);
     float* out = to + block * columns * channels + first % columns;
-    alignas(64) float kernels[kMaxWinogradTaps * lanes][lanes];
+    // The taps of a channel, and zeros for those that a group lacks.
+    alignas(64) float kernels[(kMaxWinogradTaps + 1) * lanes][lanes];
     alignas(64) float results[kMaxTilePositions][piece][lanes];
-    alignas(64) constexpr float zeros[lanes] = {};
+    const int64_t step = (tap_count + 1) * lanes;
+    for (int64_t c = 0; c < lanes; ++c)
+      fill(kernels[0] + c * step + tap_count * lanes, lanes, 0.0f);
+    int64_t at[kMaxTilePositions], tap_total = 0;
+    for (int64_t i = 0; i < taps.form.rows.taps; ++i) {
+      for (int64_t j = 0; j < taps.form.columns.taps; ++j) {
+        const int64_t tap = taps.at(slice % taps.all_groups, i, j);
+        at[tap_total++] = (tap < 0 ? tap_count : tap) * lanes;
+      }
+    }
     for (int64_t c = 0; c < channels; c += lanes) {
       const int64_t count = channels - c < lanes ? channels - c : lanes;
-      const int64_t from = chunk * kWinogradChannels + c;
+      const int64_t from = slice / taps.all_groups * kWinogradChannels + c;
       read_weight_columns(p, offsets, 0, group * kWinogradRows + first, from, from + count,
                           [&](int64_t tap, int64_t channel, Vec<float> v) {
-                            store(kernels[(channel - from) * tap_count + tap], v);
+                            store(kernels[0] + (channel - from) * step + tap * lanes, v);
                           });
-      for (int64_t slice = 0; slice < slices; ++slice) {
-        const float* at[kMaxTilePositions];
-        int64_t tap[kMaxTilePositions], of_slice = 0;
-        for (int64_t i = 0; i < taps.form.rows.taps; ++i) {
-          for (int64_t j = 0; j < taps.form.columns.taps; ++j) {
-            tap[of_slice++] = taps.at(slice, i, j);
-          }
-        }
-        for (int64_t k = 0; k < count; k += piece) {
-          const int64_t some = count - k < piece ? count - k : piece;
+      for (int64_t k = 0; k < count; k += piece) {
+        const int64_t some = count - k < piece ? count - k : piece;
+        transforms.weight(kernels[0] + k * step, step, some, at, piece * lanes, results[0][0]);
+        for (int64_t point = 0; point < points; ++point) {
           for (int64_t i = 0; i < some; ++i) {
-            for (int64_t t = 0; t < of_slice; ++t) {
-              at[t] = tap[t] < 0 ? zeros : kernels[(k + i) * tap_count + tap[t]];
-            }
-            transforms.weight(at, piece * lanes, results[0][i]);
-          }
-          for (int64_t point = 0; point < points; ++point) {
-            for (int64_t i = 0; i < some; ++i) {
-              store(out + (slice * points + point) * pitch + (c + k + i) * width,
-                    load(results[point][i]));
-            }
+            store(out + point * pitch + (c + k + i) * width, load(results[point][i]));
           }
         }
       }
@@ -152,11 +148,10 @@ struct WinogradConvolution {
   /// Transforms all weights, on all threads.
   void transform_weights(float* to) const {
     const int64_t pieces = padded_rows / lanes, of_group = kWinogradRows / lanes;
-    const int64_t chunks = input.chunks;
-    parallel_for(pieces * chunks, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(pieces * slices, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t piece = i / chunks, chunk = i % chunks, group = piece / of_group;
-        transform_weight(group, piece % of_group * lanes, chunk, to + weight_offset(group, chunk));
+        const int64_t piece = i / slices, slice = i % slices, group = piece / of_group;
+        transform_weight(group, piece % of_group * lanes, slice, to + weight_offset(group, slice));
       }
     });
   }
@@ -164,17 +159,17 @@ struct WinogradConvolution {
   // ---- products ----
 
   /// The products [point][tile][rows of the group] of `count` tiles with the weights of a group;
-  /// chunks [begin, end), of which `weight` has the first and its successors, are added to those
+  /// slices [begin, end), of which `weight` has the first and its successors, are added to those
   /// before.
   void multiply_points(const float* inputs, int64_t count, int64_t group, const float* weight,
                        int64_t begin, int64_t end, float* to, int64_t pitch) const {
     const int64_t width = group_rows(group);
     for (int64_t point = 0; point < points; ++point) {
       const float* next = weight;
-      for (int64_t slice = begin * slices; slice < end * slices; ++slice) {
-        const int64_t chunk = slice / slices, channels = input.chunk_channels(chunk);
+      for (int64_t slice = begin; slice < end; ++slice) {
+        const int64_t channels = input.slice_channels(slice);
         const int64_t start = slice * slice_elements() + point * input.pitch;
-        const int64_t point_pitch = point_elements(group, chunk);
+        const int64_t point_pitch = point_elements(group, slice);
         for (int64_t column = 0; column < width; column += columns) {
           const int64_t left = width - column;
           const int vectors = vectors_for<float>(left < columns ? left : columns);
@@ -305,7 +300,7 @@ struct WinogradBlocking : WinogradConvolution {
     input_bytes = bytes * block * tile_elements();
     product_bytes = bytes * points * product_pitch;
     weight_bytes = p.prepared != nullptr ? 0
-                   : by_rows             ? bytes * chunk_elements(0, 0)
+                   : by_rows             ? bytes * weight_slice_elements(0, 0)
                                          : bytes * weight_elements();
   }
 
@@ -332,11 +327,11 @@ inline void winograd_by_tiles(const WinogradBlocking& convolution, const float* 
         for (int64_t item = begin; item < end; ++item) {
           const int64_t first = convolution.input.group_begin(item * block_groups);
           const int64_t count = convolution.input.group_begin((item + 1) * block_groups) - first;
-          convolution.transform_input(first, count, 0, convolution.input.chunks, inputs);
+          convolution.transform_input(first, count, 0, convolution.slices, inputs);
           for (int64_t group = 0; group < convolution.groups; ++group) {
             convolution.multiply_points(inputs, count, group,
                                         weight + convolution.weight_offset(group, 0), 0,
-                                        convolution.input.chunks, products, product_pitch);
+                                        convolution.slices, products, product_pitch);
             convolution.store_outputs(products, product_pitch, first, count, group);
           }
         }
@@ -346,15 +341,15 @@ inline void winograd_by_tiles(const WinogradBlocking& convolution, const float* 
 /// Few tiles: groups of destination channels are the items, tiles are shared.
 inline void winograd_by_rows(const WinogradBlocking& convolution, const float* transformed) {
   constexpr int64_t piece = 8;  // tiles that a thread transforms at a time
-  const int64_t tiles = convolution.input.tiles, chunks = convolution.input.chunks;
+  const int64_t tiles = convolution.input.tiles, slices = convolution.slices;
   const int64_t pieces = ceil_div(tiles, piece), product_pitch = convolution.product_pitch;
   Scratch input_buffer(convolution.input_bytes);
   float* inputs = input_buffer.as<float>();
-  parallel_for(pieces * chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(pieces * slices, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item / chunks * piece, chunk = item % chunks;
+      const int64_t first = item / slices * piece, slice = item % slices;
       const int64_t count = tiles - first < piece ? tiles - first : piece;
-      convolution.transform_input(first, count, chunk, chunk + 1,
+      convolution.transform_input(first, count, slice, slice + 1,
                                   inputs + first * convolution.tile_elements());
     }
   });
@@ -366,14 +361,14 @@ inline void winograd_by_rows(const WinogradBlocking& convolution, const float* t
     for (int64_t group = begin; group < end; ++group) {
       if (transformed != nullptr) {
         convolution.multiply_points(inputs, tiles, group,
-                                    transformed + convolution.weight_offset(group, 0), 0, chunks,
+                                    transformed + convolution.weight_offset(group, 0), 0, slices,
                                     products, product_pitch);
       } else {
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        for (int64_t slice = 0; slice < slices; ++slice) {
           for (int64_t row = 0; row < convolution.group_rows(group); row += convolution.lanes) {
-            convolution.transform_weight(group, row, chunk, weights.as<float>());
+            convolution.transform_weight(group, row, slice, weights.as<float>());
           }
-          convolution.multiply_points(inputs, tiles, group, weights.as<float>(), chunk, chunk + 1,
+          convolution.multiply_points(inputs, tiles, group, weights.as<float>(), slice, slice + 1,
                                       products, product_pitch);
         }
       }

@@ -183,8 +183,8 @@ struct WinogradTiles {
     return {row / rows.tiles, row % rows.tiles, column, left < most ? left : most};
   }
 
-  int64_t chunk_channels(int64_t chunk) const {
-    const int64_t left = channels - chunk * kWinogradChannels;
+  int64_t slice_channels(int64_t slice) const {
+    const int64_t left = channels - slice / slices * kWinogradChannels;
     return left < kWinogradChannels ? left : kWinogradChannels;
   }
 
@@ -207,9 +207,9 @@ struct WinogradTiles {
         const int64_t y = rows.origin(run.row) + low[1] + taps.shift(1, tap_group);
         const int64_t x = low[2] + taps.shift(2, tap_group);
         if (in_place) {
-          transform_pixels(run, y, x, from, chunk_channels(chunk), place, out);
+          transform_pixels(run, y, x, from, slice_channels(slice), place, out);
         } else {
-          transform_bands(run, y, x, from, chunk_channels(chunk), place, out);
+          transform_bands(run, y, x, from, slice_channels(slice), place, out);
         }
       }
       tile += run.count;

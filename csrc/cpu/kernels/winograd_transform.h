@@ -189,8 +189,9 @@ struct AxisTransform<1, 1> {
 /// and put(i, j, register) takes the results.
 template <int kFromRows, int kFromColumns, int kToRows, int kToColumns, class PassRows,
           class PassColumns, class Read, class Put>
-inline void transform_patch(const PassRows& pass_rows, const PassColumns& pass_columns,
-                            const Read& read, const Put& put) {
+[[gnu::always_inline]] inline void transform_patch(const PassRows& pass_rows,
+                                                   const PassColumns& pass_columns,
+                                                   const Read& read, const Put& put) {
   Vec<float> half[kToRows][kFromColumns];
 #pragma GCC unroll 10
   for (int j = 0; j < kFromColumns; ++j) {
@@ -220,8 +221,10 @@ struct FormTransforms {
   /// A y A^T, likewise.
   void (*gradient)(const float* from, int64_t row, int64_t column, int64_t count, int64_t pitch,
                    float* to);
-  /// G g G^T for a register of channels; taps[i * columns + j] is where tap (i, j) is.
-  void (*weight)(const float* const* taps, int64_t pitch, float* to);
+  /// G g G^T of `count` registers of kernels, `step` elements apart, results a register; tap (i, j)
+  /// lies at taps[i * columns + j].
+  void (*weight)(const float* kernels, int64_t step, int64_t count, const int64_t* taps,
+                 int64_t pitch, float* to);
   /// A^T m A, and the bias.
   void (*output)(const float* products, int64_t pitch, const Vec<float>& bias, int64_t row,
                  int64_t column, float* to);
@@ -266,12 +269,15 @@ struct PatchTransforms {
         [](const auto& y, auto& out) { Columns::gradient(y, out); }, from, row, column, count,
         pitch, to);
   }
-  static void weight(const float* const* taps, int64_t pitch, float* to) {
-    transform_patch<Rows::taps, Columns::taps, Rows::points, Columns::points>(
-        [](const auto& g, auto& out) { Rows::weight(g, out); },
-        [](const auto& g, auto& out) { Columns::weight(g, out); },
-        [&](int i, int j) { return load(taps[i * Columns::taps + j]); },
-        [&](int i, int j, Vec<float> v) { store(to + (i * Columns::points + j) * pitch, v); });
+  static void weight(const float* kernels, int64_t step, int64_t count, const int64_t* taps,
+                     int64_t pitch, float* to) {
+    for (int64_t k = 0; k < count; ++k, kernels += step, to += lanes) {
+      transform_patch<Rows::taps, Columns::taps, Rows::points, Columns::points>(
+          [](const auto& g, auto& out) { Rows::weight(g, out); },
+          [](const auto& g, auto& out) { Columns::weight(g, out); },
+          [&](int i, int j) { return load(kernels + taps[i * Columns::taps + j]); },
+          [&](int i, int j, Vec<float> v) { store(to + (i * Columns::points + j) * pitch, v); });
+    }
   }
   static void output(const float* products, int64_t pitch, const Vec<float>& bias, int64_t row,
                      int64_t column, float* to) {
