@@ -217,30 +217,35 @@ inline double winograd_tiles(const ContractionShape& shape, const WinogradForm& 
   return tiles;
 }
 
-/// What transforming costs, in multiply-adds of each product: for a channel of a tile, and, for the
-/// gradient of a weight, for that weight. Fitted to times of layers of all kinds.
-constexpr double kTileTransform = 10, kProductTransform = 16;
+/// What transforming a channel of a tile costs, in multiply-adds of each product. This and what
+/// follows is fitted to times of layers of all kinds.
+constexpr double kTileTransform = 12;
 
-/// The same for a weight, which takes as long as multiplying it with so many tiles: more where the
-/// points of a kernel do not fit the registers.
-constexpr double weight_transform(const WinogradForm& form) { return form.points() > 16 ? 7 : 5; }
+/// The same for a kernel, of all its products: more of each where they do not fit the registers.
+/// And for the gradient of a kernel, with adding it up.
+constexpr double kernel_transform(const WinogradForm& form) {
+  return double(form.points()) * (form.points() > 16 ? 8 : 5);
+}
+constexpr double gradient_transform(const WinogradForm& form) {
+  return 8 * double(form.points()) + 200;
+}
 
 /// What a direct weight gradient of planes costs beside one of channels_last tensors, as it
 /// transposes them.
 constexpr double kTransposedSums = 2;
 
 /// What a form takes, in multiply-adds for each pair of channels: its products, as `used` of the
-/// registers hold any; transforms of tiles, those of the source for each group of taps; and
-/// `weight` for each product of a weight.
+/// registers hold any; transforms of tiles, those of the source for each group of taps; and of
+/// kernels, at `kernel` each.
 inline double winograd_cost(const ContractionShape& shape, const WinogradForm& form, double used,
-                            double weight) {
+                            double kernel) {
   const double groups = double(shape.walk[0].tap_count) *
                         double(form.rows.groups(shape.walk[1].tap_count)) *
                         double(form.columns.groups(shape.walk[2].tap_count));
   const double source = kTileTransform / double(shape.rows);
   const double dest = kTileTransform / double(shape.depth);
-  const double tiles = winograd_tiles(shape, form) * (groups * (1 / used + source) + dest);
-  return double(form.points()) * (tiles + groups * weight);
+  const double tile = double(form.points()) * (groups * (1 / used + source) + dest);
+  return winograd_tiles(shape, form) * tile + groups * kernel;
 }
 
 /// Multiply-adds for each pair of channels of direct sums that leave padding out.
@@ -260,16 +265,15 @@ inline bool winograd_takes(const ContractionShape& shape) {
 }
 
 /// The form that takes least, or -1 where direct sums, at `direct`, take less.
-template <class WeightCost>
-int winograd_form(const ContractionShape& shape, double used, const WeightCost& weight,
-                  double direct) {
+inline int winograd_form(const ContractionShape& shape, double used,
+                         double (*kernel)(const WinogradForm&), double direct) {
   int best = -1;
   for (int i = 0; i < kWinogradFormCount; ++i) {
     const WinogradForm& form = kWinogradForms[i];
     // A tile of several outputs is for axes of several taps.
     if (form.rows.taps > 1 && shape.walk[1].tap_count == 1) continue;
     if (form.columns.taps > 1 && shape.walk[2].tap_count == 1) continue;
-    const double cost = winograd_cost(shape, form, used, weight(form));
+    const double cost = winograd_cost(shape, form, used, kernel(form));
     if (cost < direct) best = i, direct = cost;
   }
   return best;
@@ -375,7 +379,7 @@ bool suits_winograd(const ContractionShape& shape, const Strides& source, const 
 template <class T>
 int winograd_form(const Contraction<T>& p, int64_t lanes) {
   if (!suits_winograd<T>(p, p.source_strides, p.dest_strides)) return -1;
-  const int form = plan::winograd_form(p, plan::filled(p.rows, lanes), plan::weight_transform,
+  const int form = plan::winograd_form(p, plan::filled(p.rows, lanes), plan::kernel_transform,
                                        plan::direct_cost(p));
   return form < 0 || allows_winograd() ? form : -1;
 }
@@ -384,9 +388,9 @@ int winograd_form(const Contraction<T>& p, int64_t lanes) {
 template <class T>
 int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lanes) {
   if (!suits_winograd<T>(p, p.source_strides, p.grad_strides)) return -1;
-  const auto products = [](const WinogradForm&) { return plan::kProductTransform; };
   const double direct = plan::direct_cost(p) * (channels_last ? 1 : plan::kTransposedSums);
-  const int form = plan::winograd_form(p, plan::filled(p.depth, lanes), products, direct);
+  const int form =
+      plan::winograd_form(p, plan::filled(p.depth, lanes), plan::gradient_transform, direct);
   return form < 0 || allows_winograd() ? form : -1;
 }
 

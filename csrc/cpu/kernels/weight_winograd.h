@@ -32,7 +32,7 @@ struct WeightWinogradBlocking {
   Walk grad_walk[kAxes];  // outputs, as they lie
   KernelTaps taps;
   WinogradTiles input, grad;
-  int64_t points, slice_taps;                 // of the form
+  int64_t points;                             // of the form
   int64_t slices;                             // of the input: groups of taps of all its chunks
   int64_t offsets[kMaxWinogradTaps];          // of the taps in the weight, in the walk's order
   bool contiguous;                            // all of a source channel are neighbours there
@@ -52,11 +52,10 @@ struct WeightWinogradBlocking {
               p.batch, p.depth),
         grad(p.grad, p.grad_strides, grad_walk, output_tiles(transforms), taps, 1, p.batch, p.rows),
         points(transforms.form.points()),
-        slice_taps(transforms.form.rows.taps * transforms.form.columns.taps),
         slices(input.chunks * taps.all_groups) {
     tap_offsets(p, p.dest_strides, offsets);
-    contiguous = taps.all_groups == 1 && p.taps() == slice_taps && slice_taps <= lanes &&
-                 p.dest_strides.depth == slice_taps && taps_are_contiguous(p, p.dest_strides);
+    contiguous = taps.all_groups == 1 && p.taps() == taps.of_group && taps.of_group <= lanes &&
+                 p.dest_strides.depth == taps.of_group && taps_are_contiguous(p, p.dest_strides);
     block = even_part(input.tiles, kWeightTiles);
     blocks = ceil_div(input.tiles, block);
     slice_items = ceil_div(slices, kWeightItemSlices);
@@ -71,7 +70,7 @@ struct WeightWinogradBlocking {
     item_elements = item_rows * item_channels();
     tile_bytes = bytes * (slice_elements(input) * slices + slice_elements(grad) * grad.chunks);
     product_bytes = bytes * points * item_elements;
-    sum_bytes = blocks > 1 ? bytes * slice_taps * item_elements * row_items * slice_items : 0;
+    sum_bytes = blocks > 1 ? bytes * taps.of_group * item_elements * row_items * slice_items : 0;
   }
 
   Footprint footprint() const {
@@ -152,7 +151,7 @@ struct WeightWinogradBlocking {
           const int64_t at = row * pitch + s * input.pitch + c, left = channels - c;
           Vec<float> kernels[kMaxTilePositions];
           transforms.weight_gradient(products + at, item_elements, kernels);
-          for (int64_t tap = 0; tap < slice_taps; ++tap) {
+          for (int64_t tap = 0; tap < taps.of_group; ++tap) {
             float* sum = sums + tap * item_elements + at;
             if (!first) kernels[tap] += load(sum);
             if (!last) store(sum, kernels[tap]);
@@ -180,16 +179,16 @@ struct WeightWinogradBlocking {
 
   /// Stores the taps of a group for `count` source channels.
   void store_kernels(const Vec<float>* kernels, int64_t tap_group, int64_t count, float* to) const {
-    const int64_t depth = p.dest_strides.depth, wide = taps.form.columns.taps;
+    const int64_t depth = p.dest_strides.depth;
     if (contiguous) {
       Vec<float> square[lanes] = {};
-      for (int64_t tap = 0; tap < slice_taps; ++tap) {
-        square[taps.at(0, tap / wide, tap % wide)] = kernels[tap];
+      for (int64_t tap = 0; tap < taps.of_group; ++tap) {
+        square[taps.at(0, tap)] = kernels[tap];
       }
-      return store_transposed<float>(square, count, slice_taps, to, depth);
+      return store_transposed<float>(square, count, taps.of_group, to, depth);
     }
-    for (int64_t i = 0; i < slice_taps; ++i) {
-      const int64_t tap = taps.at(tap_group, i / wide, i % wide);
+    for (int64_t i = 0; i < taps.of_group; ++i) {
+      const int64_t tap = taps.at(tap_group, i);
       if (tap < 0) continue;
       if (depth == 1) {
         store_partial(to + offsets[tap], kernels[i], count);
@@ -224,7 +223,7 @@ inline void weight_winograd_blocks(const WeightWinogradBlocking& blocking) {
         blocking.multiply_points(inputs, grads, count, row_item, slice_item, products.as<float>());
         blocking.store_weights(
             products.as<float>(), row_item, slice_item, first == 0, first + count == tiles,
-            sums.as<float>() + item * blocking.slice_taps * blocking.item_elements);
+            sums.as<float>() + item * blocking.taps.of_group * blocking.item_elements);
       }
     });
   }

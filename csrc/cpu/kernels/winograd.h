@@ -13,8 +13,8 @@
 // channels into chunks of kWinogradChannels, which together with a group of taps are a slice. With
 // many tiles a block of them is an item of work, and all weights are transformed first and shared.
 // With few, the input is transformed first and a group is the item: its weights are transformed
-// slice by slice where they are used, in L2. Small maps come with large weights, whose transform is
-// never written to memory this way.
+// some slices at a time where they are used, in L2. Small maps come with large weights, whose
+// transform is never written to memory this way.
 //
 // All points of a tile or kernel lie close together, [tile][slice][point][channel] and
 // [group][slice][point][channel][row]: matrices of one point far apart would make every store of a
@@ -48,7 +48,8 @@ struct WinogradConvolution {
   WinogradTiles input;
   int64_t points, slices;             // of the form; of the input, groups of taps of all chunks
   int64_t offsets[kMaxWinogradTaps];  // of the taps in the weight, in the walk's order
-  int64_t padded_rows, groups;        // destination channels in whole registers; groups of them
+  int64_t kernel_places[kMaxGroupedTaps];  // of the taps of each group among those of a channel
+  int64_t padded_rows, groups;  // destination channels in whole registers; groups of them
 
   WinogradConvolution(const Contraction<float>& contraction, const FormTransforms& transforms)
       : p(contraction),
@@ -59,6 +60,10 @@ struct WinogradConvolution {
         points(transforms.form.points()),
         slices(input.chunks * taps.all_groups) {
     tap_offsets(p, p.weight_strides, offsets);
+    for (int64_t i = 0; i < taps.all_groups * taps.of_group; ++i) {
+      const int64_t tap = taps.at(i / taps.of_group, i % taps.of_group);
+      kernel_places[i] = (tap < 0 ? p.taps() : tap) * lanes;
+    }
     padded_rows = round_up(p.rows, lanes);
     groups = ceil_div(p.rows, kWinogradRows);
   }
@@ -105,40 +110,50 @@ struct WinogradConvolution {
     return points * (p.depth * padded_rows * taps.all_groups + groups * slices * kPointGap);
   }
 
-  /// Transforms a slice of source channels and taps for `lanes` rows from `first` of a group on.
-  void transform_weight(int64_t group, int64_t first, int64_t slice, float* to) const {
+  /// Slices of a chunk whose transformed weights stay in L2 together, for they are read together.
+  int64_t slice_run() const {
+    const int64_t bytes = sizeof(float) * weight_slice_elements(0, 0);
+    return even_part(taps.all_groups, kWinogradBlockBytes / bytes + 1);
+  }
+
+  /// The end of the run of slices of a chunk that starts with `slice`.
+  int64_t run_end(int64_t slice) const {
+    const int64_t left = taps.all_groups - slice % taps.all_groups, run = slice_run();
+    return slice + (run < left ? run : left);
+  }
+
+  /// Transforms slices [begin, end) of a chunk for `lanes` rows from `first` of a group on.
+  void transform_weight(int64_t group, int64_t first, int64_t begin, int64_t end, float* to) const {
     constexpr int64_t piece = 8;  // channels whose results leave together, page by page
-    const int64_t channels = input.slice_channels(slice), block = first / columns;
+    const int64_t channels = input.slice_channels(begin), block = first / columns;
     const int64_t left = group_rows(group) - block * columns;
     const int64_t width = left < columns ? left : columns, tap_count = p.taps();
-    const int64_t pitch = point_elements(group, slice);
+    const int64_t pitch = point_elements(group, begin);
     float* out = to + block * columns * channels + first % columns;
     // The taps of a channel, and zeros for those that a group lacks.
     alignas(64) float kernels[(kMaxWinogradTaps + 1) * lanes][lanes];
     alignas(64) float results[kMaxTilePositions][piece][lanes];
     const int64_t step = (tap_count + 1) * lanes;
-    for (int64_t c = 0; c < lanes; ++c)
-      fill(kernels[0] + c * step + tap_count * lanes, lanes, 0.0f);
-    int64_t at[kMaxTilePositions], tap_total = 0;
-    for (int64_t i = 0; i < taps.form.rows.taps; ++i) {
-      for (int64_t j = 0; j < taps.form.columns.taps; ++j) {
-        const int64_t tap = taps.at(slice % taps.all_groups, i, j);
-        at[tap_total++] = (tap < 0 ? tap_count : tap) * lanes;
-      }
+    for (int64_t c = 0; c < lanes; ++c) {
+      store(kernels[0] + c * step + tap_count * lanes, Vec<float>{});
     }
     for (int64_t c = 0; c < channels; c += lanes) {
       const int64_t count = channels - c < lanes ? channels - c : lanes;
-      const int64_t from = slice / taps.all_groups * kWinogradChannels + c;
+      const int64_t from = begin / taps.all_groups * kWinogradChannels + c;
       read_weight_columns(p, offsets, 0, group * kWinogradRows + first, from, from + count,
                           [&](int64_t tap, int64_t channel, Vec<float> v) {
                             store(kernels[0] + (channel - from) * step + tap * lanes, v);
                           });
-      for (int64_t k = 0; k < count; k += piece) {
-        const int64_t some = count - k < piece ? count - k : piece;
-        transforms.weight(kernels[0] + k * step, step, some, at, piece * lanes, results[0][0]);
-        for (int64_t point = 0; point < points; ++point) {
-          for (int64_t i = 0; i < some; ++i) {
-            store(out + point * pitch + (c + k + i) * width, load(results[point][i]));
+      for (int64_t slice = begin; slice < end; ++slice) {
+        float* of_slice = out + (slice - begin) * points * pitch;
+        const int64_t* at = kernel_places + slice % taps.all_groups * taps.of_group;
+        for (int64_t k = 0; k < count; k += piece) {
+          const int64_t some = count - k < piece ? count - k : piece;
+          transforms.weight(kernels[0] + k * step, step, some, at, piece * lanes, results[0][0]);
+          for (int64_t point = 0; point < points; ++point) {
+            for (int64_t i = 0; i < some; ++i) {
+              store(of_slice + point * pitch + (c + k + i) * width, load(results[point][i]));
+            }
           }
         }
       }
@@ -148,10 +163,12 @@ struct WinogradConvolution {
   /// Transforms all weights, on all threads.
   void transform_weights(float* to) const {
     const int64_t pieces = padded_rows / lanes, of_group = kWinogradRows / lanes;
-    parallel_for(pieces * slices, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(pieces * input.chunks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t piece = i / slices, slice = i % slices, group = piece / of_group;
-        transform_weight(group, piece % of_group * lanes, slice, to + weight_offset(group, slice));
+        const int64_t piece = i / input.chunks, group = piece / of_group;
+        const int64_t first = i % input.chunks * taps.all_groups;
+        transform_weight(group, piece % of_group * lanes, first, first + taps.all_groups,
+                         to + weight_offset(group, first));
       }
     });
   }
@@ -300,7 +317,7 @@ struct WinogradBlocking : WinogradConvolution {
     input_bytes = bytes * block * tile_elements();
     product_bytes = bytes * points * product_pitch;
     weight_bytes = p.prepared != nullptr ? 0
-                   : by_rows             ? bytes * weight_slice_elements(0, 0)
+                   : by_rows             ? bytes * slice_run() * weight_slice_elements(0, 0)
                                          : bytes * weight_elements();
   }
 
@@ -364,11 +381,13 @@ inline void winograd_by_rows(const WinogradBlocking& convolution, const float* t
                                     transformed + convolution.weight_offset(group, 0), 0, slices,
                                     products, product_pitch);
       } else {
-        for (int64_t slice = 0; slice < slices; ++slice) {
+        int64_t end = 0;
+        for (int64_t slice = 0; slice < slices; slice = end) {
+          end = convolution.run_end(slice);
           for (int64_t row = 0; row < convolution.group_rows(group); row += convolution.lanes) {
-            convolution.transform_weight(group, row, slice, weights.as<float>());
+            convolution.transform_weight(group, row, slice, end, weights.as<float>());
           }
-          convolution.multiply_points(inputs, tiles, group, weights.as<float>(), slice, slice + 1,
+          convolution.multiply_points(inputs, tiles, group, weights.as<float>(), slice, end,
                                       products, product_pitch);
         }
       }

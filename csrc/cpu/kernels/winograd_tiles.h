@@ -19,6 +19,9 @@ constexpr int64_t kWinogradChannels = 64;
 /// of each phase fits.
 constexpr int64_t kWinogradBandRegisters = 6 * 8 * kMaxWinogradDilation;
 
+/// Taps of all groups of a kernel: an axis of two may be filled up to seven.
+constexpr int64_t kMaxGroupedTaps = kMaxWinogradTaps * 7;
+
 /// Positions of the largest tile.
 constexpr int64_t kMaxTilePositions = 6 * 8;
 
@@ -33,12 +36,13 @@ struct KernelTaps {
   const WinogradForm& form;
   int64_t count[kAxes];     // taps
   int64_t distance[kAxes];  // of neighbours
-  int64_t groups[kAxes];
-  int64_t all_groups;
+  int64_t groups[kAxes], all_groups;
+  int64_t of_group;                        // taps of a group, those past the last counted in
   int64_t order[kAxes][kMaxWinogradTaps];  // the tap of a walk at each position
 
   KernelTaps(const ContractionShape& shape, const WinogradForm& form) : form(form) {
     all_groups = 1;
+    of_group = form.rows.taps * form.columns.taps;
     for (int axis = 0; axis < kAxes; ++axis) {
       const Walk& walk = shape.walk[axis];
       count[axis] = walk.tap_count;
@@ -65,10 +69,10 @@ struct KernelTaps {
     const int64_t taps = axis == 0 ? 1 : form.axis(axis).taps;
     return group_on(axis, group) * taps * distance[axis];
   }
-  /// The tap at (row, column) of a group, as the walks count them, or -1 past the last.
-  int64_t at(int64_t group, int64_t row, int64_t column) const {
-    const int64_t y = group_on(1, group) * form.rows.taps + row;
-    const int64_t x = group_on(2, group) * form.columns.taps + column;
+  /// Tap i of a group, row by row, as the walks count them, or -1 past the last.
+  int64_t at(int64_t group, int64_t i) const {
+    const int64_t y = group_on(1, group) * form.rows.taps + i / form.columns.taps;
+    const int64_t x = group_on(2, group) * form.columns.taps + i % form.columns.taps;
     if (y >= count[1] || x >= count[2]) return -1;
     const int64_t z = order[0][group_on(0, group)];
     return (z * count[1] + order[1][y]) * count[2] + order[2][x];
