@@ -33,11 +33,11 @@ LARGE = (2, 32, 25, 30), 48, "winograd_4x4_3x3"
 # over groups of their taps: of the depth, of another axis, and of more taps along their own.
 KERNELS = [
     ((2, 32, 20, 24), 24, (5, 5), "winograd_2x4_5x5"),
-    ((3, 40, 5, 8), 48, (1, 3), "winograd_1x4_1x3"),
+    ((4, 48, 9, 8), 40, (1, 3), "winograd_1x4_1x3"),
     ((1, 32, 21, 30), 37, (1, 3), "winograd_1x6_1x3"),
     ((2, 35, 9, 37), 32, (1, 5), "winograd_1x4_1x5"),
     ((1, 33, 17, 17), 70, (1, 7), "winograd_1x4_1x7"),
-    ((3, 40, 8, 5), 48, (3, 1), "winograd_4x1_3x1"),
+    ((4, 48, 8, 9), 40, (3, 1), "winograd_4x1_3x1"),
     ((1, 32, 30, 21), 37, (3, 1), "winograd_6x1_3x1"),
     ((2, 35, 37, 9), 32, (5, 1), "winograd_4x1_5x1"),
     ((1, 33, 17, 17), 70, (7, 1), "winograd_4x1_7x1"),
@@ -45,8 +45,8 @@ KERNELS = [
     ((2, 70, 90), 32, (5,), "winograd_1x4_1x5"),
     ((2, 32, 90), 32, (8,), "winograd_1x4_1x5"),
     ((1, 33, 121), 48, (7,), "winograd_1x4_1x7"),
-    ((1, 32, 180), 48, (11,), "winograd_1x6_1x3"),
-    ((1, 48, 20, 21), 48, (7, 7), "winograd_1x4_1x7"),
+    ((1, 32, 180), 48, (9,), "winograd_1x6_1x3"),
+    ((1, 48, 21, 20), 48, (7, 7), "winograd_1x4_1x7"),
     ((2, 48, 5, 14, 18), 32, (3, 3, 3), "winograd_4x4_3x3"),
     ((2, 48, 30, 4, 5), 33, (3, 1, 1), "winograd_6x1_3x1"),
     ((1, 40, 3, 20, 24), 48, (2, 5, 5), "winograd_2x4_5x5"),
@@ -117,8 +117,8 @@ def test_chosen_for_dilated_kernels(dilation: Any, phase: str, layout: str) -> N
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("shape", "rows", "_"), [SMALL, LARGE])
-def test_chosen_for_the_weight(shape: tuple[int, ...], rows: int, _: str, layout: str) -> None:
+@pytest.mark.parametrize(("shape", "rows"), [((4, 64, 14, 14), 64), LARGE[:2]])
+def test_chosen_for_the_weight(shape: tuple[int, ...], rows: int, layout: str) -> None:
     options = {"phase": "bwd_weight", "memory_format": FORMATS[layout]}
     assert algorithm(shape, rows, **options).startswith("weight_winograd")
 
@@ -291,6 +291,39 @@ def test_other_kernels_with_padding_modes(
     check_against_float64(shape, rows, padding, (1, 1), mode, layout, kernel)
 
 
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("layout", [*LAYOUTS, "transposed"])
+@pytest.mark.parametrize(
+    ("shape", "rows", "groups", "kernel"),
+    [
+        ((2, 3 * 24, 20, 21), 3 * 32, 3, (3, 3)),
+        ((1, 5 * 70, 15, 14), 5 * 24, 5, (3, 3)),  # groups are spread over the threads
+        ((4, 6 * 32, 30, 31), 6 * 40, 6, (3, 3)),
+        ((1, 4 * 32, 17, 18), 4 * 33, 4, (5, 5)),
+        ((2, 2 * 24, 100), 2 * 24, 2, (5,)),
+    ],
+)
+def test_groups_against_float64(
+    shape: tuple[int, ...],
+    rows: int,
+    groups: int,
+    kernel: tuple[int, ...],
+    layout: str,
+    isa: str,
+    set_isa: Callable[[str], None],
+) -> None:
+    if len(kernel) == 1 and layout == "channels_last":
+        pytest.skip("torch has no channels_last format for 1-d tensors")
+    set_isa(isa)
+    rank = len(kernel)
+    weight = (rows, shape[1] // groups, *kernel)
+    for phase in ("fwd", "bwd_input", "bwd_weight"):
+        options = {"padding": same_padding(kernel), "groups": groups, "phase": phase}
+        assert "winograd" in plan(f"conv{rank}d", shape, weight, **options).algorithm
+    padding = tuple(part for side in same_padding(kernel) for part in (side, side))
+    check_against_float64(shape, rows, padding, (1,) * rank, "zeros", layout, kernel, groups)
+
+
 def check_against_float64(
     shape: tuple[int, ...],
     rows: int,
@@ -299,19 +332,20 @@ def check_against_float64(
     mode: str,
     layout: str,
     kernel: tuple[int, ...] = (3, 3),
+    groups: int = 1,
 ) -> None:
     """Output and gradients of a convolution with a bias against torch's in float64."""
     rank = len(kernel)
     x = lay_out(torch.randn(shape), layout)
-    weight = lay_out(torch.randn(rows, shape[1], *kernel), layout)
+    weight = lay_out(torch.randn(rows, shape[1] // groups, *kernel), layout)
     bias = torch.randn(rows)
-    arguments = ((1,) * rank, padding, dilation, 1, mode)
+    arguments = ((1,) * rank, padding, dilation, groups, mode)
     x64, weight64 = x.double().requires_grad_(), weight.double().requires_grad_()
     pairs = [padding[2 * axis : 2 * axis + 2] for axis in reversed(range(rank))]
     named = {"mode": "constant" if mode == "zeros" else mode}
     padded = F.pad(x64, [part for pair in pairs for part in pair], **named)
     convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    expected = convolve(padded, weight64, bias.double(), dilation=dilation)
+    expected = convolve(padded, weight64, bias.double(), dilation=dilation, groups=groups)
     grad = lay_out(torch.randn(expected.shape), layout)
     expected_grads = torch.autograd.grad(expected, (x64, weight64), grad.double())
     output = torch.ops.cnnops.convolution(x, weight, bias, *arguments)

@@ -4,6 +4,7 @@
 // `cnnops.plan` prints.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "cpu/dispatch.h"
@@ -201,10 +202,14 @@ constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
                                       "a register of channels holds whole groups"};
 
 constexpr Choice kWinograd{Algorithm::winograd,
-                           "dense at stride 1: fewer products of transformed tiles"};
+                           "stride 1, channels enough: fewer products of transformed tiles"};
 
 /// With fewer channels on either side the transforms of a Winograd tile cost more than they save.
 constexpr int64_t kMinWinogradChannels = 16;
+
+/// The same of groups in channels_last tensors, where a tile reads a piece of each pixel, and
+/// direct sums do well.
+constexpr int64_t kMinGroupedWinogradChannels = 24;
 
 /// Tiles of a form.
 inline double winograd_tiles(const ContractionShape& shape, const WinogradForm& form) {
@@ -253,10 +258,10 @@ inline double direct_cost(const ContractionShape& shape) {
   return double(shape.taps()) * shape.batch * shape.pixels() * (1 - padding_share(shape));
 }
 
-/// True for one dense group at stride 1 with channels enough. Taps must not be too many, and along
+/// True for groups with channels enough, at stride 1. Taps must not be too many, and along
 /// rows and columns not far apart.
 inline bool winograd_takes(const ContractionShape& shape) {
-  if (shape.groups != 1 || shape.taps() == 1 || shape.taps() > kMaxWinogradTaps) return false;
+  if (shape.taps() == 1 || shape.taps() > kMaxWinogradTaps) return false;
   for (int i = 1; i < kAxes; ++i) {
     const Walk& walk = shape.walk[i];
     if (walk.step != 1 || walk.tap_distance() > kMaxWinogradDilation) return false;
@@ -379,6 +384,8 @@ bool suits_winograd(const ContractionShape& shape, const Strides& source, const 
 template <class T>
 int winograd_form(const Contraction<T>& p, int64_t lanes) {
   if (!suits_winograd<T>(p, p.source_strides, p.dest_strides)) return -1;
+  const bool pieces = p.groups > 1 && p.source_strides.channel == 1;
+  if (pieces && std::min(p.depth, p.rows) < plan::kMinGroupedWinogradChannels) return -1;
   const int form = plan::winograd_form(p, plan::filled(p.rows, lanes), plan::kernel_transform,
                                        plan::direct_cost(p));
   return form < 0 || allows_winograd() ? form : -1;

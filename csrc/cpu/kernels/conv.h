@@ -45,6 +45,8 @@
 //
 #include "cpu/kernels/grouped_planar.h"
 //
+#include "cpu/kernels/winograd_groups.h"
+//
 #include "cpu/kernels/winograd_transform.h"
 //
 #include "cpu/kernels/winograd_tiles.h"

@@ -231,10 +231,13 @@ inline void weight_winograd_blocks(const WeightWinogradBlocking& blocking) {
 
 template <int kForm>
 Footprint weight_winograd_footprint(const WeightContraction<float>& p) {
-  return WeightWinogradBlocking(p, form_transforms<kForm>).footprint();
+  const WeightContraction<float> group = group_of(p, 0);
+  return footprint_of_groups(p, WeightWinogradBlocking(group, form_transforms<kForm>).footprint());
 }
 
 template <int kForm>
 void weight_winograd(const WeightContraction<float>& p) {
-  weight_winograd_blocks(WeightWinogradBlocking(p, form_transforms<kForm>));
+  for_each_group(p, [&](const WeightContraction<float>& group, int64_t) {
+    weight_winograd_blocks(WeightWinogradBlocking(group, form_transforms<kForm>));
+  });
 }

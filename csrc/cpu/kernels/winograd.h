@@ -398,26 +398,35 @@ inline void winograd_by_rows(const WinogradBlocking& convolution, const float* t
 
 template <int kForm>
 Footprint winograd_footprint(const Contraction<float>& p) {
-  return WinogradBlocking(p, form_transforms<kForm>).footprint();
+  const Contraction<float> group = group_of(p, 0);
+  return footprint_of_groups(p, WinogradBlocking(group, form_transforms<kForm>).footprint());
 }
 
-/// Bytes of the transformed weights, and transforming them.
+/// Bytes of the transformed weights, group after group, and transforming them.
 template <int kForm>
 int64_t winograd_prepared_bytes(const Contraction<float>& p) {
-  return int64_t(sizeof(float)) * WinogradConvolution(p, form_transforms<kForm>).weight_elements();
+  const WinogradConvolution convolution(group_of(p, 0), form_transforms<kForm>);
+  return p.groups * int64_t(sizeof(float)) * convolution.weight_elements();
 }
 template <int kForm>
 void winograd_prepare(const Contraction<float>& p, void* to) {
-  WinogradConvolution(p, form_transforms<kForm>).transform_weights(static_cast<float*>(to));
+  const int64_t elements = winograd_prepared_bytes<kForm>(p) / int64_t(sizeof(float)) / p.groups;
+  for_each_group(p, [&](const Contraction<float>& group, int64_t g) {
+    const WinogradConvolution convolution(group, form_transforms<kForm>);
+    convolution.transform_weights(static_cast<float*>(to) + g * elements);
+  });
 }
 
 template <int kForm>
 void winograd(const Contraction<float>& p) {
-  const WinogradBlocking blocking(p, form_transforms<kForm>);
-  const float* transformed = static_cast<const float*>(p.prepared);
-  if (blocking.by_rows) {
-    winograd_by_rows(blocking, transformed);
-  } else {
-    winograd_by_tiles(blocking, transformed);
-  }
+  for_each_group(p, [&](const Contraction<float>& group, int64_t g) {
+    const WinogradBlocking blocking(group, form_transforms<kForm>);
+    const float* transformed = static_cast<const float*>(p.prepared);
+    if (transformed != nullptr) transformed += g * blocking.weight_elements();
+    if (blocking.by_rows) {
+      winograd_by_rows(blocking, transformed);
+    } else {
+      winograd_by_tiles(blocking, transformed);
+    }
+  });
 }
