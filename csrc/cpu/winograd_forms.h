@@ -35,6 +35,7 @@ struct WinogradForm {
 /// along both axes they would be 1e-5 of the largest output.
 constexpr WinogradForm kWinogradForms[] = {
     CNNOPS_WINOGRAD_FORM(2, 2, 3, 3),  // 16 products for 36: small maps
+    CNNOPS_WINOGRAD_FORM(3, 3, 3, 3),  // 25 for 81: the phases of far dilations
     CNNOPS_WINOGRAD_FORM(4, 4, 3, 3),  // 36 for 144
     CNNOPS_WINOGRAD_FORM(2, 4, 5, 5),  // 48 for 200
     CNNOPS_WINOGRAD_FORM(1, 4, 1, 3),  // 6 for 12: short rows

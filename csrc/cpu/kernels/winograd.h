@@ -31,8 +31,9 @@ constexpr int64_t kWinogradBlockBytes = 1 << 20;
 /// than the most, small inputs make too few items.
 constexpr int64_t kLeastTiles = 48, kMostTiles = 96;
 
-/// Up to so many tiles, and bytes of all transformed tiles, groups are the items.
-constexpr int64_t kFewTiles = 96, kFewTilesBytes = 8 << 20;
+/// Up to so many bytes of all transformed tiles, groups are the items if there are some, and if the
+/// products of one take no more than a block.
+constexpr int64_t kFewTilesBytes = 8 << 20;
 
 /// Registers of outputs that are stored together: 4 rows of 4 phases of the widest dilation at
 /// most.
@@ -69,12 +70,15 @@ struct WinogradConvolution {
   }
   WinogradConvolution(const WinogradConvolution&) = delete;  // the tiles refer to the taps
 
-  /// Groups of tiles of a block: planar outputs of a group are stored together.
+  /// Groups of tiles of a block: planar outputs of a group are stored together. Blocks are even,
+  /// and an even number of them.
   int64_t groups_of_block() const {
     const int64_t bytes = sizeof(float) * (tile_elements() + points * kWinogradRows);
-    const int64_t fit = kWinogradBlockBytes / bytes / kTileRows * kTileRows;
+    const int64_t fit = kWinogradBlockBytes / bytes;
     const int64_t wanted = fit < kLeastTiles ? kLeastTiles : fit > kMostTiles ? kMostTiles : fit;
-    return ceil_div(wanted < input.tiles ? wanted : input.tiles, input.columns.dilation);
+    const int64_t most = ceil_div(wanted, input.columns.dilation);
+    const int64_t even = ceil_div(input.groups, round_up(ceil_div(input.groups, most), 2));
+    return input.columns.dilation > 1 ? even : round_up(even, kTileRows);
   }
 
   /// Elements of a slice of a transformed tile, [point][channels of a chunk], and of the tile.
@@ -175,6 +179,12 @@ struct WinogradConvolution {
 
   // ---- products ----
 
+  /// Fetches the channels of a slice and point: tiles lie too far apart for the hardware to see
+  /// which come next.
+  static void fetch_channels(const float* from, int64_t channels) {
+    for (int64_t c = 0; c < channels; c += lanes) fetch_ahead(from + c, 0);
+  }
+
   /// The products [point][tile][rows of the group] of `count` tiles with the weights of a group;
   /// slices [begin, end), of which `weight` has the first and its successors, are added to those
   /// before.
@@ -195,7 +205,10 @@ struct WinogradConvolution {
           for (int64_t tile = 0; tile < count; tile += kTileRows) {
             const int rows = int(count - tile < kTileRows ? count - tile : kTileRows);
             const float* from[kTileRows];
-            for (int r = 0; r < rows; ++r) from[r] = inputs + (tile + r) * tile_elements();
+            for (int r = 0; r < rows; ++r) {
+              from[r] = inputs + (tile + r) * tile_elements();
+              if (column == 0) fetch_channels(from[r] + start + input.pitch, channels);
+            }
             multiply<float>({from, start, 1, channels, 1, panel, vectors * kLanes<float>},
                             out + tile * width, width, slice > 0, rows, vectors);
           }
@@ -310,7 +323,8 @@ struct WinogradBlocking : WinogradConvolution {
   WinogradBlocking(const Contraction<float>& p, const FormTransforms& transforms)
       : WinogradConvolution(p, transforms) {
     const int64_t all_inputs = bytes * input.tiles * tile_elements();
-    by_rows = input.tiles <= kFewTiles && all_inputs <= kFewTilesBytes;
+    const int64_t all_products = bytes * input.tiles * points * kWinogradRows;
+    by_rows = all_products <= kWinogradBlockBytes && all_inputs <= kFewTilesBytes && groups > 1;
     block_groups = by_rows ? input.groups : groups_of_block();
     block = by_rows ? input.tiles : block_groups * input.columns.dilation;
     product_pitch = block * kWinogradRows + kPointGap;

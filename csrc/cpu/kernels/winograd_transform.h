@@ -3,17 +3,18 @@
 // 3x3 kernel take 36 products instead of 144 (winograd_forms.h has the forms there are).
 //
 // In one dimension Y = A^T [(G g) * (B^T d)]: the polynomials with coefficients g and d are taken
-// at m + r - 2 points and infinity, multiplied there and interpolated. Two dimensions nest it. All
+// at m + r - 1 points, multiplied there and interpolated. Two dimensions nest it. All
 // lanes of a register hold the same position of different tiles or channels.
 //
 // The gradient of the weight is the transpose of this in g: G^T [(A y) * (B^T d)] for the gradient
 // y of Y, which meets the same points.
 //
-// The points are 0 and pairs of opposites, which share their even and odd parts. They decide the
-// rounding error: against float64, relative to the largest output, for 256 channels, F(4x4, 3x3)
-// with the textbook's 1 and 2 is off by 8e-6, with 3/4 and 3/2 by 2e-6. Along one axis, F(6, 3),
-// F(4, 5) with 1/2, 1, 2 are off by 2e-6, and F(4, 7), with the pairs below, by 6e-6. All of them
-// are dyadic, so that the coefficients of A and B are exact.
+// The points are 0, pairs of opposites, which share their even and odd parts, and, where their
+// number is even, infinity, which takes the highest coefficient. They decide the rounding error:
+// against float64, relative to the largest output, for 256 channels, F(4x4, 3x3) with the
+// textbook's 1 and 2 is off by 8e-6, with 3/4 and 3/2 by 2e-6. Along one axis, F(6, 3), F(4, 5)
+// with 1/2, 1, 2 are off by 2e-6, and F(4, 7), with the pairs below, by 6e-6. All of them are
+// dyadic, so that the coefficients of A and B are exact.
 
 /// The pairs of opposite points of kPairs of them.
 template <int kPairs>
@@ -69,16 +70,16 @@ constexpr auto pair_powers() {
   return table;
 }
 
-/// The transforms of one axis, in place of matrices. Products of points come in this order: 0, the
-/// two of each pair, infinity.
+/// The transforms of one axis, in place of matrices. Points come in this order: 0, the two of each
+/// pair, infinity.
 template <int kOutputs, int kTaps>
 struct AxisTransform {
   static constexpr int outputs = kOutputs, taps = kTaps, points = kOutputs + kTaps - 1;
-  static constexpr int pairs = (points - 2) / 2;
-  static_assert(points == 2 * pairs + 2);
+  static constexpr int pairs = (points - 1) / 2;
+  static constexpr bool infinity = points % 2 == 0;
 
-  /// B^T d: the rows are the coefficients of x times all x^2 - p^2 without one factor each, the
-  /// last of all of it.
+  /// B^T d: the rows are the coefficients of x times all x^2 - p^2 without one factor each, that of
+  /// infinity of all of it.
   template <class V>
   static inline void input(const V (&d)[points], V (&out)[points]) {
     constexpr auto products = pair_products<pairs>();
@@ -89,7 +90,7 @@ struct AxisTransform {
       return total;
     };
     out[0] = sum(products.at[pairs], 0, pairs + 1);
-    out[points - 1] = sum(products.at[pairs], 1, pairs + 1);
+    if constexpr (infinity) out[points - 1] = sum(products.at[pairs], 1, pairs + 1);
 #pragma GCC unroll 8
     for (int i = 0; i < pairs; ++i) {
       const V even = sum(products.at[i], 2, pairs), odd = sum(products.at[i], 1, pairs);
@@ -124,7 +125,7 @@ struct AxisTransform {
   static inline void evaluate(const V (&from)[kCount], V (&out)[points]) {
     constexpr auto powers = pair_powers<pairs, kCount, scaled>();
     out[0] = from[0] * powers.at[pairs][0];
-    out[points - 1] = from[kCount - 1];
+    if constexpr (infinity) out[points - 1] = from[kCount - 1];
 #pragma GCC unroll 8
     for (int i = 0; i < pairs; ++i) {
       V even = from[0] * powers.at[i][0], odd = from[1] * powers.at[i][1];
@@ -153,7 +154,7 @@ struct AxisTransform {
 #pragma GCC unroll 8
       for (int i = 1; i < pairs; ++i) total += parts[i] * powers.at[i][k];
       if (k == 0) total += m[0] * powers.at[pairs][0];
-      if (k == kCount - 1) total += m[points - 1];
+      if (infinity && k == kCount - 1) total += m[points - 1];
       out[k] = total;
     }
   }
