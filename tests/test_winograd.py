@@ -143,7 +143,6 @@ def test_chosen_for_other_kernels(
         (48, {"stride": 2}),
         (48, {"dilation": 13, "padding": 13}),
         (48, {"dtype": torch.float64}),
-        (48, {"dtype": torch.bfloat16}),
         (48, {"kernel": (1, 1)}),
         (48, {"kernel": (9, 9)}),
         (8, {}),
@@ -289,6 +288,48 @@ def test_other_kernels_with_padding_modes(
 ) -> None:
     padding = tuple(part for side in same_padding(kernel) for part in (side + 1, side + 2))
     check_against_float64(shape, rows, padding, (1, 1), mode, layout, kernel)
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("shape", "rows", "kernel"),
+    [
+        ((2, 37, 20, 21), 40, (3, 3)),
+        ((1, 70, 24, 30), 33, (5, 5)),
+        ((2, 32, 17, 19), 48, (1, 7)),
+        ((2, 48, 6, 12, 12), 32, (3, 1, 1)),
+    ],
+)
+def test_half_types_are_rounded_once(
+    shape: tuple[int, ...],
+    rows: int,
+    kernel: tuple[int, ...],
+    dtype: torch.dtype,
+    layout: str,
+    isa: str,
+    set_isa: Callable[[str], None],
+) -> None:
+    # Tiles are transformed and multiplied in float32.
+    set_isa(isa)
+    padding = same_padding(kernel)
+    for phase in ("fwd", "bwd_input", "bwd_weight"):
+        assert "winograd" in algorithm(shape, rows, phase, kernel, dtype=dtype)
+    x = lay_out(torch.randn(shape), layout).to(dtype).requires_grad_()
+    weight = lay_out(torch.randn(rows, shape[1], *kernel), layout).to(dtype).requires_grad_()
+    bias = torch.randn(rows).to(dtype)
+    name = f"conv{len(kernel)}d"
+    output = getattr(cnnops.functional, name)(x, weight, bias, padding=padding)
+    x64, weight64 = (t.detach().double().requires_grad_() for t in (x, weight))
+    expected = getattr(F, name)(x64, weight64, bias.double(), padding=padding)
+    grad = torch.randn(output.shape).to(dtype)
+    grads = torch.autograd.grad(output, (x, weight), grad)
+    expected_grads = torch.autograd.grad(expected, (x64, weight64), grad.double())
+    rounding = torch.finfo(dtype).eps / 2
+    for actual, exact in zip((output, *grads), (expected, *expected_grads), strict=True):
+        off = (actual.detach().double() - exact.detach()).abs() - rounding * exact.detach().abs()
+        assert off.max() <= PROMISED * exact.abs().max()
 
 
 @pytest.mark.parametrize("isa", _C.available_isas())

@@ -51,7 +51,7 @@ struct ConvKernels {
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> grouped_channels_last;
   Kernel<Contraction<T>> grouped_planar;
-  WinogradKernels<Contraction<T>> winograd;  // float alone
+  WinogradKernels<Contraction<T>> winograd;  // where sums are float
 
   Kernel<InputGradient<T>> fold_taps_planar;
   Kernel<InputGradient<T>> fold_taps_channels_last;
@@ -62,7 +62,7 @@ struct ConvKernels {
   Kernel<WeightContraction<T>> weight_direct_planar;
   Kernel<WeightContraction<T>> weight_grouped_channels_last;
   Kernel<WeightContraction<T>> weight_grouped_planar;
-  WinogradKernels<WeightContraction<T>> weight_winograd;  // float alone
+  WinogradKernels<WeightContraction<T>> weight_winograd;  // where sums are float
 
   Kernel<Fold<T>> fold_padding;
 };

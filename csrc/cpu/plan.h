@@ -25,7 +25,7 @@ enum class Algorithm {
   direct_planar,            // few channels in a group; vectors along the width
   grouped_channels_last,    // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
   grouped_planar,           // the same on transposed blocks of planes
-  winograd,                 // dense, stride 1, float; in tiles of one of winograd_forms.h
+  winograd,                 // stride 1, sums in float; in tiles of one of winograd_forms.h
   fold_taps_planar,         // input gradients from products with all taps; vectors along pixels
   fold_taps_channels_last,  // the same; vectors along channels
 };
@@ -376,7 +376,7 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
 /// Whether Winograd kernels take a contraction of this shape, over tensors with these strides.
 template <class T>
 bool suits_winograd(const ContractionShape& shape, const Strides& source, const Strides& other) {
-  return std::is_same_v<T, float> && plan::winograd_takes(shape) &&
+  return std::is_same_v<Accumulator<T>, float> && plan::winograd_takes(shape) &&
          plan::winograd_strides(source) && plan::winograd_strides(other);
 }
 

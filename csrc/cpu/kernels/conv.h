@@ -94,21 +94,22 @@ int64_t weight_bytes(const Contraction<T>& p) {
   return Blocking<T>(p).weight_bytes;
 }
 
-/// The Winograd kernel of a form, and that for the gradient of the weight; none but for float.
+/// The Winograd kernel of a form, and that for the gradient of the weight; none but where sums are
+/// float.
 template <class T, int kForm>
 constexpr Kernel<Contraction<T>> winograd_kernel() {
-  if constexpr (__is_same(T, float)) {
-    return {kWinogradForms[kForm].name, winograd<kForm>, winograd_footprint<kForm>,
-            winograd_prepared_bytes<kForm>, winograd_prepare<kForm>};
+  if constexpr (__is_same(Accumulator<T>, float)) {
+    return {kWinogradForms[kForm].name, winograd<T, kForm>, winograd_footprint<T, kForm>,
+            winograd_prepared_bytes<T, kForm>, winograd_prepare<T, kForm>};
   } else {
     return {"", nullptr, nullptr};
   }
 }
 template <class T, int kForm>
 constexpr Kernel<WeightContraction<T>> weight_winograd_kernel() {
-  if constexpr (__is_same(T, float)) {
-    return {kWinogradForms[kForm].weight_name, weight_winograd<kForm>,
-            weight_winograd_footprint<kForm>};
+  if constexpr (__is_same(Accumulator<T>, float)) {
+    return {kWinogradForms[kForm].weight_name, weight_winograd<T, kForm>,
+            weight_winograd_footprint<T, kForm>};
   } else {
     return {"", nullptr, nullptr};
   }

@@ -22,16 +22,17 @@ constexpr int64_t kWeightTilePiece = 16;
 /// 864 KB.
 constexpr int64_t kWeightItemRows = 8 * kTileRows, kWeightItemSlices = 2;
 
+template <class T>
 struct WeightWinogradBlocking {
   static constexpr int lanes = kLanes<float>;
   static constexpr int64_t columns = kTileColumns<float>, bytes = sizeof(float);
   static constexpr Tap kHere{0, 0};
 
-  const WeightContraction<float>& p;
+  const WeightContraction<T>& p;
   const FormTransforms& transforms;
   Walk grad_walk[kAxes];  // outputs, as they lie
   KernelTaps taps;
-  WinogradTiles input, grad;
+  WinogradTiles<T> input, grad;
   int64_t points;                             // of the form
   int64_t slices;                             // of the input: groups of taps of all its chunks
   int64_t offsets[kMaxWinogradTaps];          // of the taps in the weight, in the walk's order
@@ -42,8 +43,7 @@ struct WeightWinogradBlocking {
   int64_t tile_bytes, product_bytes;          // of a block; of an item
   int64_t sum_bytes;                          // of all items: [item][tap][row][channel]
 
-  WeightWinogradBlocking(const WeightContraction<float>& contraction,
-                         const FormTransforms& transforms)
+  WeightWinogradBlocking(const WeightContraction<T>& contraction, const FormTransforms& transforms)
       : p(contraction),
         transforms(transforms),
         grad_walk{outputs(p.walk[0]), outputs(p.walk[1]), outputs(p.walk[2])},
@@ -78,10 +78,10 @@ struct WeightWinogradBlocking {
   }
 
   /// Elements of a point, and of a slice, of a block of transformed tiles.
-  int64_t point_elements(const WinogradTiles& tiles) const {
+  int64_t point_elements(const WinogradTiles<T>& tiles) const {
     return block * tiles.pitch + kPointGap;
   }
-  int64_t slice_elements(const WinogradTiles& tiles) const {
+  int64_t slice_elements(const WinogradTiles<T>& tiles) const {
     return points * point_elements(tiles);
   }
   int64_t item_channels() const {
@@ -146,7 +146,7 @@ struct WeightWinogradBlocking {
       const int64_t channels = input.slice_channels(slice_begin + s),
                     from = chunk * kWinogradChannels;
       for (int64_t row = 0; row < rows; ++row) {
-        float* to = p.dest + (row_begin + row) * p.dest_strides.row + from * p.dest_strides.depth;
+        T* to = p.dest + (row_begin + row) * p.dest_strides.row + from * p.dest_strides.depth;
         for (int64_t c = 0; c < channels; c += lanes) {
           const int64_t at = row * pitch + s * input.pitch + c, left = channels - c;
           Vec<float> kernels[kMaxTilePositions];
@@ -170,7 +170,7 @@ struct WeightWinogradBlocking {
     return {walk.count, 1, walk.count, PaddingMode::zeros, &kHere, 1};
   }
 
-  void transform(const WinogradTiles& tiles, int64_t first, int64_t tile, int64_t count,
+  void transform(const WinogradTiles<T>& tiles, int64_t first, int64_t tile, int64_t count,
                  int64_t slice, float* to) const {
     tiles.transform(first + tile, count, slice, slice + 1,
                     {tiles.pitch, slice_elements(tiles), point_elements(tiles)},
@@ -178,22 +178,22 @@ struct WeightWinogradBlocking {
   }
 
   /// Stores the taps of a group for `count` source channels.
-  void store_kernels(const Vec<float>* kernels, int64_t tap_group, int64_t count, float* to) const {
+  void store_kernels(const Vec<float>* kernels, int64_t tap_group, int64_t count, T* to) const {
     const int64_t depth = p.dest_strides.depth;
     if (contiguous) {
       Vec<float> square[lanes] = {};
       for (int64_t tap = 0; tap < taps.of_group; ++tap) {
         square[taps.at(0, tap)] = kernels[tap];
       }
-      return store_transposed<float>(square, count, taps.of_group, to, depth);
+      return store_transposed<T>(square, count, taps.of_group, to, depth);
     }
     for (int64_t i = 0; i < taps.of_group; ++i) {
       const int64_t tap = taps.at(tap_group, i);
       if (tap < 0) continue;
       if (depth == 1) {
-        store_partial(to + offsets[tap], kernels[i], count);
+        store_partial<T>(to + offsets[tap], kernels[i], count);
       } else {
-        for (int64_t c = 0; c < count; ++c) to[c * depth + offsets[tap]] = kernels[i][c];
+        for (int64_t c = 0; c < count; ++c) to[c * depth + offsets[tap]] = narrow<T>(kernels[i][c]);
       }
     }
   }
@@ -206,7 +206,8 @@ struct WeightWinogradBlocking {
 };
 
 /// Transforms and multiplies block after block.
-inline void weight_winograd_blocks(const WeightWinogradBlocking& blocking) {
+template <class T>
+void weight_winograd_blocks(const WeightWinogradBlocking<T>& blocking) {
   const int64_t tiles = blocking.input.tiles, block = blocking.block;
   Scratch tile_buffer(blocking.tile_bytes);
   Scratch sums(blocking.sum_bytes);
@@ -229,15 +230,16 @@ inline void weight_winograd_blocks(const WeightWinogradBlocking& blocking) {
   }
 }
 
-template <int kForm>
-Footprint weight_winograd_footprint(const WeightContraction<float>& p) {
-  const WeightContraction<float> group = group_of(p, 0);
-  return footprint_of_groups(p, WeightWinogradBlocking(group, form_transforms<kForm>).footprint());
+template <class T, int kForm>
+Footprint weight_winograd_footprint(const WeightContraction<T>& p) {
+  const WeightContraction<T> group = group_of(p, 0);
+  return footprint_of_groups(p,
+                             WeightWinogradBlocking<T>(group, form_transforms<kForm>).footprint());
 }
 
-template <int kForm>
-void weight_winograd(const WeightContraction<float>& p) {
-  for_each_group(p, [&](const WeightContraction<float>& group, int64_t) {
-    weight_winograd_blocks(WeightWinogradBlocking(group, form_transforms<kForm>));
+template <class T, int kForm>
+void weight_winograd(const WeightContraction<T>& p) {
+  for_each_group(p, [&](const WeightContraction<T>& group, int64_t) {
+    weight_winograd_blocks(WeightWinogradBlocking<T>(group, form_transforms<kForm>));
   });
 }

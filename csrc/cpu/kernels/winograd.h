@@ -39,20 +39,21 @@ constexpr int64_t kFewTilesBytes = 8 << 20;
 /// most.
 constexpr int64_t kMaxOutputRegisters = 4 * 4 * kMaxWinogradDilation;
 
+template <class T>
 struct WinogradConvolution {
   static constexpr int lanes = kLanes<float>;
   static constexpr int64_t columns = kTileColumns<float>;
 
-  const Contraction<float>& p;
+  const Contraction<T>& p;
   const FormTransforms& transforms;
   KernelTaps taps;
-  WinogradTiles input;
+  WinogradTiles<T> input;
   int64_t points, slices;             // of the form; of the input, groups of taps of all chunks
   int64_t offsets[kMaxWinogradTaps];  // of the taps in the weight, in the walk's order
   int64_t kernel_places[kMaxGroupedTaps];  // of the taps of each group among those of a channel
   int64_t padded_rows, groups;  // destination channels in whole registers; groups of them
 
-  WinogradConvolution(const Contraction<float>& contraction, const FormTransforms& transforms)
+  WinogradConvolution(const Contraction<T>& contraction, const FormTransforms& transforms)
       : p(contraction),
         transforms(transforms),
         taps(p, transforms.form),
@@ -229,7 +230,7 @@ struct WinogradConvolution {
       for (int64_t c = 0; c < width && base + c < p.rows; c += lanes) {
         const int64_t left = p.rows - base - c, channels = left < lanes ? left : lanes;
         const Vec<float> bias =
-            p.bias != nullptr ? load_partial(p.bias + base + c, channels) : Vec<float>{};
+            p.bias != nullptr ? load_partial<T>(p.bias + base + c, channels) : Vec<float>{};
         for (int64_t t = 0; t < run.count; t += step) {
           const int64_t some = run.count - t < step ? run.count - t : step;
           const TileRun part{run.plane, run.row, run.column + t, some};
@@ -245,12 +246,13 @@ struct WinogradConvolution {
     }
   }
 
-  float* dest_plane(int64_t plane) const {
+  T* dest_plane(int64_t plane) const {
     const int64_t count = p.walk[0].count;
     return p.dest + plane / count * p.dest_strides.batch + plane % count * p.dest_strides.axis[0];
   }
 
-  /// A tile whose channels lie side by side: in place but for those at the border.
+  /// A tile whose channels lie side by side: in place if they are floats, but for those at the
+  /// border.
   void store_pixels(const TileRun& run, const float* from, int64_t pitch, int64_t channel,
                     int64_t channels, const Vec<float>& bias) const {
     const int64_t high = input.rows.dilation, wide = input.columns.dilation;
@@ -258,9 +260,12 @@ struct WinogradConvolution {
     const int64_t y = input.rows.origin(run.row), x = input.columns.origin(run.column);
     const int64_t rows = p.walk[1].count - y, pixels = p.walk[2].count - x;
     const int64_t row = p.dest_strides.axis[1], column = p.dest_strides.axis[2];
-    float* to = dest_plane(run.plane) + y * row + x * column + channel;
-    if (rows > (tile_rows - 1) * high && pixels > (tile_columns - 1) * wide && channels == lanes) {
-      return transforms.output(from, pitch, bias, high * row, wide * column, to);
+    T* to = dest_plane(run.plane) + y * row + x * column + channel;
+    if constexpr (__is_same(T, float)) {
+      const bool whole = rows > (tile_rows - 1) * high && pixels > (tile_columns - 1) * wide;
+      if (whole && channels == lanes) {
+        return transforms.output(from, pitch, bias, high * row, wide * column, to);
+      }
     }
     alignas(64) float outputs[kMaxTilePositions][lanes];
     transforms.output(from, pitch, bias, tile_columns * lanes, lanes, outputs[0]);
@@ -295,8 +300,8 @@ struct WinogradConvolution {
     const int64_t y = input.rows.origin(run.row), right = p.walk[2].count - x;
     const int64_t width = run.count * tile_columns < right ? run.count * tile_columns : right;
     for (int64_t i = 0; i < tile_rows && y + i * high < p.walk[1].count; ++i) {
-      float* to = dest_plane(run.plane) + channel * p.dest_strides.channel +
-                  (y + i * high) * p.dest_strides.axis[1] + x;
+      T* to = dest_plane(run.plane) + channel * p.dest_strides.channel +
+              (y + i * high) * p.dest_strides.axis[1] + x;
       for (int64_t first = 0; first < width; first += lanes) {
         const int64_t left = width - first, count = left < lanes ? left : lanes;
         Vec<float> square[lanes];
@@ -304,7 +309,7 @@ struct WinogradConvolution {
         for (int64_t j = 0; j < lanes; ++j) {
           square[j] = j < count ? load(outputs[i * row_pitch + first + j]) : Vec<float>{};
         }
-        store_transposed<float>(square, channels, count, to + first, p.dest_strides.channel);
+        store_transposed<T>(square, channels, count, to + first, p.dest_strides.channel);
       }
     }
   }
@@ -312,7 +317,8 @@ struct WinogradConvolution {
 
 /// The two ways of cutting work, and what they take. A class of its own, so that the memory that a
 /// plan states is the memory that a call takes.
-struct WinogradBlocking : WinogradConvolution {
+template <class T>
+struct WinogradBlocking : WinogradConvolution<T> {
   static constexpr int64_t bytes = sizeof(float);
   bool by_rows;           // groups of rows are the items
   int64_t block_groups;   // groups of tiles of a block
@@ -320,30 +326,32 @@ struct WinogradBlocking : WinogradConvolution {
   int64_t product_pitch;  // elements from one point of the products to the next
   int64_t input_bytes, weight_bytes, product_bytes;
 
-  WinogradBlocking(const Contraction<float>& p, const FormTransforms& transforms)
-      : WinogradConvolution(p, transforms) {
-    const int64_t all_inputs = bytes * input.tiles * tile_elements();
-    const int64_t all_products = bytes * input.tiles * points * kWinogradRows;
-    by_rows = all_products <= kWinogradBlockBytes && all_inputs <= kFewTilesBytes && groups > 1;
-    block_groups = by_rows ? input.groups : groups_of_block();
-    block = by_rows ? input.tiles : block_groups * input.columns.dilation;
+  WinogradBlocking(const Contraction<T>& p, const FormTransforms& transforms)
+      : WinogradConvolution<T>(p, transforms) {
+    const int64_t all_inputs = bytes * this->input.tiles * this->tile_elements();
+    const int64_t all_products = bytes * this->input.tiles * this->points * kWinogradRows;
+    by_rows =
+        all_products <= kWinogradBlockBytes && all_inputs <= kFewTilesBytes && this->groups > 1;
+    block_groups = by_rows ? this->input.groups : this->groups_of_block();
+    block = by_rows ? this->input.tiles : block_groups * this->input.columns.dilation;
     product_pitch = block * kWinogradRows + kPointGap;
-    input_bytes = bytes * block * tile_elements();
-    product_bytes = bytes * points * product_pitch;
+    input_bytes = bytes * block * this->tile_elements();
+    product_bytes = bytes * this->points * product_pitch;
     weight_bytes = p.prepared != nullptr ? 0
-                   : by_rows             ? bytes * slice_run() * weight_slice_elements(0, 0)
-                                         : bytes * weight_elements();
+                   : by_rows ? bytes * this->slice_run() * this->weight_slice_elements(0, 0)
+                             : bytes * this->weight_elements();
   }
 
   Footprint footprint() const {
     const int64_t shared = by_rows ? input_bytes : weight_bytes;
     const int64_t rest = by_rows ? weight_bytes : input_bytes;
-    return {kTileRows, columns, shared, rest + product_bytes};
+    return {kTileRows, this->columns, shared, rest + product_bytes};
   }
 };
 
 /// Many tiles: blocks of them are the items, weights are shared.
-inline void winograd_by_tiles(const WinogradBlocking& convolution, const float* transformed) {
+template <class T>
+void winograd_by_tiles(const WinogradBlocking<T>& convolution, const float* transformed) {
   const int64_t block_groups = convolution.block_groups;
   const int64_t product_pitch = convolution.product_pitch;
   Scratch weights(convolution.weight_bytes);
@@ -370,7 +378,8 @@ inline void winograd_by_tiles(const WinogradBlocking& convolution, const float* 
 }
 
 /// Few tiles: groups of destination channels are the items, tiles are shared.
-inline void winograd_by_rows(const WinogradBlocking& convolution, const float* transformed) {
+template <class T>
+void winograd_by_rows(const WinogradBlocking<T>& convolution, const float* transformed) {
   constexpr int64_t piece = 8;  // tiles that a thread transforms at a time
   const int64_t tiles = convolution.input.tiles, slices = convolution.slices;
   const int64_t pieces = ceil_div(tiles, piece), product_pitch = convolution.product_pitch;
@@ -410,31 +419,31 @@ inline void winograd_by_rows(const WinogradBlocking& convolution, const float* t
   });
 }
 
-template <int kForm>
-Footprint winograd_footprint(const Contraction<float>& p) {
-  const Contraction<float> group = group_of(p, 0);
-  return footprint_of_groups(p, WinogradBlocking(group, form_transforms<kForm>).footprint());
+template <class T, int kForm>
+Footprint winograd_footprint(const Contraction<T>& p) {
+  const Contraction<T> group = group_of(p, 0);
+  return footprint_of_groups(p, WinogradBlocking<T>(group, form_transforms<kForm>).footprint());
 }
 
 /// Bytes of the transformed weights, group after group, and transforming them.
-template <int kForm>
-int64_t winograd_prepared_bytes(const Contraction<float>& p) {
-  const WinogradConvolution convolution(group_of(p, 0), form_transforms<kForm>);
+template <class T, int kForm>
+int64_t winograd_prepared_bytes(const Contraction<T>& p) {
+  const WinogradConvolution<T> convolution(group_of(p, 0), form_transforms<kForm>);
   return p.groups * int64_t(sizeof(float)) * convolution.weight_elements();
 }
-template <int kForm>
-void winograd_prepare(const Contraction<float>& p, void* to) {
-  const int64_t elements = winograd_prepared_bytes<kForm>(p) / int64_t(sizeof(float)) / p.groups;
-  for_each_group(p, [&](const Contraction<float>& group, int64_t g) {
-    const WinogradConvolution convolution(group, form_transforms<kForm>);
+template <class T, int kForm>
+void winograd_prepare(const Contraction<T>& p, void* to) {
+  const int64_t elements = winograd_prepared_bytes<T, kForm>(p) / int64_t(sizeof(float)) / p.groups;
+  for_each_group(p, [&](const Contraction<T>& group, int64_t g) {
+    const WinogradConvolution<T> convolution(group, form_transforms<kForm>);
     convolution.transform_weights(static_cast<float*>(to) + g * elements);
   });
 }
 
-template <int kForm>
-void winograd(const Contraction<float>& p) {
-  for_each_group(p, [&](const Contraction<float>& group, int64_t g) {
-    const WinogradBlocking blocking(group, form_transforms<kForm>);
+template <class T, int kForm>
+void winograd(const Contraction<T>& p) {
+  for_each_group(p, [&](const Contraction<T>& group, int64_t g) {
+    const WinogradBlocking<T> blocking(group, form_transforms<kForm>);
     const float* transformed = static_cast<const float*>(p.prepared);
     if (transformed != nullptr) transformed += g * blocking.weight_elements();
     if (blocking.by_rows) {

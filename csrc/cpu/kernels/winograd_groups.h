@@ -4,8 +4,9 @@
 constexpr int64_t kMinSpreadGroups = 4;
 
 /// Group `g`.
-inline Contraction<float> group_of(const Contraction<float>& p, int64_t g) {
-  Contraction<float> group = p;
+template <class T>
+Contraction<T> group_of(const Contraction<T>& p, int64_t g) {
+  Contraction<T> group = p;
   group.groups = 1;
   group.source += g * p.depth * p.source_strides.channel;
   group.weight += g * p.weight_strides.group;
@@ -13,8 +14,9 @@ inline Contraction<float> group_of(const Contraction<float>& p, int64_t g) {
   if (p.bias != nullptr) group.bias += g * p.rows;
   return group;
 }
-inline WeightContraction<float> group_of(const WeightContraction<float>& p, int64_t g) {
-  WeightContraction<float> group = p;
+template <class T>
+WeightContraction<T> group_of(const WeightContraction<T>& p, int64_t g) {
+  WeightContraction<T> group = p;
   group.groups = 1;
   group.source += g * p.depth * p.source_strides.channel;
   group.grad += g * p.rows * p.grad_strides.channel;

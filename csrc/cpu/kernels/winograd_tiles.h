@@ -132,10 +132,11 @@ inline TileForm output_tiles(const FormTransforms& transforms) {
 
 /// The tiles of `data`, whose planes, rows and columns `walks` lead to from those of the output. Of
 /// the input each group of taps reads a slice of its own, so far on; the outputs have one slice.
+template <class T>
 struct WinogradTiles {
   static constexpr int lanes = kLanes<float>;
 
-  const float* data;
+  const T* data;
   Strides strides;
   Walk walk[kAxes];
   TileForm form;
@@ -150,7 +151,7 @@ struct WinogradTiles {
   int64_t chunks;              // of channels
   int64_t pitch;               // channels of a chunk, in whole registers
 
-  WinogradTiles(const float* data, const Strides& strides, const Walk (&walks)[kAxes],
+  WinogradTiles(const T* data, const Strides& strides, const Walk (&walks)[kAxes],
                 const TileForm& form, const KernelTaps& taps, int64_t slices, int64_t batch,
                 int64_t channels)
       : data(data),
@@ -206,7 +207,7 @@ struct WinogradTiles {
       for (int64_t slice = begin; slice < end; ++slice) {
         float* out = to + tile * place.tile + slice * place.slice;
         const int64_t chunk = slice / slices, tap_group = slice % slices;
-        const float* from = plane(run.plane, tap_group);
+        const T* from = plane(run.plane, tap_group);
         if (from != nullptr) from += chunk * kWinogradChannels * strides.channel;
         const int64_t y = rows.origin(run.row) + low[1] + taps.shift(1, tap_group);
         const int64_t x = low[2] + taps.shift(2, tap_group);
@@ -227,17 +228,17 @@ struct WinogradTiles {
   }
 
   /// The plane under a plane of outputs, or nullptr where that is padding.
-  const float* plane(int64_t index, int64_t tap_group) const {
+  const T* plane(int64_t index, int64_t tap_group) const {
     const Walk& depth = walk[0];
     const int64_t z =
         resolve(0, index % depth.count * depth.step + low[0] + taps.shift(0, tap_group));
-    const float* image = data + index / depth.count * strides.batch;
+    const T* image = data + index / depth.count * strides.batch;
     return z < 0 ? nullptr : image + z * strides.axis[0];
   }
 
   /// A run of tiles whose channels lie side by side, from row y and column x + its origin on: in
-  /// place but for those at the border.
-  void transform_pixels(const TileRun& run, int64_t y, int64_t x, const float* from, int64_t count,
+  /// place if they are floats, but for those at the border.
+  void transform_pixels(const TileRun& run, int64_t y, int64_t x, const T* from, int64_t count,
                         const TilePlace& place, float* to) const {
     alignas(64) float patch[kMaxTilePositions][kWinogradChannels];
     const int64_t row = strides.axis[1], column = strides.axis[2];
@@ -246,10 +247,12 @@ struct WinogradTiles {
         from != nullptr && y >= 0 && y + (form.side[0] - 1) * high < walk[1].size;
     for (int64_t tile = 0; tile < run.count; ++tile, to += place.tile) {
       const int64_t left = x + columns.origin(run.column + tile);
-      if (rows_inside && left >= 0 && left + (form.side[1] - 1) * wide < walk[2].size) {
-        form.transform(from + y * row + left * column, high * row, wide * column, count,
-                       place.point, to);
-        continue;
+      if constexpr (__is_same(T, float)) {
+        if (rows_inside && left >= 0 && left + (form.side[1] - 1) * wide < walk[2].size) {
+          form.transform(from + y * row + left * column, high * row, wide * column, count,
+                         place.point, to);
+          continue;
+        }
       }
       for (int64_t i = 0; i < form.side[0]; ++i) {
         const int64_t from_y = from == nullptr ? -1 : resolve(1, y + i * high);
@@ -272,7 +275,7 @@ struct WinogradTiles {
 
   /// A run of tiles whose columns lie side by side: `lanes` channels at a time are transposed into
   /// a band [row][column][channel].
-  void transform_bands(const TileRun& run, int64_t y, int64_t x, const float* from, int64_t count,
+  void transform_bands(const TileRun& run, int64_t y, int64_t x, const T* from, int64_t count,
                        const TilePlace& place, float* to) const {
     const int64_t band_pitch = band_columns() * lanes;
     alignas(64) float band[kWinogradBandRegisters * lanes];
@@ -300,7 +303,7 @@ struct WinogradTiles {
   }
 
   /// Positions [x, x + width) of a row for up to `lanes` channels, as [position][channel].
-  void read_band_row(const float* row, int64_t count, int64_t x, int64_t width, float* to) const {
+  void read_band_row(const T* row, int64_t count, int64_t x, int64_t width, float* to) const {
     const int64_t stride = strides.channel, size = walk[2].size;
     const int64_t begin = x < 0 ? (-x < width ? -x : width) : 0;
     const int64_t inside = size - x < width ? size - x : width,
@@ -310,14 +313,14 @@ struct WinogradTiles {
         const int64_t position = resolve(2, x + i);
         alignas(64) float values[lanes] = {};
         for (int64_t c = 0; c < count && position >= 0; ++c) {
-          values[c] = row[c * stride + position];
+          values[c] = widen(row[c * stride + position]);
         }
         store(to + i * lanes, load(values));
       }
     };
     border(0, begin);
     if (begin < end) {
-      load_planes(row + x + begin, stride, count, 1, end - begin, to + begin * lanes, lanes);
+      load_planes<T>(row + x + begin, stride, count, 1, end - begin, to + begin * lanes, lanes);
     }
     border(end, width);
   }
