@@ -48,6 +48,7 @@ struct ConvKernels {
 
   Kernel<InputGradient<T>> fold_taps_planar;
   Kernel<InputGradient<T>> fold_taps_channels_last;
+  Kernel<InputGradient<T>> phased_planar;
 
   Kernel<WeightContraction<T>> weight_gemm_planar;
   Kernel<WeightContraction<T>> weight_gemm_channels_last;

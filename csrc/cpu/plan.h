@@ -27,6 +27,7 @@ enum class Algorithm {
   winograd_4x4,             // and of 4x4 outputs
   fold_taps_planar,         // input gradients from products with all taps; vectors along pixels
   fold_taps_channels_last,  // the same; vectors along channels
+  phased_planar,            // input gradients with few channels in a group, all phases of a row
 };
 
 /// What a contraction runs, and why.
@@ -577,11 +578,37 @@ bool rows_are_dense(const InputGradient<T>& p) {
   return p.rows == 1 || p.weight_strides.row == expected;
 }
 
+/// Whether the phases of an input gradient are best computed a row at a time: few channels meet in
+/// a destination, and what reads and stores cost is most of the work.
+template <class T>
+bool suits_phased_rows(const InputGradient<T>& p) {
+  const int64_t stride = p.axis[2].stride;
+  if (stride != 2 && stride != 3 && stride != 4 && stride != 8) return false;
+  if (p.depth > plan::kFewChannels || p.rows > plan::kFewChannels) return false;
+  if (p.dest_strides.axis[2] != 1) return false;
+  int64_t span[kAxes];
+  for (int i = 0; i < kAxes; ++i) {
+    const ConvAxis& axis = p.axis[i];
+    // Checked before anything is multiplied, as above.
+    if (axis.kernel > plan::kMaxFoldedTaps || axis.stride > plan::kMaxFoldedStride) return false;
+    if (axis.dilation > plan::kMaxDirectSpan || axis.output == 0) return false;
+    span[i] = (axis.kernel - 1) * axis.dilation / axis.stride + 1;
+    if (span[i] > plan::kMaxDirectSpan) return false;
+  }
+  const int64_t row = (p.axis[2].input - 1) / stride + 1 + span[2];
+  return row < plan::kMaxBandElements &&
+         row * (span[1] + 1) * p.depth * p.axis[0].kernel <= plan::kMaxBandElements;
+}
+
 /// The plan of `p`; no kernel where its phases are better run one by one.
 template <class T>
 Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
   constexpr Plan<InputGradient<T>> none{{Algorithm::fold_taps_planar, ""}, {"", nullptr, nullptr}};
   const ConvKernels<T>& kernels = conv_kernels<T>();
+  if (!channels_last && suits_phased_rows(p)) {
+    return {{Algorithm::phased_planar, "few channels in a group: whole rows of all phases"},
+            kernels.phased_planar};
+  }
   if (!suits_folding(p, channels_last, kernels.lanes)) return none;
   const char* reason = "phases and taps share products with the source";
   if (channels_last) {
