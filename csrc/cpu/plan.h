@@ -28,6 +28,8 @@ enum class Algorithm {
   fold_taps_planar,         // input gradients from products with all taps; vectors along pixels
   fold_taps_channels_last,  // the same; vectors along channels
   phased_planar,            // input gradients with few channels in a group, all phases of a row
+  phased_blocks,            // the same of 1, 2, 4 or 8 channels, on transposed blocks of planes
+  phased_channels_last,     // the same; vectors along channels
 };
 
 /// What a contraction runs, and why.
@@ -76,7 +78,7 @@ constexpr int64_t kMinChannelsInRegister = 8;
 constexpr int64_t kMaxDirectPairs = 16;
 
 /// Groups that registers of `lanes` channels hold without splitting any.
-inline bool groups_fill_registers(const ContractionShape& shape, int64_t lanes) {
+inline bool groups_fill_registers(const Channels& shape, int64_t lanes) {
   const int64_t size = shape.rows;
   const bool listed = size == 1 || size == 2 || size == 4 || size == 8;
   return listed && size <= lanes && shape.depth == size && shape.groups > 1;
@@ -310,6 +312,9 @@ constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 /// products and packing all of the weight for them must be worth it: from so long sums and so many
 /// source pixels on.
 constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
+
+/// Phases that are computed together have tables of their own each.
+constexpr int64_t kMaxPhases = 64;
 
 }  // namespace plan
 
@@ -600,11 +605,57 @@ bool suits_phased_rows(const InputGradient<T>& p) {
          row * (span[1] + 1) * p.depth * p.axis[0].kernel <= plan::kMaxBandElements;
 }
 
+/// Whether registers of channels hold whole groups of an input gradient with a stride, all phases of
+/// which have taps.
+template <class T>
+bool suits_phased_groups(const InputGradient<T>& p, int64_t lanes) {
+  int64_t phases = 1;
+  for (const ConvAxis& axis : p.axis) {
+    // Checked before anything is multiplied, as above.
+    if (axis.kernel > plan::kMaxFoldedTaps || axis.stride > plan::kMaxPhases) return false;
+    if (axis.kernel < axis.stride || axis.input < axis.stride || axis.output == 0) return false;
+    if (axis.dilation > 1 && axis.stride > 1) return false;
+    phases *= axis.stride;
+  }
+  return plan::groups_fill_registers(p, lanes) && phases > 1 && phases <= plan::kMaxPhases;
+}
+
+/// Whether a register's worth of its planes is best transposed.
+template <class T>
+bool suits_phased_blocks(const InputGradient<T>& p, int64_t lanes) {
+  const ConvAxis* axis = p.axis;
+  if (!planes_are_dense(p.source_strides, {axis[0].output, axis[1].output, axis[2].output}) ||
+      !planes_are_dense(p.dest_strides, {axis[0].input, axis[1].input, axis[2].input})) {
+    return false;
+  }
+  const int64_t narrow = p.depth == 1 ? plan::kNarrowRowOfWindows : plan::kNarrowRow;
+  int64_t plane = 0, of_source = 1, of_dest = 1;
+  for (int i = 0; i < kAxes; ++i) {
+    const int64_t most = plan::kMaxBlockElements;
+    if (axis[i].input > most || axis[i].output > most) return false;
+    of_source *= axis[i].output;
+    of_dest *= axis[i].input;
+  }
+  plane = of_source + of_dest;
+  return axis[2].output <= narrow && p.groups * p.depth >= lanes &&
+         plane * lanes <= plan::kMaxBlockElements;
+}
+
 /// The plan of `p`; no kernel where its phases are better run one by one.
 template <class T>
 Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
   constexpr Plan<InputGradient<T>> none{{Algorithm::fold_taps_planar, ""}, {"", nullptr, nullptr}};
   const ConvKernels<T>& kernels = conv_kernels<T>();
+  if (suits_phased_groups(p, kernels.lanes)) {
+    if (channels_last) {
+      return {{Algorithm::phased_channels_last, "a register of channels holds whole groups"},
+              kernels.phased_channels_last};
+    }
+    if (suits_phased_blocks(p, kernels.lanes)) {
+      return {{Algorithm::phased_blocks, "rows too narrow for registers, channels fill them"},
+              kernels.phased_blocks};
+    }
+  }
   if (!channels_last && suits_phased_rows(p)) {
     return {{Algorithm::phased_planar, "few channels in a group: whole rows of all phases"},
             kernels.phased_planar};

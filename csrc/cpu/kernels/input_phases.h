@@ -40,3 +40,23 @@ inline int64_t strides_of_input(const ConvAxis& axis) { return ceil_div(axis.inp
 inline int64_t phase_size(const ConvAxis& axis, int64_t phase) {
   return phase < axis.input ? (axis.input - 1 - phase) / axis.stride + 1 : 0;
 }
+
+/// A phase as a contraction of its own; `number` counts phases of the width first.
+template <class T>
+Contraction<T> phase_of(const InputGradient<T>& p, const PhaseTaps (&taps)[kAxes], int64_t number) {
+  Contraction<T> of_phase;
+  static_cast<Channels&>(of_phase) = p;
+  static_cast<ConvOperands<T>&>(of_phase) = p;
+  for (int i = kAxes - 1; i >= 0; --i) {
+    const ConvAxis& axis = p.axis[i];
+    const int64_t phase = number % axis.stride;
+    number /= axis.stride;
+    of_phase.walk[i] = {phase_size(axis, phase), 1,
+                        axis.output,             PaddingMode::zeros,
+                        taps[i].of(phase),       taps[i].count(phase)};
+    of_phase.dest += phase * p.dest_strides.axis[i];
+    // The distance to a second position, if there is one.
+    if (of_phase.walk[i].count > 1) of_phase.dest_strides.axis[i] *= axis.stride;
+  }
+  return of_phase;
+}

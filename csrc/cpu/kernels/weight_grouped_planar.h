@@ -28,8 +28,8 @@ void correlate_transposed_groups(const WeightContraction<T>& p) {
   constexpr int lanes = kLanes<A>;
   const WeightGroupedPlanarBlocking<T> blocking(p);
   WeightContraction<T> block = p;
-  block.source_strides = transposed_strides<T>(p.walk, true);
-  block.grad_strides = transposed_strides<T>(p.walk, false);
+  block.source_strides = transposed_source_strides<T>(p.walk);
+  block.grad_strides = transposed_dest_strides<T>(p.walk);
   const auto correlate = [&](int64_t image, int64_t first, int64_t count, T* source, A* sums) {
     T* grad = source + blocking.source_elements;
     const Strides &of_source = p.source_strides, &of_grads = p.grad_strides;

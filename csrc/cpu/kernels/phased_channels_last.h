@@ -1,0 +1,110 @@
+// The gradient for the input (transposed convolution) of strided convolutions in groups of equally
+// many (1, 2, 4 or 8) source and destination channels, depthwise first of all, vectors along
+// channels.
+//
+// Each phase of the strides is a contraction of grouped_channels_last.h. Run one after the other
+// they would read the source and go through the pages of the destination once for each; so an item
+// is a destination row with all phases of the width: what it reads and stores stays in cache until
+// the row is done.
+
+/// The phases of a call, and the scratch that they take.
+template <class T>
+struct PhasedGroupsBlocking {
+  int64_t phases = 1;
+  int64_t list_bytes = 0, packed_bytes = 0;  // of the call: lists of taps; tables and weights
+  int64_t buffer_bytes = 0;                  // of each thread
+  Scratch lists;
+  PhaseTaps taps[kAxes];
+
+  explicit PhasedGroupsBlocking(const InputGradient<T>& p) : lists(bytes_of_lists(p)) {
+    char* to = lists.as<char>();
+    for (int i = 0; i < kAxes; ++i) {
+      taps[i] = list_phase_taps(p.axis[i], to);
+      to += phase_taps_bytes(p.axis[i]);
+      phases *= p.axis[i].stride;
+    }
+    list_bytes = bytes_of_lists(p);
+    for (int64_t i = 0; i < phases; ++i) {
+      const GroupedTables<T> tables(phase_of(p, taps, i));
+      packed_bytes += tables.packed_bytes;
+      buffer_bytes = tables.buffer_bytes > buffer_bytes ? tables.buffer_bytes : buffer_bytes;
+    }
+    packed_bytes += phases * (sizeof(GroupedTables<T>) + sizeof(GroupedWeights<T>));
+  }
+
+  static int64_t bytes_of_lists(const InputGradient<T>& p) {
+    int64_t bytes = 0;
+    for (const ConvAxis& axis : p.axis) bytes += phase_taps_bytes(axis);
+    return bytes;
+  }
+
+  Footprint footprint() const {
+    return {kGroupedPixels, kLanes<Accumulator<T>>, list_bytes + packed_bytes, buffer_bytes};
+  }
+};
+
+/// The packed phases of a call.
+template <class T>
+struct PhasedGroups {
+  const PhasedGroupsBlocking<T>& blocking;
+  GroupedTables<T>* tables;
+  GroupedWeights<T>* weights;
+
+  /// Packs for a source whose pixels are `pixel` elements apart, into blocking.packed_bytes.
+  template <int kGroup>
+  static PhasedGroups pack(const InputGradient<T>& p, const PhasedGroupsBlocking<T>& blocking,
+                           int64_t pixel, Accumulator<T>* to) {
+    PhasedGroups all{blocking, nullptr, nullptr};
+    char* at = reinterpret_cast<char*>(to);
+    char* end = at + blocking.packed_bytes;
+    all.weights = reinterpret_cast<GroupedWeights<T>*>(end) - blocking.phases;
+    all.tables = reinterpret_cast<GroupedTables<T>*>(all.weights) - blocking.phases;
+    for (int64_t i = 0; i < blocking.phases; ++i) {
+      const Contraction<T> phase = phase_of(p, blocking.taps, i);
+      all.tables[i] = GroupedTables<T>(phase);
+      all.weights[i] = pack_grouped<T, kGroup>(phase, all.tables[i], pixel,
+                                               reinterpret_cast<Accumulator<T>*>(at));
+      at += all.tables[i].packed_bytes;
+    }
+    return all;
+  }
+
+  /// Destination rows [begin, end) of `p`, counted over images, depths and heights; its channels
+  /// are those from `channel` on of the packed ones. `buffer` has blocking.buffer_bytes.
+  template <int kGroup>
+  void run_rows(const InputGradient<T>& p, int64_t channel, int64_t begin, int64_t end,
+                char* buffer) const {
+    const ConvAxis &deep = p.axis[0], &high = p.axis[1];
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t h = item % high.input, d = item / high.input % deep.input;
+      const int64_t image = item / high.input / deep.input;
+      const int64_t first =
+          (d % deep.stride * high.stride + h % high.stride) * p.axis[2].stride;
+      for (int64_t i = first; i < first + p.axis[2].stride; ++i) {
+        const Contraction<T> phase = phase_of(p, blocking.taps, i);
+        const int64_t row = (image * phase.walk[0].count + d / deep.stride) * phase.walk[1].count +
+                            h / high.stride;
+        grouped_rows<T, kGroup>(phase, tables[i], weights[i].from(channel), row, row + 1, buffer);
+      }
+    }
+  }
+};
+
+template <class T, int kGroup>
+void convolve_phased_groups(const InputGradient<T>& p) {
+  const PhasedGroupsBlocking<T> blocking(p);
+  Scratch packed(blocking.packed_bytes);
+  const auto groups = PhasedGroups<T>::template pack<kGroup>(
+      p, blocking, p.source_strides.axis[2], packed.as<Accumulator<T>>());
+  const int64_t rows = p.batch * p.axis[0].input * p.axis[1].input;
+  const int64_t row_work = p.axis[2].input * p.groups * kGroup * kGroup;
+  parallel_for(rows, ceil_div(kSmallestWork, row_work), [&](int64_t begin, int64_t end) {
+    Scratch buffer(blocking.buffer_bytes);
+    groups.template run_rows<kGroup>(p, 0, begin, end, buffer.as<char>());
+  });
+}
+
+template <class T>
+void phased_channels_last(const InputGradient<T>& p) {
+  with_group<Accumulator<T>>(p.depth, [&]<int kGroup>() { convolve_phased_groups<T, kGroup>(p); });
+}
