@@ -313,6 +313,9 @@ constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 /// source pixels on.
 constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
 
+/// So many taps pay for blocks of phases twice as large.
+constexpr int64_t kManyTaps = 32;
+
 /// Phases that are computed together have tables of their own each.
 constexpr int64_t kMaxPhases = 64;
 
@@ -629,16 +632,18 @@ bool suits_phased_blocks(const InputGradient<T>& p, int64_t lanes) {
     return false;
   }
   const int64_t narrow = p.depth == 1 ? plan::kNarrowRowOfWindows : plan::kNarrowRow;
-  int64_t plane = 0, of_source = 1, of_dest = 1;
+  int64_t of_source = 1, of_dest = 1, taps = 1;
   for (int i = 0; i < kAxes; ++i) {
-    const int64_t most = plan::kMaxBlockElements;
-    if (axis[i].input > most || axis[i].output > most) return false;
+    if (axis[i].input > plan::kMaxBlockElements || axis[i].output > plan::kMaxBlockElements) {
+      return false;
+    }
     of_source *= axis[i].output;
     of_dest *= axis[i].input;
+    taps *= axis[i].kernel;
   }
-  plane = of_source + of_dest;
+  const int64_t most = plan::kMaxBlockElements * (taps < plan::kManyTaps ? 1 : 2);
   return axis[2].output <= narrow && p.groups * p.depth >= lanes &&
-         plane * lanes <= plan::kMaxBlockElements;
+         (of_source + of_dest) * lanes <= most;
 }
 
 /// The plan of `p`; no kernel where its phases are better run one by one.

@@ -1,5 +1,6 @@
 // The gradient for the input of strided grouped convolutions on planar tensors with narrow rows:
-// phased_channels_last.h on blocks that are transposed into scratch, as in grouped_planar.h.
+// phased_channels_last.h on blocks that are transposed into scratch, as in grouped_planar.h. A block
+// stays in cache, so that its phases are run one by one.
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -32,10 +33,9 @@ void convolve_phased_blocks(const InputGradient<T>& p) {
   const PhasedBlocksBlocking<T> blocking(p);
   const int64_t channels = p.groups * kGroup, blocks = ceil_div(channels, lanes);
   Scratch packed(blocking.groups.packed_bytes);
-  const auto groups =
-      PhasedGroups<T>::template pack<kGroup>(p, blocking.groups, lanes, packed.as<A>());
+  const PackedPhase<T>* phases =
+      pack_phases<T, kGroup>(p, blocking.groups, lanes, packed.as<char>());
 
-  const int64_t rows = p.axis[0].input * p.axis[1].input;
   const int64_t work = blocking.dest_pixels * lanes * kGroup;
   parallel_for(p.batch * blocks, ceil_div(kSmallestWork, work), [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.groups.buffer_bytes);
@@ -55,7 +55,11 @@ void convolve_phased_blocks(const InputGradient<T>& p) {
       const int64_t first = wanted + lanes <= channels ? wanted : channels - lanes;
       transpose_planes(p.source + image * p.source_strides.batch + first * p.source_strides.channel,
                        p.source_strides.channel, lanes, blocking.source_pixels, source);
-      groups.template run_rows<kGroup>(block, first, 0, rows, buffer.as<char>());
+      for (int64_t i = 0; i < blocking.groups.phases; ++i) {
+        const Contraction<T> phase = phase_of(block, blocking.groups.taps, i);
+        grouped_rows<T, kGroup>(phase, phases[i].tables, phases[i].weights.from(first), 0,
+                                phase.walk[0].count * phase.walk[1].count, buffer.as<char>());
+      }
       transpose_pixels(block.dest, blocking.dest_pixels,
                        p.dest + image * p.dest_strides.batch + first * p.dest_strides.channel,
                        p.dest_strides.channel);

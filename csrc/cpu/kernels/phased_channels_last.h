@@ -7,6 +7,14 @@
 // is a destination row with all phases of the width: what it reads and stores stays in cache until
 // the row is done.
 
+/// A phase as a contraction of its own, with all that grouped_rows takes beside it.
+template <class T>
+struct PackedPhase {
+  Contraction<T> contraction;
+  GroupedTables<T> tables;
+  GroupedWeights<T> weights;
+};
+
 /// The phases of a call, and the scratch that they take.
 template <class T>
 struct PhasedGroupsBlocking {
@@ -29,7 +37,7 @@ struct PhasedGroupsBlocking {
       packed_bytes += tables.packed_bytes;
       buffer_bytes = tables.buffer_bytes > buffer_bytes ? tables.buffer_bytes : buffer_bytes;
     }
-    packed_bytes += phases * (sizeof(GroupedTables<T>) + sizeof(GroupedWeights<T>));
+    packed_bytes += phases * sizeof(PackedPhase<T>);
   }
 
   static int64_t bytes_of_lists(const InputGradient<T>& p) {
@@ -43,64 +51,54 @@ struct PhasedGroupsBlocking {
   }
 };
 
-/// The packed phases of a call.
-template <class T>
-struct PhasedGroups {
-  const PhasedGroupsBlocking<T>& blocking;
-  GroupedTables<T>* tables;
-  GroupedWeights<T>* weights;
-
-  /// Packs for a source whose pixels are `pixel` elements apart, into blocking.packed_bytes.
-  template <int kGroup>
-  static PhasedGroups pack(const InputGradient<T>& p, const PhasedGroupsBlocking<T>& blocking,
-                           int64_t pixel, Accumulator<T>* to) {
-    PhasedGroups all{blocking, nullptr, nullptr};
-    char* at = reinterpret_cast<char*>(to);
-    char* end = at + blocking.packed_bytes;
-    all.weights = reinterpret_cast<GroupedWeights<T>*>(end) - blocking.phases;
-    all.tables = reinterpret_cast<GroupedTables<T>*>(all.weights) - blocking.phases;
-    for (int64_t i = 0; i < blocking.phases; ++i) {
-      const Contraction<T> phase = phase_of(p, blocking.taps, i);
-      all.tables[i] = GroupedTables<T>(phase);
-      all.weights[i] = pack_grouped<T, kGroup>(phase, all.tables[i], pixel,
-                                               reinterpret_cast<Accumulator<T>*>(at));
-      at += all.tables[i].packed_bytes;
-    }
-    return all;
+/// Packs all phases for a source whose pixels are `pixel` elements apart, into
+/// blocking.packed_bytes.
+template <class T, int kGroup>
+const PackedPhase<T>* pack_phases(const InputGradient<T>& p, const PhasedGroupsBlocking<T>& blocking,
+                                  int64_t pixel, char* to) {
+  PackedPhase<T>* all =
+      reinterpret_cast<PackedPhase<T>*>(to + blocking.packed_bytes) - blocking.phases;
+  for (int64_t i = 0; i < blocking.phases; ++i) {
+    const Contraction<T> phase = phase_of(p, blocking.taps, i);
+    const GroupedTables<T> tables(phase);
+    all[i] = {phase, tables,
+              pack_grouped<T, kGroup>(phase, tables, pixel,
+                                      reinterpret_cast<Accumulator<T>*>(to))};
+    to += tables.packed_bytes;
   }
+  return all;
+}
 
-  /// Destination rows [begin, end) of `p`, counted over images, depths and heights; its channels
-  /// are those from `channel` on of the packed ones. `buffer` has blocking.buffer_bytes.
-  template <int kGroup>
-  void run_rows(const InputGradient<T>& p, int64_t channel, int64_t begin, int64_t end,
-                char* buffer) const {
-    const ConvAxis &deep = p.axis[0], &high = p.axis[1];
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t h = item % high.input, d = item / high.input % deep.input;
-      const int64_t image = item / high.input / deep.input;
-      const int64_t first =
-          (d % deep.stride * high.stride + h % high.stride) * p.axis[2].stride;
-      for (int64_t i = first; i < first + p.axis[2].stride; ++i) {
-        const Contraction<T> phase = phase_of(p, blocking.taps, i);
-        const int64_t row = (image * phase.walk[0].count + d / deep.stride) * phase.walk[1].count +
-                            h / high.stride;
-        grouped_rows<T, kGroup>(phase, tables[i], weights[i].from(channel), row, row + 1, buffer);
-      }
-    }
+/// Destination row `row` of `p`, counted over images, depths and heights. `phases` are all of its
+/// phases.
+template <class T, int kGroup>
+void grouped_phases(const InputGradient<T>& p, const PackedPhase<T>* phases, int64_t row,
+                char* buffer) {
+  const ConvAxis &deep = p.axis[0], &high = p.axis[1];
+  const int64_t h = row % high.input, d = row / high.input % deep.input;
+  const int64_t image = row / high.input / deep.input;
+  phases += (d % deep.stride * high.stride + h % high.stride) * p.axis[2].stride;
+  for (int64_t i = 0; i < p.axis[2].stride; ++i) {
+    const auto& [phase, tables, weights] = phases[i];
+    const int64_t of_phase =
+        (image * phase.walk[0].count + d / deep.stride) * phase.walk[1].count + h / high.stride;
+    grouped_rows<T, kGroup>(phase, tables, weights, of_phase, of_phase + 1, buffer);
   }
-};
+}
 
 template <class T, int kGroup>
 void convolve_phased_groups(const InputGradient<T>& p) {
   const PhasedGroupsBlocking<T> blocking(p);
   Scratch packed(blocking.packed_bytes);
-  const auto groups = PhasedGroups<T>::template pack<kGroup>(
-      p, blocking, p.source_strides.axis[2], packed.as<Accumulator<T>>());
+  const PackedPhase<T>* phases =
+      pack_phases<T, kGroup>(p, blocking, p.source_strides.axis[2], packed.as<char>());
   const int64_t rows = p.batch * p.axis[0].input * p.axis[1].input;
   const int64_t row_work = p.axis[2].input * p.groups * kGroup * kGroup;
   parallel_for(rows, ceil_div(kSmallestWork, row_work), [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
-    groups.template run_rows<kGroup>(p, 0, begin, end, buffer.as<char>());
+    for (int64_t row = begin; row < end; ++row) {
+      grouped_phases<T, kGroup>(p, phases, row, buffer.as<char>());
+    }
   });
 }
 
