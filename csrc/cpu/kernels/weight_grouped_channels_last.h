@@ -13,8 +13,10 @@
 /// and what is fetched along with it, of the next register, still in L2.
 constexpr int64_t kCorrelatedRows = 8;
 
-/// Registers of channels of an item: neighbours of so many lines are fetched one after another.
-constexpr int64_t kCorrelatedPieces = 4;
+/// Registers of channels of an item: neighbours of so many lines are fetched one after another, and
+/// their sums stay in L1.
+constexpr int64_t kCorrelatedPieces = 8;
+constexpr int64_t kCorrelatedSums = 4 << 10;
 
 /// Taps of a kernel row whose sums are kept in registers together, by the channels of a group.
 constexpr int grouped_taps(int64_t group) { return group == 1 ? kTapsAtOnce : group <= 4 ? 3 : 1; }
@@ -177,16 +179,17 @@ struct WeightGroupedChannelsLastBlocking {
     rows = even_part(all_rows, most_rows);
     bands = ceil_div(all_rows, rows);
     pieces = ceil_div(p.groups * p.depth, kLanes<A>);
-    item_pieces = even_part(pieces, most_pieces);
-    blocks = ceil_div(pieces, item_pieces);
     piece_sums = p.taps() * p.depth * kLanes<A>;
+    const int64_t near = kCorrelatedSums / piece_sums;
+    item_pieces = even_part(pieces, near < 1 ? 1 : near < most_pieces ? near : most_pieces);
+    blocks = ceil_div(pieces, item_pieces);
     set = pieces * piece_sums;
     splits = choose_splits(blocks, p.batch * bands, sizeof(A) * set);
     share = ceil_div(p.batch * bands, splits);
     sum_bytes = sizeof(A) * splits * set;
     table_bytes = sizeof(int64_t) * p.taps();
     line_bytes = sizeof(CorrelatedLine<T>) * p.walk[0].tap_count * p.walk[1].tap_count;
-    buffer_bytes = sizeof(A) * piece_sums + line_bytes;
+    buffer_bytes = sizeof(A) * item_pieces * piece_sums + line_bytes;
     const int64_t taps = even_part(p.walk[2].tap_count, grouped_taps(p.depth));
     tile_rows = taps * grouped_lines(p.depth, int(taps)) * p.depth;
   }
@@ -198,40 +201,38 @@ struct WeightGroupedChannelsLastBlocking {
   }
 };
 
-/// Sets `sums` to those of rows [first, last), counted over depths and heights, of one image:
-/// `count` channels, whose source and grad start at `source` and `grad` and have stride 1. `lines`
-/// is space for all kernel rows.
+/// Adds row `row`, counted over depths and heights, of one image to the sums of `count` channels,
+/// whose source and grad start at `source` and `grad` and have stride 1. `lines` is space for all
+/// kernel rows.
 template <class T, int kGroup>
-void correlate_rows_of_image(const WeightContraction<T>& p, int64_t first, int64_t last,
-                             const T* grad, const T* source, int64_t count,
-                             CorrelatedLine<T>* lines, Accumulator<T>* sums) {
+void correlate_row(const WeightContraction<T>& p, int64_t row, const T* grad, const T* source,
+                   int64_t count, CorrelatedLine<T>* lines, Accumulator<T>* sums) {
   constexpr int lanes = kLanes<Accumulator<T>>;
   const Walk* walk = p.walk;
   const Strides &of_source = p.source_strides, &of_grad = p.grad_strides;
   const int64_t taps_w = walk[2].tap_count;
-  fill(sums, p.taps() * kGroup * lanes, Accumulator<T>(0));
-  const auto correlate = count == lanes ? correlate_taps_of_lines<T, kGroup, false>
-                                        : correlate_taps_of_lines<T, kGroup, true>;
-  for (int64_t row = first; row < last; ++row) {
-    const int64_t h = row % walk[1].count, d = row / walk[1].count;
-    Accumulator<T>* of_line = sums;
-    int64_t found = 0;
-    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-      for (int64_t th = 0; th < walk[1].tap_count; ++th, of_line += taps_w * kGroup * lanes) {
-        const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-        if (z < 0 || y < 0) continue;
-        lines[found++] = {source + z * of_source.axis[0] + y * of_source.axis[1], of_line};
-      }
+  const int64_t h = row % walk[1].count, d = row / walk[1].count;
+  int64_t found = 0;
+  for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+    const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+    for (int64_t th = 0; th < walk[1].tap_count; ++th, sums += taps_w * kGroup * lanes) {
+      const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+      if (z < 0 || y < 0) continue;
+      lines[found++] = {source + z * of_source.axis[0] + y * of_source.axis[1], sums};
     }
-    correlate({walk[2], grad + d * of_grad.axis[0] + h * of_grad.axis[1], of_grad.axis[2],
-               of_source.axis[2], count},
-              lines, found);
+  }
+  const CorrelatedRow<T> pixels{walk[2], grad + d * of_grad.axis[0] + h * of_grad.axis[1],
+                                of_grad.axis[2], of_source.axis[2], count};
+  if (count == lanes) {
+    correlate_taps_of_lines<T, kGroup, false>(pixels, lines, found);
+  } else {
+    correlate_taps_of_lines<T, kGroup, true>(pixels, lines, found);
   }
 }
 
-/// Adds up correlate(image, first row, last row, first channel, channels, scratch, lines, sums)
-/// over all bands and stores the sums as weights. The scratch is `extra_bytes` of each thread.
+/// Lets correlate(image, first row, last row, first channel, last channel, scratch, lines, sums) add
+/// to the sums of all bands, and stores them as weights. The scratch is `extra_bytes` of each
+/// thread.
 template <class T, int kGroup, class F>
 void correlate_groups(const WeightContraction<T>& p,
                       const WeightGroupedChannelsLastBlocking<T>& blocking, int64_t extra_bytes,
@@ -255,21 +256,20 @@ void correlate_groups(const WeightContraction<T>& p,
       const int64_t piece = item % blocking.blocks * blocking.item_pieces;
       const int64_t next = piece + blocking.item_pieces;
       const int64_t last_piece = next < blocking.pieces ? next : blocking.pieces;
-      A* sums = workspace.as<A>() + split * set;
-      fill(sums + piece * piece_sums, (last_piece - piece) * piece_sums, A(0));
+      const int64_t last_channel = last_piece * lanes < channels ? last_piece * lanes : channels;
+      const int64_t item_sums = (last_piece - piece) * piece_sums;
+      A* sums = workspace.as<A>() + split * set + piece * piece_sums;
+      fill(sums, item_sums, A(0));
       const int64_t last_band = (split + 1) * blocking.share;
       for (int64_t band = split * blocking.share; band < bands && band < last_band; ++band) {
         const int64_t image = band / blocking.bands;
         const int64_t row = band % blocking.bands * blocking.rows;
         const int64_t last_row = row + blocking.rows < rows ? row + blocking.rows : rows;
-        for (int64_t i = piece; i < last_piece; ++i) {
-          const int64_t first = i * lanes;
-          const int64_t count = channels - first < lanes ? channels - first : lanes;
-          correlate(image, row, last_row, first, count, extra.as<T>(), lines, band_sums);
-          A* to = sums + i * piece_sums;
-          for (int64_t j = 0; j < piece_sums; j += lanes) {
-            store(to + j, load(to + j) + load(band_sums + j));
-          }
+        fill(band_sums, item_sums, A(0));
+        correlate(image, row, last_row, piece * lanes, last_channel, extra.as<T>(), lines,
+                  band_sums);
+        for (int64_t i = 0; i < item_sums; i += lanes) {
+          store(sums + i, load(sums + i) + load(band_sums + i));
         }
       }
     }
@@ -293,12 +293,17 @@ void correlate_groups(const WeightContraction<T>& p,
 template <class T, int kGroup>
 void correlate_channels_last(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
   const auto correlate = [&](int64_t image, int64_t row, int64_t last_row, int64_t first,
-                             int64_t count, T*, CorrelatedLine<T>* lines, A* sums) {
-    correlate_rows_of_image<T, kGroup>(p, row, last_row,
-                                       p.grad + image * p.grad_strides.batch + first,
-                                       p.source + image * p.source_strides.batch + first, count,
-                                       lines, sums);
+                             int64_t last, T*, CorrelatedLine<T>* lines, A* sums) {
+    const T* grad = p.grad + image * p.grad_strides.batch;
+    const T* source = p.source + image * p.source_strides.batch;
+    for (; row < last_row; ++row) {
+      for (int64_t c = first; c < last; c += lanes) {
+        correlate_row<T, kGroup>(p, row, grad + c, source + c, last - c < lanes ? last - c : lanes,
+                                 lines, sums + (c - first) * kGroup * p.taps());
+      }
+    }
   };
   correlate_groups<T, kGroup>(p, WeightGroupedChannelsLastBlocking<T>(p), 0, correlate);
 }

@@ -33,14 +33,17 @@ void correlate_transposed_groups(const WeightContraction<T>& p) {
   block.source_strides = transposed_source_strides<T>(p.walk);
   block.grad_strides = transposed_dest_strides<T>(p.walk);
   const auto correlate = [&](int64_t image, int64_t row, int64_t last_row, int64_t first,
-                             int64_t count, T* source, CorrelatedLine<T>* lines, A* sums) {
+                             int64_t last, T* source, CorrelatedLine<T>* lines, A* sums) {
+    const int64_t count = last - first;
     T* grad = source + blocking.source_elements;
     const Strides &of_source = p.source_strides, &of_grads = p.grad_strides;
     transpose_planes(p.source + image * of_source.batch + first * of_source.channel,
                      of_source.channel, count, source_plane(p), source);
     transpose_planes(p.grad + image * of_grads.batch + first * of_grads.channel, of_grads.channel,
                      count, p.pixels(), grad);
-    correlate_rows_of_image<T, kGroup>(block, row, last_row, grad, source, lanes, lines, sums);
+    for (; row < last_row; ++row) {
+      correlate_row<T, kGroup>(block, row, grad, source, lanes, lines, sums);
+    }
   };
   correlate_groups<T, kGroup>(p, blocking.sums, blocking.block_bytes, correlate);
 }
