@@ -6,11 +6,10 @@
 // its group, and the weights are repacked so that those of all lanes lie side by side:
 // [tap][c][channel].
 //
-// An item is a row of destination pixels. Where neighbouring pixels read neighbours a window slides
-// over the source (grouped_window.h). With strides and dilations pixels go four at a time, so that
-// a loaded weight vector serves four of them; for taps that read zeros at some of the four, only
-// the others are added. Padding that reads inside the source has no such order: those pixels go
-// alone. Channels that do not fill a register are covered by a last register that overlaps the one
+// An item is a row of destination pixels. Where taps read neighbours a window slides over the source
+// (grouped_window.h). With dilations pixels go four at a time, so that a loaded weight vector serves
+// four of them; for taps that read zeros at some of the four, only the others are added. Padding
+// that reads inside the source has no such order: those pixels go alone. Channels that do not fill a register are covered by a last register that overlaps the one
 // before; fewer than one register of them by partial loads.
 
 constexpr int kGroupedPixels = 4;
@@ -163,8 +162,8 @@ struct GroupedTables {
   explicit GroupedTables(const Contraction<T>& p) {
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
     pitch = round_up(p.groups * p.depth, kLanes<A>);
-    slides = neighbours_read_neighbours(p.walk[2]);
-    positions = slides ? p.walk[2].count + p.walk[2].tap_count - 1 : 0;
+    slides = taps_are_neighbours(p.walk[2]);
+    positions = slides ? p.walk[2].positions(p.walk[2].count) : 0;
     packed_bytes =
         sizeof(A) * (p.taps() * p.depth + 2) * pitch + sizeof(int64_t) * (p.taps() + positions);
     buffer_bytes = sizeof(T*) * lines + (sizeof(int64_t) + 1) * p.walk[2].tap_count;
@@ -246,16 +245,18 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
     }
     T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
     if (tables.slides) {
-      const Window<T> window{line_table, lines, weights.positions, taps_w, weights.zeros};
+      const Window<T> window{line_table, lines, weights.positions, taps_w, walk[2].step, weights.zeros};
       window_row<T, kGroup>(window, weights.weight, weights.bias, pitch, channels, walk[2].count,
                             to, dest.axis[2]);
       continue;
     }
     for (int64_t w = 0; w < walk[2].count;) {
-      const bool four = w + kGroupedPixels <= walk[2].count &&
-                        point_taps(walk[2], w, kGroupedPixels, from.axis[2], columns, reads);
+      // The last four overlap those before where pixels are left over.
+      const int64_t last = walk[2].count - kGroupedPixels, at = w < last ? w : last;
+      const bool four =
+          last >= 0 && point_taps(walk[2], at, kGroupedPixels, from.axis[2], columns, reads);
       if (!four) point_taps(walk[2], w, 1, from.axis[2], columns, reads);
-      T* pixel = to + w * dest.axis[2];
+      T* pixel = to + (four ? at : w) * dest.axis[2];
       if (four) {
         grouped_pixels<T, kGroup, kGroupedPixels>(row, weights.weight, weights.bias, pitch,
                                                   channels, pixel, dest.axis[2]);

@@ -1,19 +1,22 @@
 // Grouped convolution in channels_last with dense taps along the width: a window that slides.
 //
-// Where the stride of the width is 1 and its taps are neighbours, pixel i reads for tap t what
-// pixel i + 1 reads for tap t - 1. So kWindowPixels pixels keep a window of as many source
-// registers: a tap loads one of them and one of weights for kWindowPixels FMAs, and shuffles it
-// once where groups have several channels. The window does not move through registers: the loop
-// over taps is unrolled so that its oldest register is known. What a position of the width reads,
-// also in padding, is looked up in a table, so that borders are no special case.
+// Where the taps of the width are neighbours, pixel i reads for tap t what pixel i + 1 reads for tap
+// t - step, `step` being the stride of the width. So kWindowPixels pixels keep a window of as many
+// source registers, for every step-th tap: a tap loads one of them and one of weights for
+// kWindowPixels FMAs, and shuffles it once where groups have several channels. The window does not
+// move through registers: the loop over taps is unrolled so that its oldest register is known. What
+// a position of the width reads, also in padding, is looked up in a table, so that borders are no
+// special case.
 
 /// With 32 registers 8 accumulators, 8 of the window and one of weights; with 16 half of that.
 constexpr int kWindowPixels = CNNOPS_VECTOR_BYTES == 64 ? 8 : 4;
 
-/// Whether the taps of a width read neighbours, in ascending or descending order, at stride 1.
-inline bool neighbours_read_neighbours(const Walk& width) {
+/// Whether the taps of a width read neighbours, in ascending or descending order, and destinations
+/// leave none of them out.
+inline bool taps_are_neighbours(const Walk& width) {
+  if (width.step > width.tap_count) return false;
   const int64_t step = width.tap_count > 1 ? width.taps[1].offset - width.taps[0].offset : 1;
-  if (width.step != 1 || (step != 1 && step != -1)) return false;
+  if (step != 1 && step != -1) return false;
   for (int64_t t = 0; t < width.tap_count; ++t) {
     if (width.taps[t].offset != width.taps[0].offset + t * step) return false;
   }
@@ -21,10 +24,10 @@ inline bool neighbours_read_neighbours(const Walk& width) {
 }
 
 /// What the positions of a width read, from the lowest one on: element offsets in a line, or -1
-/// for zeros. There are count + tap_count - 1.
+/// for zeros. There are width.positions(width.count).
 inline void fill_positions(const Walk& width, int64_t stride, int64_t* to) {
-  const int64_t low = width.low();
-  for (int64_t i = 0; i < width.count + width.tap_count - 1; ++i) {
+  const int64_t low = width.low(), count = width.positions(width.count);
+  for (int64_t i = 0; i < count; ++i) {
     const int64_t position = width.resolve(low + i);
     to[i] = position < 0 ? -1 : position * stride;
   }
@@ -37,37 +40,43 @@ struct Window {
   int64_t line_count;
   const int64_t* positions;  // from what the first pixel reads for the lowest tap on
   int64_t taps;              // of the width
+  int64_t step;              // positions from pixel to pixel
   const T* zeros;            // a pixel of zeros
 };
 
-/// sums += the taps of one line, for source channels kChannel and on of every group. `c` is the
-/// first channel; the weights of (tap, source channel) are `pitch` elements apart, taps ascending.
+/// sums += every step-th tap of one line from `first` on, for source channels kChannel and on of
+/// every group. `c` is the first channel; the weights of (tap, source channel) are `pitch` elements
+/// apart, taps ascending.
 template <class T, int kGroup, int kChannel, int kPixels, bool kPartial>
-inline void slide(const Window<T>& in, const T* line, const Accumulator<T>* weight, int64_t pitch,
-                  int64_t c, int64_t count, Vec<Accumulator<T>> (&sums)[kPixels]) {
+inline void slide(const Window<T>& in, const T* line, int64_t first, const Accumulator<T>* weight,
+                  int64_t pitch, int64_t c, int64_t count, Vec<Accumulator<T>> (&sums)[kPixels]) {
   using A = Accumulator<T>;
-  const auto source = [&](int64_t i) {
-    const int64_t position = in.positions[i];
+  const int64_t* positions = in.positions + first;
+  const auto next = [&] {
+    const int64_t position = *positions;
+    positions += in.step;
     const T* from = (position < 0 ? in.zeros : line + position) + c;
     return spread<A, kGroup, kChannel>(kPartial ? load_partial(from, count) : load_wide(from));
   };
   Vec<A> window[kPixels];
 #pragma GCC unroll 8
-  for (int i = 0; i < kPixels - 1; ++i) window[i] = source(i);
-  const A* at = weight + kChannel * pitch;
-  for (int64_t t = 0; t < in.taps; t += kPixels) {
+  for (int i = 0; i < kPixels - 1; ++i) window[i] = next();
+  const A* at = weight + (first * kGroup + kChannel) * pitch;
+  const int64_t taps = ceil_div(in.taps - first, in.step), distance = in.step * kGroup * pitch;
+  for (int64_t t = 0; t < taps; t += kPixels) {
 #pragma GCC unroll 8
     for (int u = 0; u < kPixels; ++u) {
-      if (t + u == in.taps) break;
-      window[(u + kPixels - 1) % kPixels] = source(t + u + kPixels - 1);
+      if (t + u == taps) break;
+      window[(u + kPixels - 1) % kPixels] = next();
       const Vec<A> value = load(at);
-      at += kGroup * pitch;
+      at += distance;
 #pragma GCC unroll 8
       for (int i = 0; i < kPixels; ++i) sums[i] += value * window[(u + i) % kPixels];
     }
   }
   if constexpr (kChannel + 1 < kGroup) {
-    slide<T, kGroup, kChannel + 1, kPixels, kPartial>(in, line, weight, pitch, c, count, sums);
+    slide<T, kGroup, kChannel + 1, kPixels, kPartial>(in, line, first, weight, pitch, c, count,
+                                                      sums);
   }
 }
 
@@ -82,8 +91,11 @@ inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
   for (int i = 0; i < kPixels; ++i) sums[i] = load(bias + c);
   for (int64_t line = 0; line < in.line_count; ++line) {
     if (in.lines[line] == nullptr) continue;
-    slide<T, kGroup, 0, kPixels, kPartial>(
-        in, in.lines[line], weight + line * in.taps * kGroup * pitch + c, pitch, c, count, sums);
+    const Accumulator<T>* of_line = weight + line * in.taps * kGroup * pitch + c;
+    for (int64_t first = 0; first < in.step && first < in.taps; ++first) {
+      slide<T, kGroup, 0, kPixels, kPartial>(in, in.lines[line], first, of_line, pitch, c, count,
+                                             sums);
+    }
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kPixels; ++i) {
@@ -122,7 +134,7 @@ inline void window_row(Window<T> in, const Accumulator<T>* weight, const Accumul
   while (pixels > count) pixels /= 2;
   for (int64_t w = 0; w < count; w += pixels) {
     const int64_t at = w + pixels <= count ? w : count - pixels;
-    in.positions = positions + at;
+    in.positions = positions + at * in.step;
     T* out = to + at * to_pixel;
     switch (pixels) {
       case 1: window_pixels<T, kGroup, 1>(in, weight, bias, pitch, channels, out, to_pixel); break;
