@@ -4,9 +4,9 @@
 // t - step, `step` being the stride of the width. So kWindowPixels pixels keep a window of as many
 // source registers, for every step-th tap: a tap loads one of them and one of weights for
 // kWindowPixels FMAs, and shuffles it once where groups have several channels. The window does not
-// move through registers: the loop over taps is unrolled so that its oldest register is known. What
-// a position of the width reads, also in padding, is looked up in a table, so that borders are no
-// special case.
+// move through registers: the loop over taps is unrolled so that its oldest register is known.
+// Pixels whose taps all read inside the source go along it; for the others what a position of the
+// width reads, also in padding, is looked up in a table.
 
 /// With 32 registers 8 accumulators, 8 of the window and one of weights; with 16 half of that.
 constexpr int kWindowPixels = CNNOPS_VECTOR_BYTES == 64 ? 8 : 4;
@@ -33,6 +33,10 @@ inline void fill_positions(const Walk& width, int64_t stride, int64_t* to) {
   }
 }
 
+/// How a window reads: along a source that all of it lies in, through the table, or through the
+/// table and fewer channels than a register has.
+enum class WindowReads { inside, anywhere, partly };
+
 /// The source of some pixels of a destination row.
 template <class T>
 struct Window {
@@ -41,47 +45,64 @@ struct Window {
   const int64_t* positions;  // from what the first pixel reads for the lowest tap on
   int64_t taps;              // of the width
   int64_t step;              // positions from pixel to pixel
+  int64_t whole, rest;       // every step-th tap is `whole` taps, and one more for the first `rest`
+  int64_t position;          // elements from position to position inside the source
   const T* zeros;            // a pixel of zeros
+
+  /// Whether all that so many pixels read lies inside the source.
+  bool reads_inside(int64_t pixels) const {
+    const int64_t last = (pixels - 1) * step + taps - 1;
+    return positions[0] >= 0 && positions[last] - positions[0] == last * position;
+  }
 };
 
 /// sums += every step-th tap of one line from `first` on, for source channels kChannel and on of
 /// every group. `c` is the first channel; the weights of (tap, source channel) are `pitch` elements
 /// apart, taps ascending.
-template <class T, int kGroup, int kChannel, int kPixels, bool kPartial>
+template <class T, int kGroup, int kChannel, int kPixels, WindowReads kReads>
 inline void slide(const Window<T>& in, const T* line, int64_t first, const Accumulator<T>* weight,
                   int64_t pitch, int64_t c, int64_t count, Vec<Accumulator<T>> (&sums)[kPixels]) {
   using A = Accumulator<T>;
   const int64_t* positions = in.positions + first;
+  const T* inside = kReads == WindowReads::inside ? line + *positions + c : nullptr;
+  const int64_t inside_step = in.step * in.position;
   const auto next = [&] {
+    if constexpr (kReads == WindowReads::inside) {
+      const T* from = inside;
+      inside += inside_step;
+      return spread<A, kGroup, kChannel>(load_wide(from));
+    }
     const int64_t position = *positions;
     positions += in.step;
     const T* from = (position < 0 ? in.zeros : line + position) + c;
-    return spread<A, kGroup, kChannel>(kPartial ? load_partial(from, count) : load_wide(from));
+    return spread<A, kGroup, kChannel>(kReads == WindowReads::partly ? load_partial(from, count)
+                                                                     : load_wide(from));
   };
   Vec<A> window[kPixels];
 #pragma GCC unroll 8
   for (int i = 0; i < kPixels - 1; ++i) window[i] = next();
   const A* at = weight + (first * kGroup + kChannel) * pitch;
-  const int64_t taps = ceil_div(in.taps - first, in.step), distance = in.step * kGroup * pitch;
+  const int64_t taps = in.whole + (first < in.rest ? 1 : 0);
+  const int64_t weight_step = in.step * kGroup * pitch;
   for (int64_t t = 0; t < taps; t += kPixels) {
 #pragma GCC unroll 8
     for (int u = 0; u < kPixels; ++u) {
       if (t + u == taps) break;
       window[(u + kPixels - 1) % kPixels] = next();
       const Vec<A> value = load(at);
-      at += distance;
+      at += weight_step;
 #pragma GCC unroll 8
       for (int i = 0; i < kPixels; ++i) sums[i] += value * window[(u + i) % kPixels];
     }
   }
   if constexpr (kChannel + 1 < kGroup) {
-    slide<T, kGroup, kChannel + 1, kPixels, kPartial>(in, line, first, weight, pitch, c, count,
+    slide<T, kGroup, kChannel + 1, kPixels, kReads>(in, line, first, weight, pitch, c, count,
                                                       sums);
   }
 }
 
-/// A register of channels from `c` on, of kPixels pixels; with kPartial its first `count`.
-template <class T, int kGroup, int kPixels, bool kPartial>
+/// A register of channels from `c` on, of kPixels pixels; or its first `count`.
+template <class T, int kGroup, int kPixels, WindowReads kReads>
 inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
                          const Accumulator<T>* bias, int64_t pitch, int64_t c, int64_t count, T* to,
                          int64_t to_pixel) {
@@ -93,14 +114,14 @@ inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
     if (in.lines[line] == nullptr) continue;
     const Accumulator<T>* of_line = weight + line * in.taps * kGroup * pitch + c;
     for (int64_t first = 0; first < in.step && first < in.taps; ++first) {
-      slide<T, kGroup, 0, kPixels, kPartial>(in, in.lines[line], first, of_line, pitch, c, count,
+      slide<T, kGroup, 0, kPixels, kReads>(in, in.lines[line], first, of_line, pitch, c, count,
                                              sums);
     }
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kPixels; ++i) {
     T* out = to + i * to_pixel + c;
-    if (kPartial) {
+    if (kReads == WindowReads::partly) {
       store_partial(out, sums[i], count);
     } else {
       store_narrow(out, sums[i]);
@@ -115,12 +136,19 @@ inline void window_pixels(const Window<T>& in, const Accumulator<T>* weight,
                           int64_t to_pixel) {
   constexpr int lanes = kLanes<Accumulator<T>>;
   if (channels < lanes) {
-    return window_block<T, kGroup, kPixels, true>(in, weight, bias, pitch, 0, channels, to,
-                                                  to_pixel);
+    return window_block<T, kGroup, kPixels, WindowReads::partly>(in, weight, bias, pitch, 0,
+                                                                 channels, to, to_pixel);
   }
+  const bool inside = in.reads_inside(kPixels);
   for (int64_t c = 0; c < channels; c += lanes) {
     const int64_t at = c + lanes <= channels ? c : channels - lanes;
-    window_block<T, kGroup, kPixels, false>(in, weight, bias, pitch, at, 0, to, to_pixel);
+    if (inside) {
+      window_block<T, kGroup, kPixels, WindowReads::inside>(in, weight, bias, pitch, at, 0, to,
+                                                            to_pixel);
+    } else {
+      window_block<T, kGroup, kPixels, WindowReads::anywhere>(in, weight, bias, pitch, at, 0, to,
+                                                              to_pixel);
+    }
   }
 }
 
