@@ -59,13 +59,13 @@ struct Window {
 /// sums += every step-th tap of one line from `first` on, for source channels kChannel and on of
 /// every group. `c` is the first channel; the weights of (tap, source channel) are `pitch` elements
 /// apart, taps ascending.
-template <class T, int kGroup, int kChannel, int kPixels, WindowReads kReads>
+template <class T, int kGroup, int kChannel, int kPixels, WindowReads kReads, bool kDense>
 inline void slide(const Window<T>& in, const T* line, int64_t first, const Accumulator<T>* weight,
                   int64_t pitch, int64_t c, int64_t count, Vec<Accumulator<T>> (&sums)[kPixels]) {
   using A = Accumulator<T>;
   const int64_t* positions = in.positions + first;
   const T* inside = kReads == WindowReads::inside ? line + *positions + c : nullptr;
-  const int64_t inside_step = in.step * in.position;
+  const int64_t step = kDense ? 1 : in.step, inside_step = step * in.position;
   const auto next = [&] {
     if constexpr (kReads == WindowReads::inside) {
       const T* from = inside;
@@ -73,7 +73,7 @@ inline void slide(const Window<T>& in, const T* line, int64_t first, const Accum
       return spread<A, kGroup, kChannel>(load_wide(from));
     }
     const int64_t position = *positions;
-    positions += in.step;
+    positions += step;
     const T* from = (position < 0 ? in.zeros : line + position) + c;
     return spread<A, kGroup, kChannel>(kReads == WindowReads::partly ? load_partial(from, count)
                                                                      : load_wide(from));
@@ -82,8 +82,8 @@ inline void slide(const Window<T>& in, const T* line, int64_t first, const Accum
 #pragma GCC unroll 8
   for (int i = 0; i < kPixels - 1; ++i) window[i] = next();
   const A* at = weight + (first * kGroup + kChannel) * pitch;
-  const int64_t taps = in.whole + (first < in.rest ? 1 : 0);
-  const int64_t weight_step = in.step * kGroup * pitch;
+  const int64_t taps = kDense ? in.taps : in.whole + (first < in.rest ? 1 : 0);
+  const int64_t weight_step = step * kGroup * pitch;
   for (int64_t t = 0; t < taps; t += kPixels) {
 #pragma GCC unroll 8
     for (int u = 0; u < kPixels; ++u) {
@@ -96,7 +96,7 @@ inline void slide(const Window<T>& in, const T* line, int64_t first, const Accum
     }
   }
   if constexpr (kChannel + 1 < kGroup) {
-    slide<T, kGroup, kChannel + 1, kPixels, kReads>(in, line, first, weight, pitch, c, count,
+    slide<T, kGroup, kChannel + 1, kPixels, kReads, kDense>(in, line, first, weight, pitch, c, count,
                                                       sums);
   }
 }
@@ -113,8 +113,13 @@ inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
   for (int64_t line = 0; line < in.line_count; ++line) {
     if (in.lines[line] == nullptr) continue;
     const Accumulator<T>* of_line = weight + line * in.taps * kGroup * pitch + c;
-    for (int64_t first = 0; first < in.step && first < in.taps; ++first) {
-      slide<T, kGroup, 0, kPixels, kReads>(in, in.lines[line], first, of_line, pitch, c, count,
+    if (in.step == 1) {
+      slide<T, kGroup, 0, kPixels, kReads, true>(in, in.lines[line], 0, of_line, pitch, c, count,
+                                                 sums);
+      continue;
+    }
+    for (int64_t first = 0; first < in.step; ++first) {
+      slide<T, kGroup, 0, kPixels, kReads, false>(in, in.lines[line], first, of_line, pitch, c, count,
                                              sums);
     }
   }
