@@ -157,14 +157,24 @@ inline void window_pixels(const Window<T>& in, const Accumulator<T>* weight,
   }
 }
 
+/// Pixels of the blocks of a row of `count`: most of a window, but one less where that computes
+/// fewer again.
+inline int64_t block_pixels(int64_t count) {
+  int64_t pixels = kWindowPixels;
+#if CNNOPS_VECTOR_BYTES == 64
+  if (count >= 7 && round_up(count, 7) < round_up(count, 8)) return 7;
+#endif
+  while (pixels > count) pixels /= 2;
+  return pixels;
+}
+
 /// A destination row of `count` pixels; `in` is the window of its first pixel. The last block of
 /// pixels overlaps the one before it where some are left over: it computes the same again.
 template <class T, int kGroup>
 inline void window_row(Window<T> in, const Accumulator<T>* weight, const Accumulator<T>* bias,
                        int64_t pitch, int64_t channels, int64_t count, T* to, int64_t to_pixel) {
   const int64_t* positions = in.positions;
-  int64_t pixels = kWindowPixels;
-  while (pixels > count) pixels /= 2;
+  const int64_t pixels = block_pixels(count);
   for (int64_t w = 0; w < count; w += pixels) {
     const int64_t at = w + pixels <= count ? w : count - pixels;
     in.positions = positions + at * in.step;
@@ -174,6 +184,7 @@ inline void window_row(Window<T> in, const Accumulator<T>* weight, const Accumul
       case 2: window_pixels<T, kGroup, 2>(in, weight, bias, pitch, channels, out, to_pixel); break;
       case 4: window_pixels<T, kGroup, 4>(in, weight, bias, pitch, channels, out, to_pixel); break;
 #if CNNOPS_VECTOR_BYTES == 64
+      case 7: window_pixels<T, kGroup, 7>(in, weight, bias, pitch, channels, out, to_pixel); break;
       default: window_pixels<T, kGroup, 8>(in, weight, bias, pitch, channels, out, to_pixel); break;
 #endif
     }
