@@ -246,8 +246,9 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
     T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
     if (tables.slides) {
       const int64_t step = walk[2].step;
-      const Window<T> window{line_table,    lines,         weights.positions, taps_w,       step,
-                             taps_w / step, taps_w % step, from.axis[2],      weights.zeros};
+      const Window<T> window{line_table, lines, weights.positions, taps_w,       0,
+                             taps_w,     step,  taps_w / step,     taps_w % step, from.axis[2],
+                             weights.zeros};
       window_row<T, kGroup>(window, weights.weight, weights.bias, pitch, channels, walk[2].count,
                             to, dest.axis[2]);
       continue;

@@ -43,7 +43,8 @@ struct Window {
   const T* const* lines;  // for each (depth, height) tap, null where padding
   int64_t line_count;
   const int64_t* positions;  // from what the first pixel reads for the lowest tap on
-  int64_t taps;              // of the width
+  int64_t line_taps;         // of the width
+  int64_t first, taps;       // of those, the ones that are added
   int64_t step;              // positions from pixel to pixel
   int64_t whole, rest;       // every step-th tap is `whole` taps, and one more for the first `rest`
   int64_t position;          // elements from position to position inside the source
@@ -53,6 +54,18 @@ struct Window {
   bool reads_inside(int64_t pixels) const {
     const int64_t last = (pixels - 1) * step + taps - 1;
     return positions[0] >= 0 && positions[last] - positions[0] == last * position;
+  }
+
+  /// Leaves out the lowest and highest taps for which so many neighbours read nothing but zeros.
+  void drop_padding(int64_t pixels) {
+    const int64_t count = pixels + taps - 1;
+    int64_t low = 0, high = count;
+    while (low < count && positions[low] < 0) ++low;
+    while (high > low && positions[high - 1] < 0) --high;
+    if (step != 1 || low == high) return;
+    first = low < pixels ? 0 : low - pixels + 1;
+    taps = (high < taps ? high : taps) - first;
+    positions += first;
   }
 };
 
@@ -112,7 +125,7 @@ inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
   for (int i = 0; i < kPixels; ++i) sums[i] = load(bias + c);
   for (int64_t line = 0; line < in.line_count; ++line) {
     if (in.lines[line] == nullptr) continue;
-    const Accumulator<T>* of_line = weight + line * in.taps * kGroup * pitch + c;
+    const Accumulator<T>* of_line = weight + (line * in.line_taps + in.first) * kGroup * pitch + c;
     if (in.step == 1) {
       slide<T, kGroup, 0, kPixels, kReads, true>(in, in.lines[line], 0, of_line, pitch, c, count,
                                                  sums);
@@ -136,7 +149,7 @@ inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
 
 /// All channels of kPixels pixels. The last register overlaps the one before.
 template <class T, int kGroup, int kPixels>
-inline void window_pixels(const Window<T>& in, const Accumulator<T>* weight,
+inline void window_pixels(Window<T> in, const Accumulator<T>* weight,
                           const Accumulator<T>* bias, int64_t pitch, int64_t channels, T* to,
                           int64_t to_pixel) {
   constexpr int lanes = kLanes<Accumulator<T>>;
@@ -145,6 +158,7 @@ inline void window_pixels(const Window<T>& in, const Accumulator<T>* weight,
                                                                  channels, to, to_pixel);
   }
   const bool inside = in.reads_inside(kPixels);
+  if (!inside) in.drop_padding(kPixels);
   for (int64_t c = 0; c < channels; c += lanes) {
     const int64_t at = c + lanes <= channels ? c : channels - lanes;
     if (inside) {
