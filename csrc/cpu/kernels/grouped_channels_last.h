@@ -187,6 +187,51 @@ struct GroupedWeights {
   }
 };
 
+/// Elements of a weight side by side that are worth transposing.
+constexpr int64_t kMinTransposedRun = 4;
+
+/// Packs the weights of a register of channels, the first of which is `channel`. `offsets` are those
+/// of the taps in a channel's weight.
+template <class T, int kGroup>
+void pack_register(const Contraction<T>& p, const int64_t* offsets, int64_t channel,
+                   Accumulator<T>* to, int64_t pitch) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t left = p.groups * kGroup - channel, count = left < lanes ? left : lanes;
+  const T* from[lanes];
+  for (int64_t l = 0; l < count; ++l) {
+    from[l] = p.weight + (channel + l) / kGroup * p.weight_strides.group +
+              (channel + l) % kGroup * p.weight_strides.row;
+  }
+  const auto element = [&](int64_t i) {
+    return offsets[i / kGroup] + i % kGroup * p.weight_strides.depth;
+  };
+  const int64_t rows = p.taps() * kGroup;
+  for (int64_t i = 0, run = 1; i < rows; i += run, to += run * pitch) {
+    // As many as are neighbours, in ascending or descending order.
+    const int64_t step = i + 1 < rows ? element(i + 1) - element(i) : 0;
+    const bool neighbours = step == 1 || step == -1;
+    for (run = 1; neighbours && run < lanes && i + run < rows; ++run) {
+      if (element(i + run) != element(i) + run * step) break;
+    }
+    if (run < kMinTransposedRun) {
+      for (int64_t j = 0; j < run; ++j) {
+        for (int64_t l = 0; l < count; ++l) to[j * pitch + l] = widen(from[l][element(i + j)]);
+      }
+      continue;
+    }
+    const int64_t low = step == 1 ? element(i) : element(i + run - 1);
+    Vec<A> square[lanes] = {};
+    for (int64_t l = 0; l < count; ++l) {
+      square[l] = run == lanes ? load_wide(from[l] + low) : load_partial(from[l] + low, run);
+    }
+    transpose<A>(square);
+    for (int64_t j = 0; j < run; ++j) {
+      store(to + (step == 1 ? j : run - 1 - j) * pitch, square[j]);
+    }
+  }
+}
+
 /// Packs for a source whose pixels are `pixel` elements apart. `to` has tables.packed_bytes.
 template <class T, int kGroup>
 GroupedWeights<T> pack_grouped(const Contraction<T>& p, const GroupedTables<T>& tables,
@@ -206,14 +251,10 @@ GroupedWeights<T> pack_grouped(const Contraction<T>& p, const GroupedTables<T>& 
   }
   fill(weight, taps * kGroup * pitch, Accumulator<T>(0));
   fill(bias, 2 * pitch, Accumulator<T>(0));
-  for (int64_t channel = 0; channel < p.groups * kGroup; ++channel) {
-    if (p.bias != nullptr) bias[channel] = widen(p.bias[channel]);
-    const T* of_channel = p.weight + channel / kGroup * p.weight_strides.group +
-                          channel % kGroup * p.weight_strides.row;
-    for (int64_t i = 0; i < taps * kGroup; ++i) {
-      weight[i * pitch + channel] =
-          widen(of_channel[offsets[i / kGroup] + i % kGroup * p.weight_strides.depth]);
-    }
+  const int64_t channels = p.groups * kGroup;
+  for (int64_t c = 0; c < channels; ++c) bias[c] = p.bias != nullptr ? widen(p.bias[c]) : 0;
+  for (int64_t c = 0; c < channels; c += kLanes<Accumulator<T>>) {
+    pack_register<T, kGroup>(p, offsets, c, weight + c, pitch);
   }
   return {weight, bias, zeros, positions};
 }
