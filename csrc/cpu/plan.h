@@ -608,8 +608,8 @@ bool suits_phased_rows(const InputGradient<T>& p) {
          row * (span[1] + 1) * p.depth * p.axis[0].kernel <= plan::kMaxBandElements;
 }
 
-/// Whether registers of channels hold whole groups of an input gradient with a stride, all phases of
-/// which have taps.
+/// Whether registers of channels hold whole groups of an input gradient with a stride, all phases
+/// of which have taps.
 template <class T>
 bool suits_phased_groups(const InputGradient<T>& p, int64_t lanes) {
   int64_t phases = 1;

@@ -6,11 +6,12 @@
 // its group, and the weights are repacked so that those of all lanes lie side by side:
 // [tap][c][channel].
 //
-// An item is a row of destination pixels. Where taps read neighbours a window slides over the source
-// (grouped_window.h). With dilations pixels go four at a time, so that a loaded weight vector serves
-// four of them; for taps that read zeros at some of the four, only the others are added. Padding
-// that reads inside the source has no such order: those pixels go alone. Channels that do not fill a register are covered by a last register that overlaps the one
-// before; fewer than one register of them by partial loads.
+// An item is a row of destination pixels. Where taps read neighbours a window slides over the
+// source (grouped_window.h). With dilations pixels go four at a time, so that a loaded weight
+// vector serves four of them; for taps that read zeros at some of the four, only the others are
+// added. Padding that reads inside the source has no such order: those pixels go alone. Channels
+// that do not fill a register are covered by a last register that overlaps the one before; fewer
+// than one register of them by partial loads.
 
 constexpr int kGroupedPixels = 4;
 
@@ -190,8 +191,8 @@ struct GroupedWeights {
 /// Elements of a weight side by side that are worth transposing.
 constexpr int64_t kMinTransposedRun = 4;
 
-/// Packs the weights of a register of channels, the first of which is `channel`. `offsets` are those
-/// of the taps in a channel's weight.
+/// Packs the weights of a register of channels, the first of which is `channel`. `offsets` are
+/// those of the taps in a channel's weight.
 template <class T, int kGroup>
 void pack_register(const Contraction<T>& p, const int64_t* offsets, int64_t channel,
                    Accumulator<T>* to, int64_t pitch) {
@@ -287,8 +288,8 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
     T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
     if (tables.slides) {
       const int64_t step = walk[2].step;
-      const Window<T> window{line_table, lines, weights.positions, taps_w,       0,
-                             taps_w,     step,  taps_w / step,     taps_w % step, from.axis[2],
+      const Window<T> window{line_table,   lines, weights.positions, taps_w,        0,
+                             taps_w,       step,  taps_w / step,     taps_w % step, from.axis[2],
                              weights.zeros};
       window_row<T, kGroup>(window, weights.weight, weights.bias, pitch, channels, walk[2].count,
                             to, dest.axis[2]);

@@ -1,8 +1,8 @@
 // Grouped convolution in channels_last with dense taps along the width: a window that slides.
 //
-// Where the taps of the width are neighbours, pixel i reads for tap t what pixel i + 1 reads for tap
-// t - step, `step` being the stride of the width. So kWindowPixels pixels keep a window of as many
-// source registers, for every step-th tap: a tap loads one of them and one of weights for
+// Where the taps of the width are neighbours, pixel i reads for tap t what pixel i + 1 reads for
+// tap t - step, `step` being the stride of the width. So kWindowPixels pixels keep a window of as
+// many source registers, for every step-th tap: a tap loads one of them and one of weights for
 // kWindowPixels FMAs, and shuffles it once where groups have several channels. The window does not
 // move through registers: the loop over taps is unrolled so that its oldest register is known.
 // Pixels whose taps all read inside the source go along it; for the others what a position of the
@@ -109,8 +109,8 @@ inline void slide(const Window<T>& in, const T* line, int64_t first, const Accum
     }
   }
   if constexpr (kChannel + 1 < kGroup) {
-    slide<T, kGroup, kChannel + 1, kPixels, kReads, kDense>(in, line, first, weight, pitch, c, count,
-                                                      sums);
+    slide<T, kGroup, kChannel + 1, kPixels, kReads, kDense>(in, line, first, weight, pitch, c,
+                                                            count, sums);
   }
 }
 
@@ -132,8 +132,8 @@ inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
       continue;
     }
     for (int64_t first = 0; first < in.step; ++first) {
-      slide<T, kGroup, 0, kPixels, kReads, false>(in, in.lines[line], first, of_line, pitch, c, count,
-                                             sums);
+      slide<T, kGroup, 0, kPixels, kReads, false>(in, in.lines[line], first, of_line, pitch, c,
+                                                  count, sums);
     }
   }
 #pragma GCC unroll 8
@@ -149,7 +149,7 @@ inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
 
 /// All channels of kPixels pixels. The last register overlaps the one before.
 template <class T, int kGroup, int kPixels>
-inline void window_pixels(Window<T> in, const Accumulator<T>* weight,
+inline void window_pixels(const Window<T>& in, const Accumulator<T>* weight,
                           const Accumulator<T>* bias, int64_t pitch, int64_t channels, T* to,
                           int64_t to_pixel) {
   constexpr int lanes = kLanes<Accumulator<T>>;
@@ -157,17 +157,18 @@ inline void window_pixels(Window<T> in, const Accumulator<T>* weight,
     return window_block<T, kGroup, kPixels, WindowReads::partly>(in, weight, bias, pitch, 0,
                                                                  channels, to, to_pixel);
   }
-  const bool inside = in.reads_inside(kPixels);
-  if (!inside) in.drop_padding(kPixels);
-  for (int64_t c = 0; c < channels; c += lanes) {
-    const int64_t at = c + lanes <= channels ? c : channels - lanes;
-    if (inside) {
-      window_block<T, kGroup, kPixels, WindowReads::inside>(in, weight, bias, pitch, at, 0, to,
-                                                            to_pixel);
-    } else {
-      window_block<T, kGroup, kPixels, WindowReads::anywhere>(in, weight, bias, pitch, at, 0, to,
-                                                              to_pixel);
+  const auto all_channels = [&]<WindowReads kReads>(const Window<T>& window) {
+    for (int64_t c = 0; c < channels; c += lanes) {
+      const int64_t at = c + lanes <= channels ? c : channels - lanes;
+      window_block<T, kGroup, kPixels, kReads>(window, weight, bias, pitch, at, 0, to, to_pixel);
     }
+  };
+  if (in.reads_inside(kPixels)) {
+    all_channels.template operator()<WindowReads::inside>(in);
+  } else {
+    Window<T> window = in;
+    window.drop_padding(kPixels);
+    all_channels.template operator()<WindowReads::anywhere>(window);
   }
 }
 

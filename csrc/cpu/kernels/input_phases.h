@@ -51,9 +51,9 @@ Contraction<T> phase_of(const InputGradient<T>& p, const PhaseTaps (&taps)[kAxes
     const ConvAxis& axis = p.axis[i];
     const int64_t phase = number % axis.stride;
     number /= axis.stride;
-    of_phase.walk[i] = {phase_size(axis, phase), 1,
-                        axis.output,             PaddingMode::zeros,
-                        taps[i].of(phase),       taps[i].count(phase)};
+    of_phase.walk[i] = {
+        phase_size(axis, phase), 1, axis.output, PaddingMode::zeros, taps[i].of(phase),
+        taps[i].count(phase)};
     of_phase.dest += phase * p.dest_strides.axis[i];
     // The distance to a second position, if there is one.
     if (of_phase.walk[i].count > 1) of_phase.dest_strides.axis[i] *= axis.stride;

@@ -1,6 +1,6 @@
 // The gradient for the input of strided grouped convolutions on planar tensors with narrow rows:
-// phased_channels_last.h on blocks that are transposed into scratch, as in grouped_planar.h. A block
-// stays in cache, so that its phases are run one by one.
+// phased_channels_last.h on blocks that are transposed into scratch, as in grouped_planar.h. A
+// block stays in cache, so that its phases are run one by one.
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>

@@ -54,16 +54,16 @@ struct PhasedGroupsBlocking {
 /// Packs all phases for a source whose pixels are `pixel` elements apart, into
 /// blocking.packed_bytes.
 template <class T, int kGroup>
-const PackedPhase<T>* pack_phases(const InputGradient<T>& p, const PhasedGroupsBlocking<T>& blocking,
-                                  int64_t pixel, char* to) {
+const PackedPhase<T>* pack_phases(const InputGradient<T>& p,
+                                  const PhasedGroupsBlocking<T>& blocking, int64_t pixel,
+                                  char* to) {
   PackedPhase<T>* all =
       reinterpret_cast<PackedPhase<T>*>(to + blocking.packed_bytes) - blocking.phases;
   for (int64_t i = 0; i < blocking.phases; ++i) {
     const Contraction<T> phase = phase_of(p, blocking.taps, i);
     const GroupedTables<T> tables(phase);
     all[i] = {phase, tables,
-              pack_grouped<T, kGroup>(phase, tables, pixel,
-                                      reinterpret_cast<Accumulator<T>*>(to))};
+              pack_grouped<T, kGroup>(phase, tables, pixel, reinterpret_cast<Accumulator<T>*>(to))};
     to += tables.packed_bytes;
   }
   return all;
@@ -73,7 +73,7 @@ const PackedPhase<T>* pack_phases(const InputGradient<T>& p, const PhasedGroupsB
 /// phases.
 template <class T, int kGroup>
 void grouped_phases(const InputGradient<T>& p, const PackedPhase<T>* phases, int64_t row,
-                char* buffer) {
+                    char* buffer) {
   const ConvAxis &deep = p.axis[0], &high = p.axis[1];
   const int64_t h = row % high.input, d = row / high.input % deep.input;
   const int64_t image = row / high.input / deep.input;

@@ -69,8 +69,8 @@ void phased_row(const PhasedRow<T>& in, const Accumulator<T>* rows, int64_t stri
     const int64_t vectors = ceil_div(left, ceil_div(left, int64_t(most)));
     switch (vectors) {
       case 1: phased_block<T, kPhases, 1>(in, rows, j, to); break;
-      case 2: phased_block<T, kPhases, most < 2 ? most : 2>(in, rows, j, to); break;
-      case 3: phased_block<T, kPhases, most < 3 ? most : 3>(in, rows, j, to); break;
+      case 2: phased_block < T, kPhases, most<2 ? most : 2>(in, rows, j, to); break;
+      case 3: phased_block < T, kPhases, most<3 ? most : 3>(in, rows, j, to); break;
       default: phased_block<T, kPhases, most>(in, rows, j, to); break;
     }
     j += vectors * lanes;
@@ -96,8 +96,8 @@ PhasedRowKernel<T> phased_row_of(int64_t stride) {
 template <class T>
 struct PhasedPlanarBlocking {
   using A = Accumulator<T>;
-  int64_t inner;  // taps of all source channels of a group
-  Tap ends[2][2];  // the lowest and the highest tap of height and width
+  int64_t inner;           // taps of all source channels of a group
+  Tap ends[2][2];          // the lowest and the highest tap of height and width
   ContractionShape shape;  // a destination for each stride, but for the depth and its taps
   BandLayout band;
   int64_t bands, row_phases;
@@ -148,8 +148,8 @@ struct PhasedPlanarBlocking {
   }
 };
 
-/// The tables of a call. Taps are in the order (phase of depth, of height, of width; source channel,
-/// tap of depth, of height, of width).
+/// The tables of a call. Taps are in the order (phase of depth, of height, of width; source
+/// channel, tap of depth, of height, of width).
 template <class T>
 struct PhasedTaps {
   PhaseTaps axis[kAxes];
@@ -232,10 +232,10 @@ void phased_planar(const InputGradient<T>& p) {
       const int64_t count = left < band.max_rows ? left : band.max_rows;
       shape.walk[0].taps = taps.axis[0].of(phase);
       shape.walk[0].tap_count = taps.axis[0].count(phase);
-      gather_band(shape, band,
-                  p.source + image * p.source_strides.batch +
-                      group * p.depth * p.source_strides.channel,
-                  p.source_strides, p.depth, z / deep.stride, first, count, rows);
+      gather_band(
+          shape, band,
+          p.source + image * p.source_strides.batch + group * p.depth * p.source_strides.channel,
+          p.source_strides, p.depth, z / deep.stride, first, count, rows);
       for (int64_t m = 0; m < p.rows; ++m) {
         const int64_t channel = group * p.rows + m;
         const A bias = p.bias != nullptr ? widen(p.bias[channel]) : A(0);

@@ -164,12 +164,12 @@ inline void correlate_taps_of_lines(const CorrelatedRow<T>& row, const Correlate
 template <class T>
 struct WeightGroupedChannelsLastBlocking {
   using A = Accumulator<T>;
-  int64_t rows, bands;              // destination rows of a band, bands of an image
-  int64_t item_pieces, blocks;      // registers of channels of an item, items of a share
-  int64_t pieces, piece_sums, set;  // registers of channels, sums of one, of all
-  int64_t splits, share;            // shares of the bands of all images, bands of one
-  int64_t tile_rows;                // sums of a register of channels that stay in registers
-  int64_t sum_bytes, table_bytes;   // of the call
+  int64_t rows, bands;               // destination rows of a band, bands of an image
+  int64_t item_pieces, blocks;       // registers of channels of an item, items of a share
+  int64_t pieces, piece_sums, set;   // registers of channels, sums of one, of all
+  int64_t splits, share;             // shares of the bands of all images, bands of one
+  int64_t tile_rows;                 // sums of a register of channels that stay in registers
+  int64_t sum_bytes, table_bytes;    // of the call
   int64_t line_bytes, buffer_bytes;  // of each thread
 
   /// Bands of up to `most_rows` rows, items of up to `most_pieces` registers of channels.
@@ -230,8 +230,8 @@ void correlate_row(const WeightContraction<T>& p, int64_t row, const T* grad, co
   }
 }
 
-/// Lets correlate(image, first row, last row, first channel, last channel, scratch, lines, sums) add
-/// to the sums of all bands, and stores them as weights. The scratch is `extra_bytes` of each
+/// Lets correlate(image, first row, last row, first channel, last channel, scratch, lines, sums)
+/// add to the sums of all bands, and stores them as weights. The scratch is `extra_bytes` of each
 /// thread.
 template <class T, int kGroup, class F>
 void correlate_groups(const WeightContraction<T>& p,
