@@ -593,6 +593,9 @@ bool suits_phased_rows(const InputGradient<T>& p) {
   const int64_t stride = p.axis[2].stride;
   if (stride != 2 && stride != 3 && stride != 4 && stride != 8) return false;
   if (p.depth > plan::kFewChannels || p.rows > plan::kFewChannels) return false;
+  // Every pair of channels loads the source again, which a narrow row is worst at.
+  const int64_t strides = (p.axis[2].input - 1) / stride + 1;
+  if (p.rows * p.depth > plan::kMaxDirectPairs && strides <= plan::kNarrowRow) return false;
   if (p.dest_strides.axis[2] != 1) return false;
   int64_t span[kAxes];
   for (int i = 0; i < kAxes; ++i) {
@@ -603,7 +606,7 @@ bool suits_phased_rows(const InputGradient<T>& p) {
     span[i] = (axis.kernel - 1) * axis.dilation / axis.stride + 1;
     if (span[i] > plan::kMaxDirectSpan) return false;
   }
-  const int64_t row = (p.axis[2].input - 1) / stride + 1 + span[2];
+  const int64_t row = strides + span[2];
   return row < plan::kMaxBandElements &&
          row * (span[1] + 1) * p.depth * p.axis[0].kernel <= plan::kMaxBandElements;
 }

@@ -71,10 +71,11 @@ struct Window {
 
 /// sums += every step-th tap of one line from `first` on, for source channels kChannel and on of
 /// every group. `c` is the first channel; the weights of (tap, source channel) are `pitch` elements
-/// apart, taps ascending.
+/// apart, taps ascending. Inlined, so that sums are registers.
 template <class T, int kGroup, int kChannel, int kPixels, WindowReads kReads, bool kDense>
-inline void slide(const Window<T>& in, const T* line, int64_t first, const Accumulator<T>* weight,
-                  int64_t pitch, int64_t c, int64_t count, Vec<Accumulator<T>> (&sums)[kPixels]) {
+[[gnu::always_inline]] inline void slide(const Window<T>& in, const T* line, int64_t first,
+                                         const Accumulator<T>* weight, int64_t pitch, int64_t c,
+                                         int64_t count, Vec<Accumulator<T>> (&sums)[kPixels]) {
   using A = Accumulator<T>;
   const int64_t* positions = in.positions + first;
   const T* inside = kReads == WindowReads::inside ? line + *positions + c : nullptr;
