@@ -100,12 +100,20 @@ constexpr int64_t kNarrowRowOfWindows = 31;
 /// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
 constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
 
+/// So many taps of a kernel pay for blocks twice as large.
+constexpr int64_t kManyTaps = 27;
+
+/// Elements of a block of planes, at most, of a kernel of so many taps.
+inline int64_t most_block_elements(int64_t taps) {
+  return kMaxBlockElements * (taps < kManyTaps ? 1 : 2);
+}
+
 /// Whether a register's worth of planes is best transposed, so that vectors run along channels.
 inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t narrow, int64_t lanes) {
   const Walk* walk = shape.walk;
   const int64_t plane = walk[0].size * walk[1].size * walk[2].size + shape.pixels();
   return walk[2].count <= narrow && shape.groups * shape.depth >= lanes &&
-         plane * lanes <= kMaxBlockElements;
+         plane * lanes <= most_block_elements(shape.taps());
 }
 
 /// Gathering im2col costs about an eighth of multiplying it, so more columns may not be dropped.
@@ -312,9 +320,6 @@ constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 /// products and packing all of the weight for them must be worth it: from so long sums and so many
 /// source pixels on.
 constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
-
-/// So many taps pay for blocks of phases twice as large.
-constexpr int64_t kManyTaps = 32;
 
 /// Phases that are computed together have tables of their own each.
 constexpr int64_t kMaxPhases = 64;
@@ -644,9 +649,8 @@ bool suits_phased_blocks(const InputGradient<T>& p, int64_t lanes) {
     of_dest *= axis[i].input;
     taps *= axis[i].kernel;
   }
-  const int64_t most = plan::kMaxBlockElements * (taps < plan::kManyTaps ? 1 : 2);
   return axis[2].output <= narrow && p.groups * p.depth >= lanes &&
-         (of_source + of_dest) * lanes <= most;
+         (of_source + of_dest) * lanes <= plan::most_block_elements(taps);
 }
 
 /// The plan of `p`; no kernel where its phases are better run one by one.
