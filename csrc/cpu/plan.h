@@ -48,16 +48,17 @@ constexpr int64_t kMaxDirectSpan = 512;
 constexpr int64_t kMaxBandElements = int64_t(1) << 19;
 
 /// Taking a source row apart into more phases than this pays where it is all that destinations
-/// read, as in models of raw sound.
+/// read, as in models of raw sound, and where a matrix product would have a single row.
 constexpr int64_t kMaxBandStep = 4;
 
 inline bool fits_bands(const ContractionShape& shape) {
   const bool one_row = shape.depth * shape.walk[0].tap_count * shape.walk[1].tap_count == 1;
+  const bool far = one_row || (shape.rows == 1 && shape.depth == 1);
   int64_t span[2];
   for (int i = 0; i < 2; ++i) {
     const Walk& walk = shape.walk[1 + i];
     span[i] = walk.high() - walk.low();
-    if (walk.step > (one_row ? kMaxDirectStep : kMaxBandStep)) return false;
+    if (walk.step > (far ? kMaxDirectStep : kMaxBandStep)) return false;
     if (span[i] > kMaxDirectSpan) return false;
   }
   const int64_t row = (shape.walk[2].count + span[1]) * shape.walk[2].step;
