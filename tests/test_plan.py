@@ -80,6 +80,28 @@ def test_phases_with_enough_channels_are_one_step(layout: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("expected", "size", "layout"),
+    [
+        ("phased_planar", 80, "nchw"),
+        ("phased_blocks", 20, "nchw"),
+        ("phased_channels_last", 80, "nhwc"),
+    ],
+)
+def test_phases_of_depthwise_convolutions_are_one_step(
+    expected: str, size: int, layout: str
+) -> None:
+    (found,) = algorithms(
+        *("conv2d", (2, 64, size, size), (64, 1, 3, 3)),
+        phase="bwd_input",
+        memory_format=LAYOUTS[layout],
+        stride=2,
+        padding=1,
+        groups=64,
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
     "options",
     [{"stride": 1 << 40}, {"padding": 600, "dilation": 600}, {"stride": 100, "padding": 1}],
 )

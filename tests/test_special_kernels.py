@@ -44,6 +44,9 @@ PRODUCTS = ("", "fold_taps_planar", "")
 PRODUCTS_LAST = ("", "fold_taps_channels_last", "")
 BROADCAST = ("broadcast_pixels", "broadcast_pixels", "weight_broadcast_pixels")
 FORWARD_BROADCAST = ("broadcast_pixels", "", "weight_broadcast_pixels")
+PHASED = ("", "phased_planar", "")
+PHASED_BLOCKS = ("", "phased_blocks", "")
+PHASED_LAST = ("", "phased_channels_last", "")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
 
 SHAPES = {
@@ -76,7 +79,17 @@ SHAPES = {
         GROUPED, (1, 17, 12, 28), (17, 1, 5, 5), {"padding": 2, "groups": 17}
     ),
     "narrow, stride": Shape(
-        GROUPED, (1, 18, 13, 13), (18, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 18}
+        (GROUPED[0], PHASED_BLOCKS[1], GROUPED[2]),
+        (1, 18, 13, 13),
+        (18, 1, 3, 3),
+        {"stride": 2, "padding": 1, "groups": 18},
+    ),
+    "narrow, reflecting with a stride": Shape(
+        ("", "", ""),
+        (1, 17, 11, 14),
+        (17, 1, 3, 5),
+        {"padding": (1, 2), "stride": 2, "groups": 17},
+        padding_mode="reflect",
     ),
     "narrow, dilation": Shape(
         GROUPED, (1, 17, 9, 8), (17, 1, 3, 2), {"dilation": (1, 2), "padding": 2, "groups": 17}
@@ -342,6 +355,63 @@ for title, (image, weight, options) in FOLDED.items():
     SHAPES[title] = Shape(PRODUCTS, image, weight, options)
     if len(image) > 3:
         SHAPES[title + ", channels last"] = Shape(PRODUCTS_LAST, image, weight, options, True)
+
+# Gradients for inputs with a stride and few channels in a group, all phases at once: image, weight,
+# options.
+PHASES_AT_ONCE: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    # Rows of less than a register, of one to five; what is left over of a stride; several bands.
+    "stride 2": ((2, 5, 14, 75), (5, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 5}),
+    "one register": ((1, 3, 9, 20), (3, 1, 5, 5), {"stride": 2, "padding": 2, "groups": 3}),
+    "wide": ((1, 2, 6, 150), (2, 1, 4, 4), {"stride": 2, "padding": 1, "groups": 2}),
+    "bands": ((1, 2, 401, 130), (2, 1, 3, 3), {"stride": (3, 2), "groups": 2}),
+    "stride 3": ((1, 4, 17, 100), (4, 1, 5, 6), {"stride": 3, "padding": 2, "groups": 4}),
+    "stride 4": ((1, 4, 9, 139), (4, 1, 2, 8), {"stride": (1, 4), "padding": (0, 2), "groups": 4}),
+    "stride 8": ((1, 3, 21, 300), (3, 1, 16, 16), {"stride": 8, "padding": 4, "groups": 3}),
+    "phases without taps": ((1, 3, 12, 45), (3, 1, 2, 2), {"stride": (3, 4), "groups": 3}),
+    "dilation": (
+        (1, 4, 20, 70),
+        (4, 1, 3, 4),
+        {"stride": 2, "padding": (0, 3), "dilation": (2, 3), "groups": 4},
+    ),
+    "much padding": ((1, 3, 8, 40), (3, 1, 3, 3), {"stride": 2, "padding": 7, "groups": 3}),
+    "few channels": ((2, 6, 11, 41), (9, 2, 3, 3), {"stride": 2, "padding": 1, "groups": 3}),
+    "1-d": ((2, 3, 500), (6, 1, 5), {"stride": 2, "padding": 2, "groups": 3}),
+    "3-d": ((1, 3, 7, 9, 40), (3, 1, 3, 3, 3), {"stride": 2, "padding": 1, "groups": 3}),
+}
+for title, (image, weight, options) in PHASES_AT_ONCE.items():
+    SHAPES["phased, " + title] = Shape(PHASED, image, weight, options)
+
+# The same with channels that fill registers, in both layouts.
+PHASES_OF_GROUPS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    # Rows shorter and longer than windows; a last register of channels that overlaps.
+    "stride 2": ((2, 19, 12, 30), (19, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 19}),
+    "strides 2 and 3": ((1, 16, 9, 31), (16, 1, 4, 5), {"stride": (2, 3), "groups": 16}),
+    "stride 1 and 2": ((1, 33, 7, 15), (33, 1, 5, 3), {"stride": (1, 2), "groups": 33}),
+    "groups of 2": ((1, 22, 9, 14), (22, 2, 3, 3), {"stride": 2, "padding": 1, "groups": 11}),
+    "groups of 4": ((2, 24, 6, 13), (24, 4, 4, 4), {"stride": 2, "padding": 1, "groups": 6}),
+    "groups of 8": ((1, 40, 8, 9), (40, 8, 3, 3), {"stride": 2, "padding": 1, "groups": 5}),
+    "3-d": ((1, 17, 4, 5, 8), (17, 1, 3, 3, 3), {"stride": 2, "padding": 1, "groups": 17}),
+}
+for title, (image, weight, options) in PHASES_OF_GROUPS.items():
+    SHAPES["phased blocks, " + title] = Shape(PHASED_BLOCKS, image, weight, options)
+    SHAPES["phased, channels last, " + title] = Shape(PHASED_LAST, image, weight, options, True)
+
+# Weight gradients whose kernel rows share a register of grad: all numbers of taps, rows in bands.
+for taps in range(1, 10):
+    SHAPES[f"rows of {taps} taps, channels last"] = Shape(
+        SLIDING, (2, 37, 19, 13), (37, 1, 5, taps), {"padding": (2, taps // 2), "groups": 37}, True
+    )
+# Windows over rows with strides, of seven pixels, and with more padding than source.
+for title, image, weight, options in (
+    ("stride 2", (1, 18, 9, 33), (18, 1, 3, 5), {"stride": 2, "padding": 2, "groups": 18}),
+    ("stride 3", (1, 16, 9, 40), (16, 1, 2, 4), {"stride": 3, "groups": 16}),
+    ("few channels", (1, 5, 9, 21), (5, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 5}),
+    ("sevens", (1, 20, 5, 28), (20, 1, 3, 3), {"padding": 1, "groups": 20}),
+    ("much padding", (1, 17, 6, 14), (17, 1, 3, 21), {"padding": (1, 10), "groups": 17}),
+    ("groups of 8", (1, 32, 7, 15), (32, 8, 3, 3), {"stride": 2, "padding": 1, "groups": 4}),
+    ("dilation", (1, 18, 9, 15), (18, 1, 3, 3), {"dilation": 2, "padding": 2, "groups": 18}),
+):
+    SHAPES["windows, " + title] = Shape((SLIDING[0], "", SLIDING[2]), image, weight, options, True)
 
 
 def _operation(shape: Shape) -> Callable[..., Tensor]:

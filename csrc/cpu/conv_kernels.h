@@ -55,6 +55,9 @@ struct ConvKernels {
 
   Kernel<InputGradient<T>> fold_taps_planar;
   Kernel<InputGradient<T>> fold_taps_channels_last;
+  Kernel<InputGradient<T>> phased_planar;
+  Kernel<InputGradient<T>> phased_blocks;
+  Kernel<InputGradient<T>> phased_channels_last;
 
   Kernel<WeightContraction<T>> weight_gemm_planar;
   Kernel<WeightContraction<T>> weight_gemm_channels_last;

@@ -28,6 +28,9 @@ enum class Algorithm {
   winograd,                 // stride 1, sums in float; in tiles of one of winograd_forms.h
   fold_taps_planar,         // input gradients from products with all taps; vectors along pixels
   fold_taps_channels_last,  // the same; vectors along channels
+  phased_planar,            // input gradients with few channels in a group, all phases of a row
+  phased_blocks,            // the same of 1, 2, 4 or 8 channels, on transposed blocks of planes
+  phased_channels_last,     // the same; vectors along channels
 };
 
 /// What a contraction runs, and why.
@@ -46,16 +49,17 @@ constexpr int64_t kMaxDirectSpan = 512;
 constexpr int64_t kMaxBandElements = int64_t(1) << 19;
 
 /// Taking a source row apart into more phases than this pays where it is all that destinations
-/// read, as in models of raw sound.
+/// read, as in models of raw sound, and where a matrix product would have a single row.
 constexpr int64_t kMaxBandStep = 4;
 
 inline bool fits_bands(const ContractionShape& shape) {
   const bool one_row = shape.depth * shape.walk[0].tap_count * shape.walk[1].tap_count == 1;
+  const bool far = one_row || (shape.rows == 1 && shape.depth == 1);
   int64_t span[2];
   for (int i = 0; i < 2; ++i) {
     const Walk& walk = shape.walk[1 + i];
     span[i] = walk.high() - walk.low();
-    if (walk.step > (one_row ? kMaxDirectStep : kMaxBandStep)) return false;
+    if (walk.step > (far ? kMaxDirectStep : kMaxBandStep)) return false;
     if (span[i] > kMaxDirectSpan) return false;
   }
   const int64_t row = (shape.walk[2].count + span[1]) * shape.walk[2].step;
@@ -76,7 +80,7 @@ constexpr int64_t kMinChannelsInRegister = 8;
 constexpr int64_t kMaxDirectPairs = 16;
 
 /// Groups that registers of `lanes` channels hold without splitting any.
-inline bool groups_fill_registers(const ContractionShape& shape, int64_t lanes) {
+inline bool groups_fill_registers(const Channels& shape, int64_t lanes) {
   const int64_t size = shape.rows;
   const bool listed = size == 1 || size == 2 || size == 4 || size == 8;
   return listed && size <= lanes && shape.depth == size && shape.groups > 1;
@@ -98,12 +102,20 @@ constexpr int64_t kNarrowRowOfWindows = 31;
 /// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
 constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
 
+/// So many taps of a kernel pay for blocks twice as large.
+constexpr int64_t kManyTaps = 27;
+
+/// Elements of a block of planes, at most, of a kernel of so many taps.
+inline int64_t most_block_elements(int64_t taps) {
+  return kMaxBlockElements * (taps < kManyTaps ? 1 : 2);
+}
+
 /// Whether a register's worth of planes is best transposed, so that vectors run along channels.
 inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t narrow, int64_t lanes) {
   const Walk* walk = shape.walk;
   const int64_t plane = walk[0].size * walk[1].size * walk[2].size + shape.pixels();
   return walk[2].count <= narrow && shape.groups * shape.depth >= lanes &&
-         plane * lanes <= kMaxBlockElements;
+         plane * lanes <= most_block_elements(shape.taps());
 }
 
 /// Gathering im2col costs about an eighth of multiplying it, so more columns may not be dropped.
@@ -318,6 +330,9 @@ constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 /// products and packing all of the weight for them must be worth it: from so long sums and so many
 /// source pixels on.
 constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
+
+/// Phases that are computed together have tables of their own each.
+constexpr int64_t kMaxPhases = 64;
 
 }  // namespace plan
 
@@ -588,11 +603,87 @@ bool rows_are_dense(const InputGradient<T>& p) {
   return p.rows == 1 || p.weight_strides.row == expected;
 }
 
+/// Whether the phases of an input gradient are best computed a row at a time: few channels meet in
+/// a destination, and what reads and stores cost is most of the work.
+template <class T>
+bool suits_phased_rows(const InputGradient<T>& p) {
+  const int64_t stride = p.axis[2].stride;
+  if (stride != 2 && stride != 3 && stride != 4 && stride != 8) return false;
+  if (p.depth > plan::kFewChannels || p.rows > plan::kFewChannels) return false;
+  // Every pair of channels loads the source again, which a narrow row is worst at.
+  const int64_t strides = (p.axis[2].input - 1) / stride + 1;
+  if (p.rows * p.depth > plan::kMaxDirectPairs && strides <= plan::kNarrowRow) return false;
+  if (p.dest_strides.axis[2] != 1) return false;
+  int64_t span[kAxes];
+  for (int i = 0; i < kAxes; ++i) {
+    const ConvAxis& axis = p.axis[i];
+    // Checked before anything is multiplied, as above.
+    if (axis.kernel > plan::kMaxFoldedTaps || axis.stride > plan::kMaxFoldedStride) return false;
+    if (axis.dilation > plan::kMaxDirectSpan || axis.output == 0) return false;
+    span[i] = (axis.kernel - 1) * axis.dilation / axis.stride + 1;
+    if (span[i] > plan::kMaxDirectSpan) return false;
+  }
+  const int64_t row = strides + span[2];
+  return row < plan::kMaxBandElements &&
+         row * (span[1] + 1) * p.depth * p.axis[0].kernel <= plan::kMaxBandElements;
+}
+
+/// Whether registers of channels hold whole groups of an input gradient with a stride, all phases
+/// of which have taps.
+template <class T>
+bool suits_phased_groups(const InputGradient<T>& p, int64_t lanes) {
+  int64_t phases = 1;
+  for (const ConvAxis& axis : p.axis) {
+    // Checked before anything is multiplied, as above.
+    if (axis.kernel > plan::kMaxFoldedTaps || axis.stride > plan::kMaxPhases) return false;
+    if (axis.kernel < axis.stride || axis.input < axis.stride || axis.output == 0) return false;
+    if (axis.dilation > 1 && axis.stride > 1) return false;
+    phases *= axis.stride;
+  }
+  return plan::groups_fill_registers(p, lanes) && phases > 1 && phases <= plan::kMaxPhases;
+}
+
+/// Whether a register's worth of its planes is best transposed.
+template <class T>
+bool suits_phased_blocks(const InputGradient<T>& p, int64_t lanes) {
+  const ConvAxis* axis = p.axis;
+  if (!planes_are_dense(p.source_strides, {axis[0].output, axis[1].output, axis[2].output}) ||
+      !planes_are_dense(p.dest_strides, {axis[0].input, axis[1].input, axis[2].input})) {
+    return false;
+  }
+  const int64_t narrow = p.depth == 1 ? plan::kNarrowRowOfWindows : plan::kNarrowRow;
+  int64_t of_source = 1, of_dest = 1, taps = 1;
+  for (int i = 0; i < kAxes; ++i) {
+    if (axis[i].input > plan::kMaxBlockElements || axis[i].output > plan::kMaxBlockElements) {
+      return false;
+    }
+    of_source *= axis[i].output;
+    of_dest *= axis[i].input;
+    taps *= axis[i].kernel;
+  }
+  return axis[2].output <= narrow && p.groups * p.depth >= lanes &&
+         (of_source + of_dest) * lanes <= plan::most_block_elements(taps);
+}
+
 /// The plan of `p`; no kernel where its phases are better run one by one.
 template <class T>
 Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
   constexpr Plan<InputGradient<T>> none{{Algorithm::fold_taps_planar, ""}, {"", nullptr, nullptr}};
   const ConvKernels<T>& kernels = conv_kernels<T>();
+  if (suits_phased_groups(p, kernels.lanes)) {
+    if (channels_last) {
+      return {{Algorithm::phased_channels_last, "a register of channels holds whole groups"},
+              kernels.phased_channels_last};
+    }
+    if (suits_phased_blocks(p, kernels.lanes)) {
+      return {{Algorithm::phased_blocks, "rows too narrow for registers, channels fill them"},
+              kernels.phased_blocks};
+    }
+  }
+  if (!channels_last && suits_phased_rows(p)) {
+    return {{Algorithm::phased_planar, "few channels in a group: whole rows of all phases"},
+            kernels.phased_planar};
+  }
   if (!suits_folding(p, channels_last, kernels.lanes)) return none;
   const char* reason = "phases and taps share products with the source";
   if (channels_last) {

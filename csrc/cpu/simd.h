@@ -413,3 +413,41 @@ inline void interleave(Vec<T> even, Vec<T> odd, Vec<T>* low, Vec<T>* high) {
   *low = __builtin_shuffle(even, odd, index);
   *high = __builtin_shuffle(even, odd, index + n / 2);
 }
+
+/// Puts kCount registers in order: lane j of register i becomes element j * kCount + i of all.
+template <int kCount, class T>
+inline void interleave_all(Vec<T> (&all)[kCount]) {
+  if constexpr ((kCount & (kCount - 1)) == 0) {
+#pragma GCC unroll 4
+    for (int round = 1; round < kCount; round *= 2) {
+      Vec<T> next[kCount];
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount / 2; ++i) {
+        interleave<T>(all[i], all[i + kCount / 2], &next[2 * i], &next[2 * i + 1]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kCount; ++i) all[i] = next[i];
+    }
+  } else {
+    constexpr int n = kLanes<T>;
+    Vec<T> ordered[kCount];
+#pragma GCC unroll 8
+    for (int to = 0; to < kCount; ++to) {
+      // The first register is taken as it is, and what the others have is put in one by one.
+      ordered[to] = all[0];
+#pragma GCC unroll 8
+      for (int from = 1; from < kCount; ++from) {
+        Vec<typename IndexOf<sizeof(T)>::type> index;
+        for (int lane = 0; lane < n; ++lane) {
+          const int element = to * n + lane;
+          index[lane] = element % kCount == from ? n + element / kCount
+                        : from == 1              ? element / kCount
+                                                 : lane;
+        }
+        ordered[to] = __builtin_shuffle(ordered[to], all[from], index);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) all[i] = ordered[i];
+  }
+}

@@ -73,6 +73,14 @@
 //
 #include "cpu/kernels/fold_taps_channels_last.h"
 //
+#include "cpu/kernels/input_phases.h"
+//
+#include "cpu/kernels/phased_planar.h"
+//
+#include "cpu/kernels/phased_channels_last.h"
+//
+#include "cpu/kernels/phased_blocks.h"
+//
 #include "cpu/kernels/fold_padding.h"
 
 template <class T, template <class> class Blocking>
@@ -148,6 +156,10 @@ const ConvKernels<T>& conv_kernels() {
       {"fold_taps_planar", fold_taps_planar<T>, gradient_footprint<T, FoldTapsPlanarBlocking>},
       {"fold_taps_channels_last", fold_taps_channels_last<T>,
        gradient_footprint<T, FoldTapsChannelsLastBlocking>},
+      {"phased_planar", phased_planar<T>, gradient_footprint<T, PhasedPlanarBlocking>},
+      {"phased_blocks", phased_blocks<T>, gradient_footprint<T, PhasedBlocksBlocking>},
+      {"phased_channels_last", phased_channels_last<T>,
+       gradient_footprint<T, PhasedGroupsBlocking>},
       {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
       {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
        weight_footprint<T, WeightGemmChannelsLastBlocking>},

@@ -95,21 +95,6 @@ inline Vec<A> sum_taps(const FoldedRow<A>& row, const WidthTap* tap, const Width
   return sum;
 }
 
-/// Shuffles kPhases registers, lane j of register i being element j * kPhases + i, into order.
-template <int kPhases, class A>
-inline void interleave_phases(Vec<A> (&phase)[kPhases]) {
-#pragma GCC unroll 4
-  for (int round = 1; round < kPhases; round *= 2) {
-    Vec<A> next[kPhases];
-#pragma GCC unroll 8
-    for (int i = 0; i < kPhases / 2; ++i) {
-      interleave<A>(phase[i], phase[i + kPhases / 2], &next[2 * i], &next[2 * i + 1]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kPhases; ++i) phase[i] = next[i];
-  }
-}
-
 /// Sums of a destination row of `strides` strides, in order; those of phase i come from the taps
 /// [first[i], first[i + 1]).
 template <int kPhases, class A>
@@ -122,7 +107,7 @@ void fold_row(const FoldedRow<A>& row, const WidthTap* taps, const int64_t* firs
     for (int i = 0; i < kPhases; ++i) {
       phase[i] = sum_taps(row, taps + first[i], taps + first[i + 1], j);
     }
-    interleave_phases<kPhases, A>(phase);
+    interleave_all<kPhases, A>(phase);
 #pragma GCC unroll 16
     for (int i = 0; i < kPhases; ++i) store(to + j * kPhases + i * lanes, phase[i]);
   }
@@ -135,6 +120,7 @@ void fold_row(const FoldedRow<A>& row, const WidthTap* taps, const int64_t* firs
   switch (phases) {
     case 1: return fold_row<1, A>(row, taps, first, strides, to);
     case 2: return fold_row<2, A>(row, taps, first, strides, to);
+    case 3: return fold_row<3, A>(row, taps, first, strides, to);
     case 4: return fold_row<4, A>(row, taps, first, strides, to);
     case 8: return fold_row<8, A>(row, taps, first, strides, to);
     case 16: return fold_row<16, A>(row, taps, first, strides, to);

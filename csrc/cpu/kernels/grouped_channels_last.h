@@ -6,12 +6,12 @@
 // its group, and the weights are repacked so that those of all lanes lie side by side:
 // [tap][c][channel].
 //
-// An item is a row of destination pixels. Where neighbouring pixels read neighbours a window slides
-// over the source (grouped_window.h). With strides and dilations pixels go four at a time, so that
-// a loaded weight vector serves four of them; for taps that read zeros at some of the four, only
-// the others are added. Padding that reads inside the source has no such order: those pixels go
-// alone. Channels that do not fill a register are covered by a last register that overlaps the one
-// before; fewer than one register of them by partial loads.
+// An item is a row of destination pixels. Where taps read neighbours a window slides over the
+// source (grouped_window.h). With dilations pixels go four at a time, so that a loaded weight
+// vector serves four of them; for taps that read zeros at some of the four, only the others are
+// added. Padding that reads inside the source has no such order: those pixels go alone. Channels
+// that do not fill a register are covered by a last register that overlaps the one before; fewer
+// than one register of them by partial loads.
 
 constexpr int kGroupedPixels = 4;
 
@@ -163,8 +163,8 @@ struct GroupedTables {
   explicit GroupedTables(const Contraction<T>& p) {
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
     pitch = round_up(p.groups * p.depth, kLanes<A>);
-    slides = neighbours_read_neighbours(p.walk[2]);
-    positions = slides ? p.walk[2].count + p.walk[2].tap_count - 1 : 0;
+    slides = taps_are_neighbours(p.walk[2]);
+    positions = slides ? p.walk[2].positions(p.walk[2].count) : 0;
     packed_bytes =
         sizeof(A) * (p.taps() * p.depth + 2) * pitch + sizeof(int64_t) * (p.taps() + positions);
     buffer_bytes = sizeof(T*) * lines + (sizeof(int64_t) + 1) * p.walk[2].tap_count;
@@ -188,6 +188,51 @@ struct GroupedWeights {
   }
 };
 
+/// Elements of a weight side by side that are worth transposing.
+constexpr int64_t kMinTransposedRun = 4;
+
+/// Packs the weights of a register of channels, the first of which is `channel`. `offsets` are
+/// those of the taps in a channel's weight.
+template <class T, int kGroup>
+void pack_register(const Contraction<T>& p, const int64_t* offsets, int64_t channel,
+                   Accumulator<T>* to, int64_t pitch) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  const int64_t left = p.groups * kGroup - channel, count = left < lanes ? left : lanes;
+  const T* from[lanes];
+  for (int64_t l = 0; l < count; ++l) {
+    from[l] = p.weight + (channel + l) / kGroup * p.weight_strides.group +
+              (channel + l) % kGroup * p.weight_strides.row;
+  }
+  const auto element = [&](int64_t i) {
+    return offsets[i / kGroup] + i % kGroup * p.weight_strides.depth;
+  };
+  const int64_t rows = p.taps() * kGroup;
+  for (int64_t i = 0, run = 1; i < rows; i += run, to += run * pitch) {
+    // As many as are neighbours, in ascending or descending order.
+    const int64_t step = i + 1 < rows ? element(i + 1) - element(i) : 0;
+    const bool neighbours = step == 1 || step == -1;
+    for (run = 1; neighbours && run < lanes && i + run < rows; ++run) {
+      if (element(i + run) != element(i) + run * step) break;
+    }
+    if (run < kMinTransposedRun) {
+      for (int64_t j = 0; j < run; ++j) {
+        for (int64_t l = 0; l < count; ++l) to[j * pitch + l] = widen(from[l][element(i + j)]);
+      }
+      continue;
+    }
+    const int64_t low = step == 1 ? element(i) : element(i + run - 1);
+    Vec<A> square[lanes] = {};
+    for (int64_t l = 0; l < count; ++l) {
+      square[l] = run == lanes ? load_wide(from[l] + low) : load_partial(from[l] + low, run);
+    }
+    transpose<A>(square);
+    for (int64_t j = 0; j < run; ++j) {
+      store(to + (step == 1 ? j : run - 1 - j) * pitch, square[j]);
+    }
+  }
+}
+
 /// Packs for a source whose pixels are `pixel` elements apart. `to` has tables.packed_bytes.
 template <class T, int kGroup>
 GroupedWeights<T> pack_grouped(const Contraction<T>& p, const GroupedTables<T>& tables,
@@ -207,14 +252,10 @@ GroupedWeights<T> pack_grouped(const Contraction<T>& p, const GroupedTables<T>& 
   }
   fill(weight, taps * kGroup * pitch, Accumulator<T>(0));
   fill(bias, 2 * pitch, Accumulator<T>(0));
-  for (int64_t channel = 0; channel < p.groups * kGroup; ++channel) {
-    if (p.bias != nullptr) bias[channel] = widen(p.bias[channel]);
-    const T* of_channel = p.weight + channel / kGroup * p.weight_strides.group +
-                          channel % kGroup * p.weight_strides.row;
-    for (int64_t i = 0; i < taps * kGroup; ++i) {
-      weight[i * pitch + channel] =
-          widen(of_channel[offsets[i / kGroup] + i % kGroup * p.weight_strides.depth]);
-    }
+  const int64_t channels = p.groups * kGroup;
+  for (int64_t c = 0; c < channels; ++c) bias[c] = p.bias != nullptr ? widen(p.bias[c]) : 0;
+  for (int64_t c = 0; c < channels; c += kLanes<Accumulator<T>>) {
+    pack_register<T, kGroup>(p, offsets, c, weight + c, pitch);
   }
   return {weight, bias, zeros, positions};
 }
@@ -246,16 +287,21 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
     }
     T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
     if (tables.slides) {
-      const Window<T> window{line_table, lines, weights.positions, taps_w, weights.zeros};
+      const int64_t step = walk[2].step;
+      const Window<T> window{line_table,   lines, weights.positions, taps_w,        0,
+                             taps_w,       step,  taps_w / step,     taps_w % step, from.axis[2],
+                             weights.zeros};
       window_row<T, kGroup>(window, weights.weight, weights.bias, pitch, channels, walk[2].count,
                             to, dest.axis[2]);
       continue;
     }
     for (int64_t w = 0; w < walk[2].count;) {
-      const bool four = w + kGroupedPixels <= walk[2].count &&
-                        point_taps(walk[2], w, kGroupedPixels, from.axis[2], columns, reads);
+      // The last four overlap those before where pixels are left over.
+      const int64_t last = walk[2].count - kGroupedPixels, at = w < last ? w : last;
+      const bool four =
+          last >= 0 && point_taps(walk[2], at, kGroupedPixels, from.axis[2], columns, reads);
       if (!four) point_taps(walk[2], w, 1, from.axis[2], columns, reads);
-      T* pixel = to + w * dest.axis[2];
+      T* pixel = to + (four ? at : w) * dest.axis[2];
       if (four) {
         grouped_pixels<T, kGroup, kGroupedPixels>(row, weights.weight, weights.bias, pitch,
                                                   channels, pixel, dest.axis[2]);

@@ -90,17 +90,26 @@ bool stores_planes(const Contraction<T>& p) {
   return planes_are_dense(p.dest_strides, size);
 }
 
-/// Strides of a block of transposed planes, of the source or of destination positions.
+/// Strides of a block of transposed planes of these sizes.
 template <class T>
-Strides transposed_strides(const Walk* walk, bool source) {
+Strides transposed_strides(const int64_t (&size)[kAxes]) {
   Strides strides;
   strides.channel = 1;
   int64_t pixel = kLanes<Accumulator<T>>;
   for (int axis = kAxes - 1; axis >= 0; --axis) {
     strides.axis[axis] = pixel;
-    pixel *= source ? walk[axis].size : walk[axis].count;
+    pixel *= size[axis];
   }
   return strides;
+}
+/// Those of the source and of the destination positions of a contraction.
+template <class T>
+Strides transposed_source_strides(const Walk* walk) {
+  return transposed_strides<T>({walk[0].size, walk[1].size, walk[2].size});
+}
+template <class T>
+Strides transposed_dest_strides(const Walk* walk) {
+  return transposed_strides<T>({walk[0].count, walk[1].count, walk[2].count});
 }
 
 /// How a call is cut, and the scratch that it takes.
@@ -131,8 +140,8 @@ Contraction<T> transposed_block(const Contraction<T>& p, const T* source, T* des
   block.groups = lanes / p.depth;
   block.source = source;
   block.dest = dest;
-  block.source_strides = transposed_strides<T>(p.walk, true);
-  block.dest_strides = transposed_strides<T>(p.walk, false);
+  block.source_strides = transposed_source_strides<T>(p.walk);
+  block.dest_strides = transposed_dest_strides<T>(p.walk);
   return block;
 }
 

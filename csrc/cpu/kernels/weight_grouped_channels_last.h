@@ -1,14 +1,38 @@
 // Weight gradient in groups of equally many (1, 2, 4 or 8) source and destination channels, vectors
 // along channels; lanes and shuffles as in grouped_channels_last.
 //
-// An item is one register of channels and a fixed share of the images, which it walks over row by
-// row, so that what the rows of a kernel share is still in cache. A few taps of a kernel row keep
-// their sums, one register for each source channel of a group, in registers along the row; pixels
-// whose taps all read inside the source run without checks. Sums are closed for every image, so
-// that long reductions lose no more than short ones; shares are added in order.
+// An item is a few registers of channels and a fixed share of the bands of destination rows, which
+// it walks over band by band, so that what the rows of a kernel share is still in cache. Pixels
+// whose taps all read inside the source run without checks. Depthwise, some kernel rows of up to
+// eight taps keep their sums in registers together, 7 to 14 of them: a loaded pixel of grad serves
+// all, and enough FMAs are under way. In other groups up to three taps do, with a sum for each
+// source channel. Sums are closed for every band, so that long reductions lose no more than short
+// ones; shares are added in order.
 
-/// Taps whose sums are kept in registers together, by the channels of a group.
+/// Destination rows of a band: what the kernel rows of a register of channels read is mostly in L1,
+/// and what is fetched along with it, of the next register, still in L2.
+constexpr int64_t kCorrelatedRows = 8;
+
+/// Registers of channels of an item: neighbours of so many lines are fetched one after another, and
+/// their sums stay in L1.
+constexpr int64_t kCorrelatedPieces = 8;
+constexpr int64_t kCorrelatedSums = 4 << 10;
+
+/// Taps of a kernel row whose sums are kept in registers together, by the channels of a group.
 constexpr int grouped_taps(int64_t group) { return group == 1 ? kTapsAtOnce : group <= 4 ? 3 : 1; }
+
+/// And kernel rows, of so many taps each.
+constexpr int grouped_lines(int64_t group, int taps) {
+  return group > 1 || taps == 8 ? 1 : taps >= 5 ? 2 : taps >= 3 ? 3 : 4;
+}
+constexpr int kMostLines = 4;
+
+/// A kernel row that reads inside the source: where, and the sums of its taps.
+template <class T>
+struct CorrelatedLine {
+  const T* source;
+  Accumulator<T>* sums;
+};
 
 /// sum[c] += grad * source channel c of the group, for channels kChannel and on.
 template <class A, int kGroup, int kChannel>
@@ -17,25 +41,43 @@ inline void correlate_channels(Vec<A> grad, Vec<A> x, Vec<A> (&sum)[kGroup]) {
   if constexpr (kChannel + 1 < kGroup) correlate_channels<A, kGroup, kChannel + 1>(grad, x, sum);
 }
 
-/// Adds grad * source over destination pixels of one row to the sums of kTaps taps, [tap][source
-/// channel][lanes]; with kPartial of the first `count` channels.
-template <class T, int kGroup, int kTaps, bool kPartial>
-inline void correlate_pixels(const Walk& walk, int64_t first_tap, const T* grad, int64_t grad_pixel,
-                             const T* line, int64_t source_pixel, int64_t count,
-                             Accumulator<T>* sums) {
+/// A destination row of some channels: what all its lines share.
+template <class T>
+struct CorrelatedRow {
+  const Walk& walk;  // of the width
+  const T* grad;
+  int64_t grad_pixel, source_pixel;
+  int64_t count;  // channels, where they are no whole register
+};
+
+/// Adds grad * source over the pixels of a row to the sums of the taps [tap, tap + kTaps) of kLines
+/// kernel rows, [tap][source channel][lanes].
+template <class T, int kGroup, bool kPartial, int kLines, int kTaps>
+inline void correlate_pixels(const CorrelatedRow<T>& row, int64_t tap,
+                             const CorrelatedLine<T>* lines) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  const auto read = [count](const T* from) {
-    return kPartial ? load_partial(from, count) : load_wide(from);
+  const Walk& walk = row.walk;
+  const auto read = [&row](const T* from) {
+    return kPartial ? load_partial(from, row.count) : load_wide(from);
   };
-  Vec<A> sum[kTaps][kGroup];
-  int64_t offset[kTaps];
-  int64_t begin = 0, end = walk.count;
+  Vec<A> sum[kLines][kTaps][kGroup];
+  const T* source[kLines];
+#pragma GCC unroll 8
+  for (int l = 0; l < kLines; ++l) {
+    source[l] = lines[l].source;
+#pragma GCC unroll 8
+    for (int t = 0; t < kTaps; ++t) {
+#pragma GCC unroll 8
+      for (int c = 0; c < kGroup; ++c) {
+        sum[l][t][c] = load(lines[l].sums + ((tap + t) * kGroup + c) * lanes);
+      }
+    }
+  }
+  int64_t offset[kTaps], begin = 0, end = walk.count;
 #pragma GCC unroll 8
   for (int t = 0; t < kTaps; ++t) {
-#pragma GCC unroll 8
-    for (int c = 0; c < kGroup; ++c) sum[t][c] = load(sums + (t * kGroup + c) * lanes);
-    offset[t] = walk.taps[first_tap + t].offset;
+    offset[t] = walk.taps[tap + t].offset;
     const int64_t from = walk.inside_begin(offset[t]), until = walk.inside_end(offset[t]);
     begin = from > begin ? from : begin;
     end = until < end ? until : end;
@@ -43,50 +85,78 @@ inline void correlate_pixels(const Walk& walk, int64_t first_tap, const T* grad,
   if (end < begin) end = begin;
   const auto border = [&](int64_t from, int64_t until) {
     for (int64_t w = from; w < until; ++w) {
-      const Vec<A> g = read(grad + w * grad_pixel);
+      const Vec<A> g = read(row.grad + w * row.grad_pixel);
 #pragma GCC unroll 8
       for (int t = 0; t < kTaps; ++t) {
         const int64_t x = walk.resolve(w * walk.step + offset[t]);
-        if (x >= 0) correlate_channels<A, kGroup, 0>(g, read(line + x * source_pixel), sum[t]);
+        if (x < 0) continue;
+#pragma GCC unroll 8
+        for (int l = 0; l < kLines; ++l) {
+          correlate_channels<A, kGroup, 0>(g, read(source[l] + x * row.source_pixel), sum[l][t]);
+        }
       }
     }
   };
   border(0, begin);
   for (int64_t w = begin; w < end; ++w) {
-    const Vec<A> g = read(grad + w * grad_pixel);
-    const T* from = line + w * walk.step * source_pixel;
+    const Vec<A> g = read(row.grad + w * row.grad_pixel);
+    const int64_t first = w * walk.step;
 #pragma GCC unroll 8
-    for (int t = 0; t < kTaps; ++t) {
-      correlate_channels<A, kGroup, 0>(g, read(from + offset[t] * source_pixel), sum[t]);
+    for (int l = 0; l < kLines; ++l) {
+      const T* from = source[l] + first * row.source_pixel;
+#pragma GCC unroll 8
+      for (int t = 0; t < kTaps; ++t) {
+        correlate_channels<A, kGroup, 0>(g, read(from + offset[t] * row.source_pixel), sum[l][t]);
+      }
     }
   }
   border(end, walk.count);
 #pragma GCC unroll 8
-  for (int t = 0; t < kTaps; ++t) {
+  for (int l = 0; l < kLines; ++l) {
 #pragma GCC unroll 8
-    for (int c = 0; c < kGroup; ++c) store(sums + (t * kGroup + c) * lanes, sum[t][c]);
+    for (int t = 0; t < kTaps; ++t) {
+#pragma GCC unroll 8
+      for (int c = 0; c < kGroup; ++c) {
+        store(lines[l].sums + ((tap + t) * kGroup + c) * lanes, sum[l][t][c]);
+      }
+    }
   }
 }
 
-/// The same for all taps of a kernel row.
+/// The same for `count` kernel rows.
+template <class T, int kGroup, bool kPartial, int kTaps>
+inline void correlate_lines(const CorrelatedRow<T>& row, int64_t tap,
+                            const CorrelatedLine<T>* lines, int64_t count) {
+  constexpr int together = grouped_lines(kGroup, kTaps);
+  int64_t i = 0;
+  for (; together > 1 && i + together <= count; i += together) {
+    correlate_pixels<T, kGroup, kPartial, together, kTaps>(row, tap, lines + i);
+  }
+  for (; i < count; ++i) correlate_pixels<T, kGroup, kPartial, 1, kTaps>(row, tap, lines + i);
+}
+
+/// The same for all taps of the width: parts of about as many.
 template <class T, int kGroup, bool kPartial>
-inline void correlate_row_taps(const Walk& walk, const T* grad, int64_t grad_pixel, const T* line,
-                               int64_t source_pixel, int64_t count, Accumulator<T>* sums) {
-  constexpr int several = grouped_taps(kGroup);
-  constexpr int few = several < 3 ? several : 3;
-  constexpr int sums_of_tap = kGroup * kLanes<Accumulator<T>>;
-  int64_t tap = 0;
-  for (; tap + several <= walk.tap_count; tap += several) {
-    correlate_pixels<T, kGroup, several, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel,
-                                                   count, sums + tap * sums_of_tap);
-  }
-  for (; tap + few <= walk.tap_count; tap += few) {
-    correlate_pixels<T, kGroup, few, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel,
-                                               count, sums + tap * sums_of_tap);
-  }
-  for (; tap < walk.tap_count; ++tap) {
-    correlate_pixels<T, kGroup, 1, kPartial>(walk, tap, grad, grad_pixel, line, source_pixel, count,
-                                             sums + tap * sums_of_tap);
+inline void correlate_taps_of_lines(const CorrelatedRow<T>& row, const CorrelatedLine<T>* lines,
+                                    int64_t count) {
+  constexpr int most = grouped_taps(kGroup);
+  const int64_t taps = row.walk.tap_count, part = even_part(taps, most);
+  const auto add = [&]<int kTaps>(int64_t tap) {
+    if constexpr (kTaps <= most) {
+      correlate_lines<T, kGroup, kPartial, kTaps>(row, tap, lines, count);
+    }
+  };
+  for (int64_t tap = 0; tap < taps; tap += part) {
+    switch (taps - tap < part ? taps - tap : part) {
+      case 1: add.template operator()<1>(tap); break;
+      case 2: add.template operator()<2>(tap); break;
+      case 3: add.template operator()<3>(tap); break;
+      case 4: add.template operator()<4>(tap); break;
+      case 5: add.template operator()<5>(tap); break;
+      case 6: add.template operator()<6>(tap); break;
+      case 7: add.template operator()<7>(tap); break;
+      default: add.template operator()<8>(tap); break;
+    }
   }
 }
 
@@ -94,85 +164,112 @@ inline void correlate_row_taps(const Walk& walk, const T* grad, int64_t grad_pix
 template <class T>
 struct WeightGroupedChannelsLastBlocking {
   using A = Accumulator<T>;
-  int64_t pieces, piece_sums, set;  // registers of channels, sums of one, of all
-  int64_t splits, images;           // shares of the batch, images of one
-  int64_t tile_rows;                // sums of a register of channels that stay in registers
-  int64_t sum_bytes, table_bytes;   // of the call
-  int64_t buffer_bytes;             // of each thread
+  int64_t rows, bands;               // destination rows of a band, bands of an image
+  int64_t item_pieces, blocks;       // registers of channels of an item, items of a share
+  int64_t pieces, piece_sums, set;   // registers of channels, sums of one, of all
+  int64_t splits, share;             // shares of the bands of all images, bands of one
+  int64_t tile_rows;                 // sums of a register of channels that stay in registers
+  int64_t sum_bytes, table_bytes;    // of the call
+  int64_t line_bytes, buffer_bytes;  // of each thread
 
-  explicit WeightGroupedChannelsLastBlocking(const WeightContraction<T>& p) {
+  /// Bands of up to `most_rows` rows, items of up to `most_pieces` registers of channels.
+  WeightGroupedChannelsLastBlocking(const WeightContraction<T>& p, int64_t most_rows,
+                                    int64_t most_pieces) {
+    const int64_t all_rows = p.walk[0].count * p.walk[1].count;
+    rows = even_part(all_rows, most_rows);
+    bands = ceil_div(all_rows, rows);
     pieces = ceil_div(p.groups * p.depth, kLanes<A>);
     piece_sums = p.taps() * p.depth * kLanes<A>;
+    const int64_t near = kCorrelatedSums / piece_sums;
+    item_pieces = even_part(pieces, near < 1 ? 1 : near < most_pieces ? near : most_pieces);
+    blocks = ceil_div(pieces, item_pieces);
     set = pieces * piece_sums;
-    splits = choose_splits(pieces, p.batch, sizeof(A) * set);
-    images = ceil_div(p.batch, splits);
+    splits = choose_splits(blocks, p.batch * bands, sizeof(A) * set);
+    share = ceil_div(p.batch * bands, splits);
     sum_bytes = sizeof(A) * splits * set;
     table_bytes = sizeof(int64_t) * p.taps();
-    buffer_bytes = sizeof(A) * piece_sums;
-    const int64_t taps_w = p.walk[2].tap_count, most = grouped_taps(p.depth);
-    tile_rows = (taps_w < most ? taps_w : most) * p.depth;
+    line_bytes = sizeof(CorrelatedLine<T>) * p.walk[0].tap_count * p.walk[1].tap_count;
+    buffer_bytes = sizeof(A) * item_pieces * piece_sums + line_bytes;
+    const int64_t taps = even_part(p.walk[2].tap_count, grouped_taps(p.depth));
+    tile_rows = taps * grouped_lines(p.depth, int(taps)) * p.depth;
   }
+  explicit WeightGroupedChannelsLastBlocking(const WeightContraction<T>& p)
+      : WeightGroupedChannelsLastBlocking(p, kCorrelatedRows, kCorrelatedPieces) {}
 
   Footprint footprint() const {
     return {tile_rows, kLanes<A>, sum_bytes + table_bytes, buffer_bytes};
   }
 };
 
-/// Sets `sums` to those of one image: `count` channels, whose source and grad start at `source` and
-/// `grad` and have stride 1.
+/// Adds row `row`, counted over depths and heights, of one image to the sums of `count` channels,
+/// whose source and grad start at `source` and `grad` and have stride 1. `lines` is space for all
+/// kernel rows.
 template <class T, int kGroup>
-void correlate_image(const WeightContraction<T>& p, const T* grad, const T* source, int64_t count,
-                     Accumulator<T>* sums) {
+void correlate_row(const WeightContraction<T>& p, int64_t row, const T* grad, const T* source,
+                   int64_t count, CorrelatedLine<T>* lines, Accumulator<T>* sums) {
   constexpr int lanes = kLanes<Accumulator<T>>;
   const Walk* walk = p.walk;
   const Strides &of_source = p.source_strides, &of_grad = p.grad_strides;
   const int64_t taps_w = walk[2].tap_count;
-  fill(sums, p.taps() * kGroup * lanes, Accumulator<T>(0));
-  const auto correlate =
-      count == lanes ? correlate_row_taps<T, kGroup, false> : correlate_row_taps<T, kGroup, true>;
-  for (int64_t row = 0; row < walk[0].count * walk[1].count; ++row) {
-    const int64_t h = row % walk[1].count, d = row / walk[1].count;
-    const T* g = grad + d * of_grad.axis[0] + h * of_grad.axis[1];
-    Accumulator<T>* of_line = sums;
-    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-      const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-      for (int64_t th = 0; th < walk[1].tap_count; ++th, of_line += taps_w * kGroup * lanes) {
-        const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-        if (z < 0 || y < 0) continue;
-        const T* line = source + z * of_source.axis[0] + y * of_source.axis[1];
-        correlate(walk[2], g, of_grad.axis[2], line, of_source.axis[2], count, of_line);
-      }
+  const int64_t h = row % walk[1].count, d = row / walk[1].count;
+  int64_t found = 0;
+  for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+    const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
+    for (int64_t th = 0; th < walk[1].tap_count; ++th, sums += taps_w * kGroup * lanes) {
+      const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
+      if (z < 0 || y < 0) continue;
+      lines[found++] = {source + z * of_source.axis[0] + y * of_source.axis[1], sums};
     }
+  }
+  const CorrelatedRow<T> pixels{walk[2], grad + d * of_grad.axis[0] + h * of_grad.axis[1],
+                                of_grad.axis[2], of_source.axis[2], count};
+  if (count == lanes) {
+    correlate_taps_of_lines<T, kGroup, false>(pixels, lines, found);
+  } else {
+    correlate_taps_of_lines<T, kGroup, true>(pixels, lines, found);
   }
 }
 
-/// Adds up correlate(image, first channel, channels, scratch, sums) over the images and stores the
-/// sums as weights. The scratch is `extra_bytes` of each thread.
+/// Lets correlate(image, first row, last row, first channel, last channel, scratch, lines, sums)
+/// add to the sums of all bands, and stores them as weights. The scratch is `extra_bytes` of each
+/// thread.
 template <class T, int kGroup, class F>
-void correlate_groups(const WeightContraction<T>& p, int64_t extra_bytes, const F& correlate) {
+void correlate_groups(const WeightContraction<T>& p,
+                      const WeightGroupedChannelsLastBlocking<T>& blocking, int64_t extra_bytes,
+                      const F& correlate) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const int64_t taps = p.taps(), channels = p.groups * kGroup;
-  const WeightGroupedChannelsLastBlocking<T> blocking(p);
-  const int64_t pieces = blocking.pieces, piece_sums = blocking.piece_sums, set = blocking.set;
-  const int64_t splits = blocking.splits, images = blocking.images;
+  const int64_t piece_sums = blocking.piece_sums, set = blocking.set;
+  const int64_t bands = p.batch * blocking.bands, rows = p.walk[0].count * p.walk[1].count;
 
   Scratch workspace(blocking.sum_bytes);
-  const int64_t grain = ceil_div(kSmallestWork, images * p.pixels() * piece_sums);
-  parallel_for(pieces * splits, grain, [&](int64_t begin, int64_t end) {
+  const int64_t item_rows = blocking.item_pieces * blocking.share * blocking.rows;
+  const int64_t grain = ceil_div(kSmallestWork, item_rows * p.walk[2].count * piece_sums);
+  parallel_for(blocking.blocks * blocking.splits, grain, [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
     Scratch extra(extra_bytes);
-    A* image_sums = buffer.as<A>();
+    CorrelatedLine<T>* lines = buffer.as<CorrelatedLine<T>>();
+    A* band_sums = reinterpret_cast<A*>(buffer.as<char>() + blocking.line_bytes);
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t piece = item % pieces, split = item / pieces, first = piece * lanes;
-      const int64_t count = channels - first < lanes ? channels - first : lanes;
+      const int64_t split = item / blocking.blocks;
+      const int64_t piece = item % blocking.blocks * blocking.item_pieces;
+      const int64_t next = piece + blocking.item_pieces;
+      const int64_t last_piece = next < blocking.pieces ? next : blocking.pieces;
+      const int64_t last_channel = last_piece * lanes < channels ? last_piece * lanes : channels;
+      const int64_t item_sums = (last_piece - piece) * piece_sums;
       A* sums = workspace.as<A>() + split * set + piece * piece_sums;
-      fill(sums, piece_sums, A(0));
-      for (int64_t image = split * images; image < p.batch && image < (split + 1) * images;
-           ++image) {
-        correlate(image, first, count, extra.as<T>(), image_sums);
-        for (int64_t i = 0; i < piece_sums; i += lanes) {
-          store(sums + i, load(sums + i) + load(image_sums + i));
+      fill(sums, item_sums, A(0));
+      const int64_t last_band = (split + 1) * blocking.share;
+      for (int64_t band = split * blocking.share; band < bands && band < last_band; ++band) {
+        const int64_t image = band / blocking.bands;
+        const int64_t row = band % blocking.bands * blocking.rows;
+        const int64_t last_row = row + blocking.rows < rows ? row + blocking.rows : rows;
+        fill(band_sums, item_sums, A(0));
+        correlate(image, row, last_row, piece * lanes, last_channel, extra.as<T>(), lines,
+                  band_sums);
+        for (int64_t i = 0; i < item_sums; i += lanes) {
+          store(sums + i, load(sums + i) + load(band_sums + i));
         }
       }
     }
@@ -187,7 +284,7 @@ void correlate_groups(const WeightContraction<T>& p, int64_t extra_bytes, const 
     const A* of_channel = workspace.as<A>() + channel / lanes * piece_sums + channel % lanes;
     for (int64_t i = 0; i < taps * kGroup; ++i) {
       A sum = 0;
-      for (int64_t s = 0; s < splits; ++s) sum += of_channel[s * set + i * lanes];
+      for (int64_t s = 0; s < blocking.splits; ++s) sum += of_channel[s * set + i * lanes];
       to[offsets[i / kGroup] + i % kGroup * p.dest_strides.depth] = narrow<T>(sum);
     }
   }
@@ -196,11 +293,19 @@ void correlate_groups(const WeightContraction<T>& p, int64_t extra_bytes, const 
 template <class T, int kGroup>
 void correlate_channels_last(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
-  const auto correlate = [&](int64_t image, int64_t first, int64_t count, T*, A* sums) {
-    correlate_image<T, kGroup>(p, p.grad + image * p.grad_strides.batch + first,
-                               p.source + image * p.source_strides.batch + first, count, sums);
+  constexpr int lanes = kLanes<A>;
+  const auto correlate = [&](int64_t image, int64_t row, int64_t last_row, int64_t first,
+                             int64_t last, T*, CorrelatedLine<T>* lines, A* sums) {
+    const T* grad = p.grad + image * p.grad_strides.batch;
+    const T* source = p.source + image * p.source_strides.batch;
+    for (; row < last_row; ++row) {
+      for (int64_t c = first; c < last; c += lanes) {
+        correlate_row<T, kGroup>(p, row, grad + c, source + c, last - c < lanes ? last - c : lanes,
+                                 lines, sums + (c - first) * kGroup * p.taps());
+      }
+    }
   };
-  correlate_groups<T, kGroup>(p, 0, correlate);
+  correlate_groups<T, kGroup>(p, WeightGroupedChannelsLastBlocking<T>(p), 0, correlate);
 }
 
 template <class T>

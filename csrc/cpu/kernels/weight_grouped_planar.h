@@ -9,7 +9,9 @@ struct WeightGroupedPlanarBlocking {
   int64_t source_elements, grad_elements;  // of a block
   int64_t block_bytes;
 
-  explicit WeightGroupedPlanarBlocking(const WeightContraction<T>& p) : sums(p) {
+  // Whole images of one register of channels.
+  explicit WeightGroupedPlanarBlocking(const WeightContraction<T>& p)
+      : sums(p, p.walk[0].count * p.walk[1].count, 1) {
     source_elements = round_up(source_plane(p) * kLanes<A>, 64);
     grad_elements = p.pixels() * kLanes<A>;
     block_bytes = sizeof(T) * (source_elements + grad_elements);
@@ -28,18 +30,22 @@ void correlate_transposed_groups(const WeightContraction<T>& p) {
   constexpr int lanes = kLanes<A>;
   const WeightGroupedPlanarBlocking<T> blocking(p);
   WeightContraction<T> block = p;
-  block.source_strides = transposed_strides<T>(p.walk, true);
-  block.grad_strides = transposed_strides<T>(p.walk, false);
-  const auto correlate = [&](int64_t image, int64_t first, int64_t count, T* source, A* sums) {
+  block.source_strides = transposed_source_strides<T>(p.walk);
+  block.grad_strides = transposed_dest_strides<T>(p.walk);
+  const auto correlate = [&](int64_t image, int64_t row, int64_t last_row, int64_t first,
+                             int64_t last, T* source, CorrelatedLine<T>* lines, A* sums) {
+    const int64_t count = last - first;
     T* grad = source + blocking.source_elements;
     const Strides &of_source = p.source_strides, &of_grads = p.grad_strides;
     transpose_planes(p.source + image * of_source.batch + first * of_source.channel,
                      of_source.channel, count, source_plane(p), source);
     transpose_planes(p.grad + image * of_grads.batch + first * of_grads.channel, of_grads.channel,
                      count, p.pixels(), grad);
-    correlate_image<T, kGroup>(block, grad, source, lanes, sums);
+    for (; row < last_row; ++row) {
+      correlate_row<T, kGroup>(block, row, grad, source, lanes, lines, sums);
+    }
   };
-  correlate_groups<T, kGroup>(p, blocking.block_bytes, correlate);
+  correlate_groups<T, kGroup>(p, blocking.sums, blocking.block_bytes, correlate);
 }
 
 template <class T>
