@@ -32,17 +32,15 @@ struct SumsLayout {
   int64_t pitch;
 };
 
-/// Adds the splits of `sums`, [splits][groups][rows][pitch], and stores them as weights.
+/// Adds the splits of `sums`, [splits][groups][rows][pitch], and stores them as weights, whose taps
+/// have these offsets.
 template <class T>
 void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator<T>* sums,
-                                const SumsLayout& layout, int64_t splits) {
+                                const SumsLayout& layout, const int64_t* offsets, int64_t splits) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const int64_t taps = p.taps(), taps_w = layout.taps;
   const int64_t pitch = layout.pitch, split = p.groups * p.rows * pitch;
-  Scratch table(sizeof(int64_t) * taps);
-  int64_t* offsets = table.as<int64_t>();
-  tap_offsets(p, p.dest_strides, offsets);
   parallel_for(p.groups * p.rows, ceil_div(16384, pitch), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* to = p.dest + i / p.rows * p.dest_strides.group + i % p.rows * p.dest_strides.row;
@@ -63,6 +61,14 @@ void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator
       }
     }
   });
+}
+
+/// Whether sums can be the weight itself: one set of neighbouring source channels, and neighbouring
+/// taps of them where those are merged.
+template <class T>
+bool sums_are_weight_channels(const WeightContraction<T>& p, bool merged, int64_t splits) {
+  return __is_same(T, Accumulator<T>) && splits == 1 && p.dest_strides.depth == 1 &&
+         (!merged || p.dest_strides.axis[2] == p.depth);
 }
 
 /// True when the taps of a kernel line are consecutive source pixels of so few channels that one
@@ -88,6 +94,7 @@ struct WeightGemmChannelsLastBlocking {
   int64_t item_blocks, parts;            // channel blocks of an item, items of a kernel line
   int64_t pitch;                         // elements of a pixel of a strip
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
+  bool direct;                           // sums are the weight itself
   int64_t row_block;                     // rows of grad that are copied at a time
   bool reads_gaps;                       // what no channel fills, into unused sums
   bool in_place;                         // the source is its own strip
@@ -117,7 +124,8 @@ struct WeightGemmChannelsLastBlocking {
     set = p.groups * p.rows * layout.pitch;
     splits = choose_splits(p.groups * strips.lines() * parts, strips.chunks(), set * sizeof(A));
     chunks_of_split = ceil_div(strips.chunks(), splits);
-    sum_bytes = sizeof(A) * splits * set;
+    direct = sums_are_weight_channels(p, merged, splits);
+    sum_bytes = direct ? 0 : sizeof(A) * splits * set;
     table_bytes = sizeof(int64_t) * p.taps();
     // Panels end in whole registers, so that those of merged taps may read past a strip's end.
     strip_elements = strips.rows * strips.positions() * pitch + (merged ? padded : 0);
@@ -139,9 +147,14 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   const Strips& strips = blocking.strips;
   const EvenBlocks<A>& blocks = blocking.blocks;
   const int64_t lines = strips.lines(), parts = blocking.parts, splits = blocking.splits;
-  const int64_t pitch = blocking.pitch, sums_pitch = blocking.layout.pitch;
-  const int64_t tap_width = blocking.layout.tap;
+  const bool direct = blocking.direct;
+  const int64_t pitch = blocking.pitch;
+  const int64_t sums_pitch = direct ? p.dest_strides.row : blocking.layout.pitch;
   const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
+
+  Scratch table(blocking.table_bytes);
+  int64_t* offsets = table.as<int64_t>();  // of the taps in the weight
+  tap_offsets(p, p.dest_strides, offsets);
 
   Scratch workspace(blocking.sum_bytes);
   parallel_for(p.groups * lines * parts * splits, 1, [&](int64_t begin, int64_t end) {
@@ -164,15 +177,22 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       const int64_t channels_left = p.depth - first_channel;
       const int64_t channels = channels_left < used ? channels_left : used;
       const Strips::Line walk = strips.line(line);
-      A* sums = workspace.as<A>() + split * blocking.set + group * p.rows * sums_pitch +
-                line * blocking.layout.line;
+      A* sums = direct ? reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group
+                       : workspace.as<A>() + split * blocking.set + group * p.rows * sums_pitch +
+                             line * blocking.layout.line;
+      const auto of_tap = [&](int64_t tap) {
+        return direct ? offsets[line * blocking.layout.taps + tap] : tap * blocking.layout.tap;
+      };
       const int64_t chunk_begin = split * blocking.chunks_of_split;
       const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
       const int64_t chunk_end = chunk_last < strips.chunks() ? chunk_last : strips.chunks();
+      const int64_t sums_end = blocks.begin(block_end);
+      const int64_t sums_here =
+          (direct && sums_end > blocking.depth ? blocking.depth : sums_end) - first_channel;
       for (int64_t row = 0; chunk_begin >= chunk_end && row < p.rows; ++row) {
         for (int64_t tap = 0; tap < blocking.taps; ++tap) {
-          fill(sums + row * sums_pitch + tap * tap_width + first_channel,
-               blocks.begin(block_end) - first_channel, A(0));
+          fill(sums + row * sums_pitch + of_tap(tap) + first_channel,
+               sums_here, A(0));
         }
       }
       for (int64_t index = chunk_begin; index < chunk_end; ++index) {
@@ -226,7 +246,9 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
               const int64_t width = blocks.begin(b + 1) - blocks.begin(b);
               tile.b = strip + strips.start(tap) * pitch + blocks.begin(b) - first_channel;
               if (!joined) tile.b += tile.start / distance * tile.b_step;
-              A* to = sums + block * sums_pitch + tap * tap_width + blocks.begin(b);
+              const bool ends = direct && blocks.begin(b + 1) > blocking.depth;
+              tile.last = ends ? blocking.depth % kLanes<A> : kLanes<A>;
+              A* to = sums + block * sums_pitch + of_tap(tap) + blocks.begin(b);
               for (int64_t row = 0; row < rows_here; row += kTileRows) {
                 const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
                 tile.rows = pointers + row * runs;
@@ -247,5 +269,6 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       }
     }
   });
-  store_weight_channels_last(p, workspace.as<A>(), blocking.layout, splits);
+  if (direct) return;
+  store_weight_channels_last(p, workspace.as<A>(), blocking.layout, offsets, splits);
 }
