@@ -243,6 +243,17 @@ bool weight_columns_in_place(const Contraction<T>& p) {
          p.rows % kLanes<Accumulator<T>> == 0;
 }
 
+/// Up to so many pixels, as one block, meet a slice of weights that is packed just before: packed
+/// in advance it would go to memory and back.
+constexpr int64_t kPixelsOfSlices = 256;
+
+/// Whether K of the weight is dense in each row, in the order in which slices take it.
+template <class T>
+bool weight_slices_are_dense(const Contraction<T>& p) {
+  return weight_rows_are_dense(p, p.weight_strides) &&
+         (p.depth == 1 || p.weight_strides.depth == 1);
+}
+
 /// Pixels of an item: as many as leave kWantedItems items, from the least that uses a slice of
 /// weights well to kMaxPixelBlock.
 inline int64_t choose_pixel_block(int64_t pixels, int64_t taps, int64_t items_each) {
@@ -271,6 +282,7 @@ struct GemmChannelsLastBlocking {
   int64_t item_blocks, column_parts;  // column blocks of an item, items of a block of pixels
   int64_t run, tap_block;  // a slice of K: some channels of one tap, or all channels of some taps
   bool packs;              // the weights
+  bool packs_slices;       // each where it is used, unless they are packed already
   bool stores;             // tiles write the destination
   int64_t weight_bytes, table_bytes, zero_bytes;                                // of the call
   int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes, copied_bytes;  // of each thread
@@ -291,6 +303,10 @@ struct GemmChannelsLastBlocking {
     item_blocks = stores && few_weights ? column_blocks : 1;
     column_parts = ceil_div(column_blocks, item_blocks);
     pixel_block = choose_pixel_block(pixels, taps, p.groups * column_parts);
+    packs_slices = in_place && item_blocks == 1 && pixels <= kPixelsOfSlices &&
+                   pixels * taps <= 2 * kMaxPointers &&
+                   p.groups * column_parts >= kWantedItems / 2 && weight_slices_are_dense(p);
+    if (packs_slices) pixel_block = round_up(pixels, kTileRows);
     if (!in_place) {
       const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
       pixel_block = fits > pixel_block ? pixel_block : fits < kTileRows ? kTileRows : fits;
@@ -307,12 +323,16 @@ struct GemmChannelsLastBlocking {
     pointer_bytes = sizeof(T*) * (pixel_block * taps * (in_place ? 1 : 2) + counts.lines());
     sum_bytes = sizeof(A) * pixel_block * columns;
     border_bytes = merged ? sizeof(T) * pixel_block * inner : 0;
-    copied_bytes = packs ? 0 : sizeof(A) * run * item_blocks * columns;
+    const int64_t of_slice = packs_slices ? run * tap_block : packs ? 0 : run * item_blocks;
+    copied_bytes = sizeof(A) * of_slice * columns;
     widened_bytes = in_place ? 0 : sizeof(A) * pixel_block * inner;
   }
 
+  /// Of the weights, unless they are packed already.
+  int64_t packed_bytes() const { return packs_slices ? 0 : weight_bytes; }
+
   Footprint footprint() const {
-    return {kTileRows, columns, weight_bytes + table_bytes + zero_bytes,
+    return {kTileRows, columns, packed_bytes() + table_bytes + zero_bytes,
             pointer_bytes + sum_bytes + border_bytes + widened_bytes + copied_bytes};
   }
 };
@@ -355,7 +375,8 @@ void gemm_channels_last(const Contraction<T>& p) {
   const int64_t run = blocking.run, tap_block = blocking.tap_block;
 
   const bool packs = blocking.packs;
-  const PackedColumns<T> packed(p, blocking.weight_bytes);
+  const bool packs_slices = blocking.packs_slices && p.prepared == nullptr;
+  const PackedColumns<T> packed(p, blocking.packed_bytes());
   const A* weights = packed.data();
   if (!packs) {
     int64_t tap;
@@ -416,6 +437,17 @@ void gemm_channels_last(const Contraction<T>& p) {
               tile.b = packs ? weights + (group * padded_rows + column) * inner
                              : weights + group * p.weight_strides.group + column;
               tile.b += (tap * depth + c) * tile.b_step;
+              if (packs_slices) {
+                A* panel = copied.as<A>();
+                if (i == 0) {
+                  load_planes(p.weight + group * p.weight_strides.group +
+                                  column * p.weight_strides.row + tap * depth + c,
+                              p.weight_strides.row,
+                              p.rows - column < width ? p.rows - column : width, 1,
+                              tap_count * channels, panel, width);
+                }
+                tile.b = panel;
+              }
               if (!packs) {
                 // Rows of a weight in place are pages apart: the first tile copies what others
                 // read.
