@@ -134,6 +134,10 @@ constexpr int64_t kMaxBroadcastSums = 40 << 10;
 /// is a GEMM over the same registers, with planes it is one over registers of pixels.
 constexpr double kMinFilled = 0.5, kMinFilledPlanar = 0.75;
 
+/// Emptier registers of few pixels waste more than packing the weight costs, which is as much as
+/// multiplying it with 16 pixels.
+constexpr double kMinFilledPixels = 0.8;
+
 /// A direct kernel computes whole registers of pixels of every row.
 constexpr double kMinFilledRows = 0.9;
 
@@ -401,11 +405,14 @@ bool suits_few_pixels(const Contraction<T>& p) {
          (p.weight_strides.row == 1 || weight_rows_are_dense(p, p.weight_strides));
 }
 
-/// The same where the rows of the weight are dense: they are broadcast, vectors along the pixels.
+/// The same where the rows of the weight are dense: they are broadcast, vectors along the pixels,
+/// which fill these.
 template <class T>
-bool suits_weight_rows(const Contraction<T>& p) {
-  return p.taps() == 1 && p.batch * p.pixels() <= plan::kMinPlane && p.rows >= plan::kMinPlane &&
-         p.weight_strides.depth == 1 && p.weight_strides.row != 1;
+bool suits_weight_rows(const Contraction<T>& p, int64_t lanes) {
+  const int64_t pixels = p.batch * p.pixels();
+  return p.taps() == 1 && pixels <= plan::kMinPlane && p.rows >= plan::kMinPlane &&
+         plan::filled(pixels, lanes) >= plan::kMinFilledPixels && p.weight_strides.depth == 1 &&
+         p.weight_strides.row != 1;
 }
 
 /// Whether a 1x1 convolution has so few pixels that packing its weight, which is as large as all
@@ -479,7 +486,8 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   if (suits_few_pixels(p)) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
-  } else if (choice.algorithm == Algorithm::gemm_channels_last && suits_weight_rows(p)) {
+  } else if (choice.algorithm == Algorithm::gemm_channels_last &&
+             suits_weight_rows(p, kernels.lanes)) {
     choice = {Algorithm::gemm_planar, "few pixels: the weight is read as it lies"};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
     choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};

@@ -303,9 +303,10 @@ struct GemmChannelsLastBlocking {
     item_blocks = stores && few_weights ? column_blocks : 1;
     column_parts = ceil_div(column_blocks, item_blocks);
     pixel_block = choose_pixel_block(pixels, taps, p.groups * column_parts);
+    const int64_t least_parts = pixels <= 2 * kPixelBlock ? 2 : kWantedItems / 4;
     packs_slices = in_place && item_blocks == 1 && pixels <= kPixelsOfSlices &&
-                   pixels * taps <= 2 * kMaxPointers &&
-                   p.groups * column_parts >= kWantedItems / 2 && weight_slices_are_dense(p);
+                   pixels * taps <= 2 * kMaxPointers && p.groups * column_parts >= least_parts &&
+                   weight_slices_are_dense(p);
     if (packs_slices) pixel_block = round_up(pixels, kTileRows);
     if (!in_place) {
       const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
