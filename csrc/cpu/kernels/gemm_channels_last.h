@@ -304,10 +304,12 @@ struct GemmChannelsLastBlocking {
     column_parts = ceil_div(column_blocks, item_blocks);
     pixel_block = choose_pixel_block(pixels, taps, p.groups * column_parts);
     const int64_t least_parts = pixels <= 2 * kPixelBlock ? 2 : kWantedItems / 4;
-    packs_slices = in_place && item_blocks == 1 && pixels <= kPixelsOfSlices &&
-                   pixels * taps <= 2 * kMaxPointers && p.groups * column_parts >= least_parts &&
-                   weight_slices_are_dense(p);
-    if (packs_slices) pixel_block = round_up(pixels, kTileRows);
+    const bool columns_in_place = weight_columns_in_place(p);
+    const bool in_slices = in_place && item_blocks == 1 && pixels <= kPixelsOfSlices &&
+                           pixels * taps <= 2 * kMaxPointers &&
+                           p.groups * column_parts >= least_parts &&
+                           (columns_in_place || weight_slices_are_dense(p));
+    if (in_slices) pixel_block = round_up(pixels, kTileRows);
     if (!in_place) {
       const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
       pixel_block = fits > pixel_block ? pixel_block : fits < kTileRows ? kTileRows : fits;
@@ -317,7 +319,8 @@ struct GemmChannelsLastBlocking {
     run = depth < kChannelBlock ? depth : kChannelBlock;
     tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
 
-    packs = pixels > kPixelsWorthPacking || !weight_columns_in_place(p);
+    packs = !columns_in_place || (pixels > kPixelsWorthPacking && !in_slices);
+    packs_slices = in_slices && packs;
     weight_bytes = packs ? sizeof(A) * p.groups * padded_rows * inner : 0;
     table_bytes = sizeof(int64_t) * p.taps();
     zero_bytes = sizeof(A) * depth;
