@@ -245,7 +245,7 @@ bool weight_columns_in_place(const Contraction<T>& p) {
 
 /// Up to so many pixels, as one block, meet a slice of weights that is packed just before: packed
 /// in advance it would go to memory and back.
-constexpr int64_t kPixelsOfSlices = 256;
+constexpr int64_t kPixelsOfSlices = 512;
 
 /// Whether K of the weight is dense in each row, in the order in which slices take it.
 template <class T>
