@@ -243,9 +243,11 @@ bool weight_columns_in_place(const Contraction<T>& p) {
          p.rows % kLanes<Accumulator<T>> == 0;
 }
 
-/// Up to so many pixels, as one block, meet a slice of weights that is packed just before: packed
-/// in advance it would go to memory and back.
-constexpr int64_t kPixelsOfSlices = 512;
+/// Blocks of so many pixels, most of them, meet slices of weights that are packed just before, or
+/// copied by the first tile: what is packed in advance goes to memory and back. One block leaves
+/// only the column blocks to be items; more than one pack all slices again, which weights pay for
+/// that are too large for L2.
+constexpr int64_t kPixelsOfSlices = 512, kLargeWeightBytes = 1 << 20;
 
 /// Whether K of the weight is dense in each row, in the order in which slices take it.
 template <class T>
@@ -303,13 +305,16 @@ struct GemmChannelsLastBlocking {
     item_blocks = stores && few_weights ? column_blocks : 1;
     column_parts = ceil_div(column_blocks, item_blocks);
     pixel_block = choose_pixel_block(pixels, taps, p.groups * column_parts);
-    const int64_t least_parts = pixels <= 2 * kPixelBlock ? 2 : kWantedItems / 4;
     const bool columns_in_place = weight_columns_in_place(p);
-    const bool in_slices = in_place && item_blocks == 1 && pixels <= kPixelsOfSlices &&
-                           pixels * taps <= 2 * kMaxPointers &&
-                           p.groups * column_parts >= least_parts &&
+    const int64_t most = even_part(pixels, kPixelsOfSlices);
+    const int64_t least_items = pixels <= 2 * kPixelBlock ? 2 : kWantedItems / 4;
+    const bool pays =
+        pixels <= kPixelsOfSlices || int64_t(sizeof(A)) * padded_rows * inner >= kLargeWeightBytes;
+    const bool in_slices = in_place && item_blocks == 1 && pays &&
+                           most * taps <= 2 * kMaxPointers &&
+                           p.groups * column_parts * ceil_div(pixels, most) >= least_items &&
                            (columns_in_place || weight_slices_are_dense(p));
-    if (in_slices) pixel_block = round_up(pixels, kTileRows);
+    if (in_slices) pixel_block = most;
     if (!in_place) {
       const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
       pixel_block = fits > pixel_block ? pixel_block : fits < kTileRows ? kTileRows : fits;
