@@ -29,6 +29,10 @@ inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) 
   return splits <= 1 ? 1 : ceil_div(chunks, ceil_div(chunks, splits));
 }
 
+/// Rows of a weight lie pages apart, often in the same sets of a cache: their lines are fetched so
+/// many squares before they are stored.
+constexpr int64_t kSquaresAhead = 4;
+
 /// Writes grad of channels [0, rows) over the runs of a chunk as blocks [pixel][columns of the
 /// block].
 template <class T>
@@ -108,6 +112,9 @@ struct WeightPlaces {
         for (int64_t s = 0; s < splits; ++s) square[j] += load(from + s * split + j * pitch);
       }
       if (contiguous) {
+        for (int64_t r = 0; r < rows; ++r) {
+          __builtin_prefetch(to + r * p.dest_strides.row + k + kSquaresAhead * lanes, 1);
+        }
         store_transposed(square, rows, count, to + k, p.dest_strides.row);
         continue;
       }
