@@ -147,7 +147,7 @@ struct WeightGemmChannelsLastBlocking {
       const int64_t of_line = ceil_div(blocks.count, width);
       for (int64_t cuts = 1; cuts == 1 || p.rows >= cuts * kMinItemRows; ++cuts) {
         const int64_t items = p.groups * strips.lines() * of_line * cuts;
-        const int64_t shares = choose_splits(items, strips.chunks(), set * sizeof(A));
+        const int64_t shares = choose_product_splits(p, items, strips.chunks(), set * sizeof(A));
         double moved = lines * pixels * (double(of_line) * p.rows + double(cuts) * p.depth);
         if (shares > 1) moved += 2.0 * shares * p.rows * p.depth * p.taps();
         if (least >= 0 && moved >= least) continue;

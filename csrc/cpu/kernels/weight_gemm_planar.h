@@ -20,6 +20,10 @@ constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;
 constexpr int64_t kGradRows = 2048;
 constexpr int64_t kRowsWorthHalving = 128;
 
+/// Pixels of a share of the reduction at least: writing its sums, and reading them again, takes
+/// about as long as adding 20 products to each.
+constexpr int64_t kMinSplitPixels = 384;
+
 /// Shares of the reduction: not more than make kWantedItems of `items`, within the workspace bound,
 /// and none of them empty.
 inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) {
@@ -32,6 +36,14 @@ inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) 
 /// Rows of a weight lie pages apart, often in the same sets of a cache: their lines are fetched so
 /// many squares before they are stored.
 constexpr int64_t kSquaresAhead = 4;
+
+/// The same for products of matrices: shares of at least kMinSplitPixels.
+inline int64_t choose_product_splits(const ContractionShape& shape, int64_t items, int64_t chunks,
+                                     int64_t bytes_each) {
+  const int64_t most = shape.batch * shape.pixels() / kMinSplitPixels;
+  const int64_t splits = choose_splits(items, chunks, bytes_each);
+  return splits <= most ? splits : most <= 1 ? 1 : ceil_div(chunks, ceil_div(chunks, most));
+}
 
 /// Writes grad of channels [0, rows) over the runs of a chunk as blocks [pixel][columns of the
 /// block].
@@ -201,7 +213,8 @@ struct WeightGemmPlanarBlocking {
     in_place = reads_runs_in_place(p);
     by_tap = !in_place && padding_share(p) > kMuchPadding;
     set = p.groups * inner * padded_rows;
-    splits = choose_splits(p.groups * blocks * row_blocks, strips.chunks(), set * sizeof(A));
+    splits =
+        choose_product_splits(p, p.groups * blocks * row_blocks, strips.chunks(), set * sizeof(A));
     chunks_of_split = ceil_div(strips.chunks(), splits);
     direct = sums_are_weights(p, splits);
     stores_items = splits == 1 && !direct && p.dest_strides.row != 1;
