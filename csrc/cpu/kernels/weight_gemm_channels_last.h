@@ -22,9 +22,6 @@ constexpr int64_t kItemColumns = 256;
 /// apart, over all sets of the cache.
 constexpr int64_t kGradBlock = 16 * kTileRows;
 
-/// Rows of an item at least.
-constexpr int64_t kMinItemRows = 8 * kTileRows;
-
 /// Pixels of grad this close are read where they lie.
 constexpr int64_t kMaxGradDistance = 256;
 
@@ -94,8 +91,7 @@ struct WeightGemmChannelsLastBlocking {
   int64_t taps, depth;   // of the merged taps
   EvenBlocks<A> blocks;  // of these channels
   SumsLayout layout;
-  int64_t item_blocks, parts;            // channel blocks of an item, parts of a kernel line
-  int64_t item_rows, row_parts;          // the same of rows of grad
+  int64_t item_blocks, parts;            // channel blocks of an item, items of a kernel line
   int64_t pitch;                         // elements of a pixel of a strip
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
   bool direct;                           // sums are the weight itself
@@ -121,7 +117,7 @@ struct WeightGemmChannelsLastBlocking {
     pitch = merged ? p.depth : item_blocks * blocks.widest();
     reads_gaps = merged || p.depth % lanes != 0;
     in_place = __is_same(T, A) && reads_each_pixel(p, p.source_strides);
-    row_block = item_rows < kGradBlock ? item_rows : kGradBlock;
+    row_block = p.rows < kGradBlock ? p.rows : kGradBlock;
     grad_in_place = __is_same(T, A) && p.grad_strides.axis[2] <= kMaxGradDistance;
 
     chunks_of_split = ceil_div(strips.chunks(), splits);
@@ -137,24 +133,20 @@ struct WeightGemmChannelsLastBlocking {
   }
 
   /// Cuts the work into items so that the fewest elements are moved: grad is copied for each part
-  /// of the channels, the source for each part of the rows, and splits are written and read again.
+  /// of the channels, and the sums of several splits are written and read again.
   void choose_items(const WeightContraction<T>& p) {
-    int64_t widest = merged ? blocks.count : kItemColumns / (taps * columns);
-    widest = widest < 1 ? 1 : widest > blocks.count ? blocks.count : widest;
-    const double pixels = double(p.batch) * p.pixels(), lines = strips.lines();
+    const int64_t most = merged ? blocks.count : kItemColumns / (taps * columns);
+    const int64_t widest = most < 1 ? 1 : most > blocks.count ? blocks.count : most;
+    const double copied = double(p.batch) * p.pixels() * strips.lines() * p.rows;
     double least = -1;
     for (int64_t width = widest; width > 0; width = merged ? 0 : width - 1) {
-      const int64_t of_line = ceil_div(blocks.count, width);
-      for (int64_t cuts = 1; cuts == 1 || p.rows >= cuts * kMinItemRows; ++cuts) {
-        const int64_t items = p.groups * strips.lines() * of_line * cuts;
-        const int64_t shares = choose_product_splits(p, items, strips.chunks(), set * sizeof(A));
-        double moved = lines * pixels * (double(of_line) * p.rows + double(cuts) * p.depth);
-        if (shares > 1) moved += 2.0 * shares * p.rows * p.depth * p.taps();
-        if (least >= 0 && moved >= least) continue;
-        least = moved, item_blocks = width, parts = of_line, splits = shares;
-        item_rows = round_up(ceil_div(p.rows, cuts), kTileRows);
-        row_parts = ceil_div(p.rows, item_rows);
-      }
+      const int64_t of_line = ceil_div(blocks.count, width), items = p.groups * strips.lines();
+      const int64_t shares =
+          choose_product_splits(p, items * of_line, strips.chunks(), set * sizeof(A));
+      const double moved =
+          copied * of_line + (shares > 1 ? 2.0 * shares * p.rows * p.depth * p.taps() : 0);
+      if (least >= 0 && moved >= least) continue;
+      least = moved, item_blocks = width, parts = of_line, splits = shares;
     }
   }
 
@@ -170,7 +162,6 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   const Strips& strips = blocking.strips;
   const EvenBlocks<A>& blocks = blocking.blocks;
   const int64_t lines = strips.lines(), parts = blocking.parts, splits = blocking.splits;
-  const int64_t row_parts = blocking.row_parts;
   const bool direct = blocking.direct;
   const int64_t pitch = blocking.pitch;
   const int64_t sums_pitch = direct ? p.dest_strides.row : blocking.layout.pitch;
@@ -181,7 +172,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   tap_offsets(p, p.dest_strides, offsets);
 
   Scratch workspace(blocking.sum_bytes);
-  parallel_for(p.groups * lines * parts * row_parts * splits, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(p.groups * lines * parts * splits, 1, [&](int64_t begin, int64_t end) {
     Scratch strip_buffer(blocking.strip_bytes);
     Scratch grad_buffer(blocking.grad_bytes);
     Scratch pointer_buffer(blocking.pointer_bytes);
@@ -191,12 +182,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
     int64_t* kept = reinterpret_cast<int64_t*>(pointers + blocking.pointers);
     if (blocking.reads_gaps) fill(strip, blocking.strip_elements, A(0));
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t split = item % splits,
-                    row_begin = item / splits % row_parts * blocking.item_rows;
-      const int64_t rest = item / splits / row_parts, part = rest % parts;
-      const int64_t line = rest / parts % lines, group = rest / parts / lines;
-      const int64_t row_last = row_begin + blocking.item_rows;
-      const int64_t row_end = row_last < p.rows ? row_last : p.rows;
+      const int64_t split = item % splits, part = item / splits % parts;
+      const int64_t line = item / splits / parts % lines, group = item / splits / parts / lines;
       const int64_t block_begin = part * blocking.item_blocks;
       const int64_t block_last = block_begin + blocking.item_blocks;
       const int64_t block_end = block_last < blocks.count ? block_last : blocks.count;
@@ -217,7 +204,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       const int64_t sums_end = blocks.begin(block_end);
       const int64_t sums_here =
           (direct && sums_end > blocking.depth ? blocking.depth : sums_end) - first_channel;
-      for (int64_t row = row_begin; chunk_begin >= chunk_end && row < row_end; ++row) {
+      for (int64_t row = 0; chunk_begin >= chunk_end && row < p.rows; ++row) {
         for (int64_t tap = 0; tap < blocking.taps; ++tap) {
           fill(sums + row * sums_pitch + of_tap(tap) + first_channel, sums_here, A(0));
         }
@@ -244,8 +231,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
             strip_row == chunk.width * strips.step * pitch && kept_count == chunk.rows;
         const int64_t runs = joined ? 1 : kept_count, run = joined ? chunk.pixels() : chunk.width;
         const T* from = p.grad + strips.first_pixel(chunk) * pixel + group * p.rows;
-        for (int64_t block = row_begin; block < row_end; block += blocking.row_block) {
-          const int64_t rows_left = row_end - block;
+        for (int64_t block = 0; block < p.rows; block += blocking.row_block) {
+          const int64_t rows_left = p.rows - block;
           const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
           const A* close = grad;
           int64_t distance = rows_here;
@@ -281,11 +268,11 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
                 tile.rows = pointers + row * runs;
                 if (blocking.in_place) {
                   // The first tile copies its panel, closer together, for the others.
-                  const bool reads_source = block == row_begin && row == 0;
+                  const bool reads_source = block == 0 && row == 0;
                   A* panel = strip + (blocks.begin(b) - first_channel) * chunk.pixels();
                   tile.b = reads_source ? place + blocks.begin(b) : panel;
                   tile.b_step = reads_source ? p.source_strides.axis[2] : width;
-                  tile.copy = reads_source && row_end - row_begin > kTileRows ? panel : nullptr;
+                  tile.copy = reads_source && p.rows > kTileRows ? panel : nullptr;
                 }
                 multiply<A>(tile, to + row * sums_pitch, sums_pitch, index > chunk_begin, rows,
                             vectors_for<A>(width));
