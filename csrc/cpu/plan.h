@@ -148,6 +148,10 @@ constexpr int64_t kMinBroadcastRows = 5;
 /// Transposing planes of grad takes about as long as multiplying them with so many elements of K.
 constexpr int64_t kMinBroadcastInner = 24;
 
+/// From so many source channels on a product of matrices adds up the weight of a 1x1 kernel faster:
+/// for many rows, or where a source beyond L2 is best read a panel at a time.
+constexpr int64_t kMinProductDepth = 192, kMinProductRows = 64, kMinProductSource = 320 << 10;
+
 /// Pixels of a row that the blocks of broadcast_pixels have at most.
 constexpr int64_t kWidestBlock = 1024;
 
@@ -187,11 +191,18 @@ inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, 
          (shape.depth > kFewChannels || of_pixels < kMinFilledRows);
 }
 
-/// The same for the sums of a weight gradient.
+/// Whether the weight gradient of a 1x1 kernel over channels_last tensors is a product of matrices.
+inline bool suits_pixel_product(const ContractionShape& shape) {
+  if (shape.taps() > 1 || shape.depth < kMinProductDepth) return false;
+  return shape.rows >= kMinProductRows ||
+         shape.batch * shape.pixels() * shape.depth >= kMinProductSource;
+}
+
+/// Whether pixels are best broadcast for the sums of a weight gradient.
 inline bool suits_broadcast_sums(const ContractionShape& shape, bool channels_last, int64_t lanes) {
   if (padded_weights(shape, lanes) > kMaxBroadcastSums || !fits_source_blocks(shape)) return false;
   if (filled(shape.rows, lanes) < kMinFilled) return false;
-  if (channels_last) return true;
+  if (channels_last) return !suits_pixel_product(shape);
   const int64_t tile_rows = shape.depth == 1 ? shape.walk[2].tap_count : shape.depth;
   return shape.depth * shape.taps() >= kMinBroadcastInner && tile_rows >= kMinBroadcastRows &&
          shape.taps() > 1;
