@@ -312,7 +312,7 @@ SHAPES = {
     "strips, in the weight": Shape(
         STRIPS_LAST, (3, 330, 9, 9), (150, 330, 1, 1), channels_last=True
     ),
-    "strips, in splits": Shape(STRIPS_LAST, (1, 260, 30, 30), (90, 260, 1, 1), channels_last=True),
+    "strips, in splits": Shape(STRIPS_LAST, (1, 260, 30, 30), (96, 260, 1, 1), channels_last=True),
     "strips, merged taps": Shape(
         STRIPS_LAST, (1, 50, 9, 12), (130, 50, 2, 3), {"padding": 1}, channels_last=True
     ),
