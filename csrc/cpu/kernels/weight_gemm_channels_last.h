@@ -8,8 +8,8 @@
 // channels at a time, and every tap of the line reads it in place. With few channels the taps of a
 // line lie side by side and count as one of more channels. Rows and ends of rows in padding are
 // left out. Items are (group, kernel line, some blocks of channels, split): the blocks share each
-// copy of grad; splits as in weight_gemm_planar. grad must be dense: one distance between all
-// pixels.
+// copy of grad; splits as in weight_gemm_planar, and a single set of sums forms in the weight. grad
+// must be dense: one distance between all pixels.
 
 /// Pixels of a chunk: a panel of them, 128 x 64 floats, stays in L1 for all tiles of rows.
 constexpr int64_t kPanelPixels = 128;

@@ -6,7 +6,8 @@
 // tile broadcasts from six places in them; with much padding from six channels for one tap, so that
 // padding can be left out. grad is transposed through registers. Items are (group, block of
 // channels, block of rows, split): a split is a fixed share of the chunks with its own sums, used
-// where there are too few blocks, and the splits are added in order.
+// where there are too few blocks, and the splits are added in order. Without splits an item stores
+// its part of the weight while its sums are in cache.
 
 constexpr int64_t kPixelChunk = 256;
 
