@@ -6,8 +6,8 @@
 // of 16-bit elements are widened once for all column blocks. Weights are packed once per call as
 // [group][column block][tap][channel][columns of the block] and shared by all threads; or an item
 // packs each slice of them that it comes to, where the pixels are few or the weights large. Items
-// are (group, block of pixels, column block, or all of these where the weights are few); K is cut so
-// that the slice of packed weights stays in L2 while all pixel tiles of the item use it. Tiles
+// are (group, block of pixels, column block, or all of these where the weights are few); K is cut
+// so that the slice of packed weights stays in L2 while all pixel tiles of the item use it. Tiles
 // write the destination, unless its elements are narrower than accumulators or its pixels lie
 // unevenly. With few source channels (images) the taps of a kernel row, which lie side by side in
 // the source, count as one tap of more channels.
