@@ -284,12 +284,48 @@ SHAPES = {
     "49 pixels": Shape(POINTWISE, (1, 90, 7, 7), (200, 90, 1, 1)),
     "49 pixels, images": Shape(("gemm_planar", "gemm_planar", ""), (2, 90, 7, 7), (200, 90, 1, 1)),
     "49 pixels, channels last": Shape(
+        (LAST[0], LAST[1], STRIPS_LAST[2]), (1, 200, 7, 7), (192, 200, 1, 1), channels_last=True
+    ),
+    "64 pixels, channels last": Shape(
         ("gemm_planar", "gemm_channels_last", ""),
-        (1, 200, 7, 7),
+        (1, 200, 8, 8),
         (192, 200, 1, 1),
         channels_last=True,
     ),
-    # Strips of pixels: taps merged, blocks of channels, rows and columns of padding, the source.
+    # Slices of weights: parts of registers and of K, taps, merged taps, more than one block.
+    "slices": Shape(LAST, (1, 300, 10, 9), (270, 300, 1, 1), channels_last=True),
+    "slices, in place": Shape(LAST, (2, 272, 9, 11), (150, 272, 1, 1), channels_last=True),
+    "slices, taps": Shape(
+        (LAST[0], "", STRIPS_LAST[2]),
+        (1, 90, 11, 12),
+        (200, 90, 2, 3),
+        {"padding": 1},
+        channels_last=True,
+    ),
+    "slices, merged taps": Shape(
+        (LAST[0], "", STRIPS_LAST[2]),
+        (1, 3, 60, 47),
+        (210, 3, 16, 15),
+        {"stride": (16, 15)},
+        channels_last=True,
+    ),
+    "slices, blocks of pixels": Shape(LAST, (2, 520, 17, 17), (515, 520, 1, 1), channels_last=True),
+    # Patches: rows of taps that are transposed, parts of squares, padding; K stored in squares.
+    "patches": Shape(
+        ("gemm_planar", "", STRIPS[2]), (2, 3, 52, 190), (70, 3, 17, 10), {"stride": 9}
+    ),
+    "patches, padding": Shape(
+        ("gemm_planar", "", STRIPS[2]),
+        (1, 2, 40, 200),
+        (50, 2, 16, 16),
+        {"stride": 16, "padding": 3},
+    ),
+    # Strips of pixels: taps merged, blocks of channels, rows and columns of padding, the source;
+    # sums in the weight itself, of several chunks; splits.
+    "strips, in the weight": Shape(
+        STRIPS_LAST, (3, 330, 9, 9), (150, 330, 1, 1), channels_last=True
+    ),
+    "strips, in splits": Shape(STRIPS_LAST, (1, 260, 30, 30), (96, 260, 1, 1), channels_last=True),
     "strips, merged taps": Shape(
         STRIPS_LAST, (1, 50, 9, 12), (130, 50, 2, 3), {"padding": 1}, channels_last=True
     ),

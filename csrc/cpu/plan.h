@@ -147,6 +147,10 @@ constexpr int64_t kMaxBroadcastSums = 40 << 10;
 /// is a GEMM over the same registers, with planes it is one over registers of pixels.
 constexpr double kMinFilled = 0.5, kMinFilledPlanar = 0.75;
 
+/// Emptier registers of few pixels waste more than packing the weight costs, which is as much as
+/// multiplying it with 16 pixels.
+constexpr double kMinFilledPixels = 0.8;
+
 /// A direct kernel computes whole registers of pixels of every row.
 constexpr double kMinFilledRows = 0.9;
 
@@ -156,6 +160,10 @@ constexpr int64_t kMinBroadcastRows = 5;
 
 /// Transposing planes of grad takes about as long as multiplying them with so many elements of K.
 constexpr int64_t kMinBroadcastInner = 24;
+
+/// From so many source channels on a product of matrices adds up the weight of a 1x1 kernel faster:
+/// for many rows, or where a source beyond L2 is best read a panel at a time.
+constexpr int64_t kMinProductDepth = 192, kMinProductRows = 64, kMinProductSource = 320 << 10;
 
 /// Pixels of a row that the blocks of broadcast_pixels have at most.
 constexpr int64_t kWidestBlock = 1024;
@@ -196,11 +204,18 @@ inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, 
          (shape.depth > kFewChannels || of_pixels < kMinFilledRows);
 }
 
-/// The same for the sums of a weight gradient.
+/// Whether the weight gradient of a 1x1 kernel over channels_last tensors is a product of matrices.
+inline bool suits_pixel_product(const ContractionShape& shape) {
+  if (shape.taps() > 1 || shape.depth < kMinProductDepth) return false;
+  return shape.rows >= kMinProductRows ||
+         shape.batch * shape.pixels() * shape.depth >= kMinProductSource;
+}
+
+/// Whether pixels are best broadcast for the sums of a weight gradient.
 inline bool suits_broadcast_sums(const ContractionShape& shape, bool channels_last, int64_t lanes) {
   if (padded_weights(shape, lanes) > kMaxBroadcastSums || !fits_source_blocks(shape)) return false;
   if (filled(shape.rows, lanes) < kMinFilled) return false;
-  if (channels_last) return true;
+  if (channels_last) return !suits_pixel_product(shape);
   const int64_t tile_rows = shape.depth == 1 ? shape.walk[2].tap_count : shape.depth;
   return shape.depth * shape.taps() >= kMinBroadcastInner && tile_rows >= kMinBroadcastRows &&
          shape.taps() > 1;
@@ -431,11 +446,14 @@ bool suits_few_pixels(const Contraction<T>& p) {
          (p.weight_strides.row == 1 || weight_rows_are_dense(p, p.weight_strides));
 }
 
-/// The same where the rows of the weight are dense: they are broadcast, vectors along the pixels.
+/// The same where the rows of the weight are dense: they are broadcast, vectors along the pixels,
+/// which fill these.
 template <class T>
-bool suits_weight_rows(const Contraction<T>& p) {
-  return p.taps() == 1 && p.batch * p.pixels() <= plan::kMinPlane && p.rows >= plan::kMinPlane &&
-         p.weight_strides.depth == 1 && p.weight_strides.row != 1;
+bool suits_weight_rows(const Contraction<T>& p, int64_t lanes) {
+  const int64_t pixels = p.batch * p.pixels();
+  return p.taps() == 1 && pixels <= plan::kMinPlane && p.rows >= plan::kMinPlane &&
+         plan::filled(pixels, lanes) >= plan::kMinFilledPixels && p.weight_strides.depth == 1 &&
+         p.weight_strides.row != 1;
 }
 
 /// Whether a 1x1 convolution has so few pixels that packing its weight, which is as large as all
@@ -509,7 +527,8 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   if (suits_few_pixels(p)) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
-  } else if (choice.algorithm == Algorithm::gemm_channels_last && suits_weight_rows(p)) {
+  } else if (choice.algorithm == Algorithm::gemm_channels_last &&
+             suits_weight_rows(p, kernels.lanes)) {
     choice = {Algorithm::gemm_planar, "few pixels: the weight is read as it lies"};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
     choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};

@@ -161,6 +161,35 @@ inline void gather_pixels(const Walk& walk, const Inside& inside, int64_t offset
   border(end, last);
 }
 
+/// Copies `taps` neighbours from each of `count` positions, `step` apart: what a tap reads goes to
+/// a row, `pitch` elements from that of the next. Squares of positions and taps are transposed in
+/// registers.
+template <class T>
+inline void gather_patches(const T* from, int64_t step, int64_t count, int64_t taps,
+                           Accumulator<T>* to, int64_t pitch) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  for (int64_t i = 0; i < count; i += lanes) {
+    const int64_t some = count - i < lanes ? count - i : lanes;
+    for (int64_t tap = 0; tap < taps; tap += lanes) {
+      const int64_t taps_here = taps - tap < lanes ? taps - tap : lanes;
+      Vec<A> square[lanes];
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < lanes; ++j) {
+        square[j] = j < some ? load_partial(from + (i + j) * step + tap, taps_here) : Vec<A>{};
+      }
+      transpose<A>(square);
+#pragma GCC unroll 16
+      for (int64_t t = 0; t < lanes; ++t) {
+        if (t < taps_here) store_partial(to + (tap + t) * pitch + i, square[t], some);
+      }
+    }
+  }
+}
+
+/// Positions so far apart, and so many taps of each, are faster transposed than loaded one by one.
+constexpr int64_t kMinPatchStep = 3, kMinPatchTaps = CNNOPS_VECTOR_BYTES / 8;
+
 /// From so many segments per register of columns on indexed loads are faster than moving segments.
 constexpr int64_t kSegmentsPerIndexedLoad = 1;
 
@@ -228,6 +257,11 @@ struct ColumnGatherer {
           for (int64_t t = 0; t < run; ++t) fill(block + t * pitch, segment.length, A(0));
           continue;
         }
+        if (reads_patches(segment, tw, run)) {
+          gather_patches(channel + line + segment.width * walk[2].step + walk[2].taps[tw].offset,
+                         walk[2].step, segment.length, run, block, pitch);
+          continue;
+        }
         for (int64_t t = 0; t < run; ++t) {
           gather_run(walk[2], inside[tw + t], walk[2].taps[tw + t].offset, segment.width,
                      segment.length, channel + line, strides.axis[2], block + t * pitch);
@@ -245,6 +279,18 @@ struct ColumnGatherer {
     const int64_t h = walk[1].resolve(segment.position[1] * walk[1].step + walk[1].taps[th].offset);
     if (d < 0 || h < 0) return -1;
     return segment.batch * strides.batch + d * strides.axis[0] + h * strides.axis[1];
+  }
+
+  /// Whether the taps [first, first + count) of the width read runs of neighbours for a segment,
+  /// all inside the source.
+  bool reads_patches(const Segment& segment, int64_t first, int64_t count) const {
+    const Walk& walk = shape.walk[2];
+    if (walk.step < kMinPatchStep || count < kMinPatchTaps || strides.axis[2] != 1) return false;
+    for (int64_t t = first; t < first + count; ++t) {
+      if (walk.taps[t].offset != walk.taps[first].offset + t - first) return false;
+    }
+    const Inside *low = &inside[first], *high = &inside[first + count - 1];
+    return segment.width >= low->begin && segment.width + segment.length <= high->end;
   }
 
   void fill_index() {

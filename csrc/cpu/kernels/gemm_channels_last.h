@@ -4,9 +4,10 @@
 // The pixels are never copied where the tensor already holds accumulators: a tile takes one pointer
 // per pixel and tap, straight into the source, or to a row of zeros where padding is read. Pixels
 // of 16-bit elements are widened once for all column blocks. Weights are packed once per call as
-// [group][column block][tap][channel][columns of the block] and shared by all threads. Items are
-// (group, block of pixels, column block, or all of these where the weights are few); K is cut so
-// that the slice of packed weights stays in L2 while all pixel tiles of the item use it. Tiles
+// [group][column block][tap][channel][columns of the block] and shared by all threads; or an item
+// packs each slice of them that it comes to, where the pixels are few or the weights large. Items
+// are (group, block of pixels, column block, or all of these where the weights are few); K is cut
+// so that the slice of packed weights stays in L2 while all pixel tiles of the item use it. Tiles
 // write the destination, unless its elements are narrower than accumulators or its pixels lie
 // unevenly. With few source channels (images) the taps of a kernel row, which lie side by side in
 // the source, count as one tap of more channels.
@@ -243,6 +244,19 @@ bool weight_columns_in_place(const Contraction<T>& p) {
          p.rows % kLanes<Accumulator<T>> == 0;
 }
 
+/// Blocks of so many pixels, most of them, meet slices of weights that are packed just before, or
+/// copied by the first tile: what is packed in advance goes to memory and back. One block leaves
+/// only the column blocks to be items; more than one pack all slices again, which weights pay for
+/// that are too large for L2.
+constexpr int64_t kPixelsOfSlices = 512, kLargeWeightBytes = 1 << 20;
+
+/// Whether K of the weight is dense in each row, in the order in which slices take it.
+template <class T>
+bool weight_slices_are_dense(const Contraction<T>& p) {
+  return weight_rows_are_dense(p, p.weight_strides) &&
+         (p.depth == 1 || p.weight_strides.depth == 1);
+}
+
 /// Pixels of an item: as many as leave kWantedItems items, from the least that uses a slice of
 /// weights well to kMaxPixelBlock.
 inline int64_t choose_pixel_block(int64_t pixels, int64_t taps, int64_t items_each) {
@@ -271,6 +285,7 @@ struct GemmChannelsLastBlocking {
   int64_t item_blocks, column_parts;  // column blocks of an item, items of a block of pixels
   int64_t run, tap_block;  // a slice of K: some channels of one tap, or all channels of some taps
   bool packs;              // the weights
+  bool packs_slices;       // each where it is used, unless they are packed already
   bool stores;             // tiles write the destination
   int64_t weight_bytes, table_bytes, zero_bytes;                                // of the call
   int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes, copied_bytes;  // of each thread
@@ -291,6 +306,16 @@ struct GemmChannelsLastBlocking {
     item_blocks = stores && few_weights ? column_blocks : 1;
     column_parts = ceil_div(column_blocks, item_blocks);
     pixel_block = choose_pixel_block(pixels, taps, p.groups * column_parts);
+    const bool columns_in_place = weight_columns_in_place(p);
+    const int64_t most = even_part(pixels, kPixelsOfSlices);
+    const int64_t least_items = pixels <= 2 * kPixelBlock ? 2 : kWantedItems / 4;
+    const bool pays =
+        pixels <= kPixelsOfSlices || int64_t(sizeof(A)) * padded_rows * inner >= kLargeWeightBytes;
+    const bool in_slices = in_place && item_blocks == 1 && pays &&
+                           most * taps <= 2 * kMaxPointers &&
+                           p.groups * column_parts * ceil_div(pixels, most) >= least_items &&
+                           (columns_in_place || weight_slices_are_dense(p));
+    if (in_slices) pixel_block = most;
     if (!in_place) {
       const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
       pixel_block = fits > pixel_block ? pixel_block : fits < kTileRows ? kTileRows : fits;
@@ -300,19 +325,24 @@ struct GemmChannelsLastBlocking {
     run = depth < kChannelBlock ? depth : kChannelBlock;
     tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
 
-    packs = pixels > kPixelsWorthPacking || !weight_columns_in_place(p);
+    packs = !columns_in_place || (pixels > kPixelsWorthPacking && !in_slices);
+    packs_slices = in_slices && packs;
     weight_bytes = packs ? sizeof(A) * p.groups * padded_rows * inner : 0;
     table_bytes = sizeof(int64_t) * p.taps();
     zero_bytes = sizeof(A) * depth;
     pointer_bytes = sizeof(T*) * (pixel_block * taps * (in_place ? 1 : 2) + counts.lines());
     sum_bytes = sizeof(A) * pixel_block * columns;
     border_bytes = merged ? sizeof(T) * pixel_block * inner : 0;
-    copied_bytes = packs ? 0 : sizeof(A) * run * item_blocks * columns;
+    const int64_t of_slice = packs_slices ? run * tap_block : packs ? 0 : run * item_blocks;
+    copied_bytes = sizeof(A) * of_slice * columns;
     widened_bytes = in_place ? 0 : sizeof(A) * pixel_block * inner;
   }
 
+  /// Of the weights, unless they are packed already.
+  int64_t packed_bytes() const { return packs_slices ? 0 : weight_bytes; }
+
   Footprint footprint() const {
-    return {kTileRows, columns, weight_bytes + table_bytes + zero_bytes,
+    return {kTileRows, columns, packed_bytes() + table_bytes + zero_bytes,
             pointer_bytes + sum_bytes + border_bytes + widened_bytes + copied_bytes};
   }
 };
@@ -355,7 +385,8 @@ void gemm_channels_last(const Contraction<T>& p) {
   const int64_t run = blocking.run, tap_block = blocking.tap_block;
 
   const bool packs = blocking.packs;
-  const PackedColumns<T> packed(p, blocking.weight_bytes);
+  const bool packs_slices = blocking.packs_slices && p.prepared == nullptr;
+  const PackedColumns<T> packed(p, blocking.packed_bytes());
   const A* weights = packed.data();
   if (!packs) {
     int64_t tap;
@@ -416,6 +447,17 @@ void gemm_channels_last(const Contraction<T>& p) {
               tile.b = packs ? weights + (group * padded_rows + column) * inner
                              : weights + group * p.weight_strides.group + column;
               tile.b += (tap * depth + c) * tile.b_step;
+              if (packs_slices) {
+                A* panel = copied.as<A>();
+                if (i == 0) {
+                  load_planes(p.weight + group * p.weight_strides.group +
+                                  column * p.weight_strides.row + tap * depth + c,
+                              p.weight_strides.row,
+                              p.rows - column < width ? p.rows - column : width, 1,
+                              tap_count * channels, panel, width);
+                }
+                tile.b = panel;
+              }
               if (!packs) {
                 // Rows of a weight in place are pages apart: the first tile copies what others
                 // read.

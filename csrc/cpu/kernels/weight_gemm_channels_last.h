@@ -8,8 +8,8 @@
 // channels at a time, and every tap of the line reads it in place. With few channels the taps of a
 // line lie side by side and count as one of more channels. Rows and ends of rows in padding are
 // left out. Items are (group, kernel line, some blocks of channels, split): the blocks share each
-// copy of grad; splits as in weight_gemm_planar. grad must be dense: one distance between all
-// pixels.
+// copy of grad; splits as in weight_gemm_planar, and a single set of sums forms in the weight. grad
+// must be dense: one distance between all pixels.
 
 /// Pixels of a chunk: a panel of them, 128 x 64 floats, stays in L1 for all tiles of rows.
 constexpr int64_t kPanelPixels = 128;
@@ -32,17 +32,15 @@ struct SumsLayout {
   int64_t pitch;
 };
 
-/// Adds the splits of `sums`, [splits][groups][rows][pitch], and stores them as weights.
+/// Adds the splits of `sums`, [splits][groups][rows][pitch], and stores them as weights, whose taps
+/// have these offsets.
 template <class T>
 void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator<T>* sums,
-                                const SumsLayout& layout, int64_t splits) {
+                                const SumsLayout& layout, const int64_t* offsets, int64_t splits) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const int64_t taps = p.taps(), taps_w = layout.taps;
   const int64_t pitch = layout.pitch, split = p.groups * p.rows * pitch;
-  Scratch table(sizeof(int64_t) * taps);
-  int64_t* offsets = table.as<int64_t>();
-  tap_offsets(p, p.dest_strides, offsets);
   parallel_for(p.groups * p.rows, ceil_div(16384, pitch), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* to = p.dest + i / p.rows * p.dest_strides.group + i % p.rows * p.dest_strides.row;
@@ -63,6 +61,14 @@ void store_weight_channels_last(const WeightContraction<T>& p, const Accumulator
       }
     }
   });
+}
+
+/// Whether sums can be the weight itself: one set of neighbouring source channels, and neighbouring
+/// taps of them where those are merged.
+template <class T>
+bool sums_are_weight_channels(const WeightContraction<T>& p, bool merged, int64_t splits) {
+  return __is_same(T, Accumulator<T>) && splits == 1 && p.dest_strides.depth == 1 &&
+         (!merged || p.dest_strides.axis[2] == p.depth);
 }
 
 /// True when the taps of a kernel line are consecutive source pixels of so few channels that one
@@ -88,6 +94,7 @@ struct WeightGemmChannelsLastBlocking {
   int64_t item_blocks, parts;            // channel blocks of an item, items of a kernel line
   int64_t pitch;                         // elements of a pixel of a strip
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
+  bool direct;                           // sums are the weight itself
   int64_t row_block;                     // rows of grad that are copied at a time
   bool reads_gaps;                       // what no channel fills, into unused sums
   bool in_place;                         // the source is its own strip
@@ -105,19 +112,17 @@ struct WeightGemmChannelsLastBlocking {
     const int64_t padded = blocks.registers * lanes;
     layout = {strips.line_taps, taps * padded, merged ? p.depth : padded,
               strips.lines() * taps * padded};
-    item_blocks = merged ? blocks.count : kItemColumns / (taps * columns);
-    item_blocks = item_blocks < 1 ? 1 : item_blocks > blocks.count ? blocks.count : item_blocks;
-    parts = ceil_div(blocks.count, item_blocks);
+    set = p.groups * p.rows * layout.pitch;
+    choose_items(p);
     pitch = merged ? p.depth : item_blocks * blocks.widest();
     reads_gaps = merged || p.depth % lanes != 0;
     in_place = __is_same(T, A) && reads_each_pixel(p, p.source_strides);
     row_block = p.rows < kGradBlock ? p.rows : kGradBlock;
     grad_in_place = __is_same(T, A) && p.grad_strides.axis[2] <= kMaxGradDistance;
 
-    set = p.groups * p.rows * layout.pitch;
-    splits = choose_splits(p.groups * strips.lines() * parts, strips.chunks(), set * sizeof(A));
     chunks_of_split = ceil_div(strips.chunks(), splits);
-    sum_bytes = sizeof(A) * splits * set;
+    direct = sums_are_weight_channels(p, merged, splits);
+    sum_bytes = direct ? 0 : sizeof(A) * splits * set;
     table_bytes = sizeof(int64_t) * p.taps();
     // Panels end in whole registers, so that those of merged taps may read past a strip's end.
     strip_elements = strips.rows * strips.positions() * pitch + (merged ? padded : 0);
@@ -125,6 +130,24 @@ struct WeightGemmChannelsLastBlocking {
     grad_bytes = grad_in_place ? 0 : sizeof(A) * strips.rows * strips.width * row_block;
     pointers = round_up(row_block, kTileRows) * strips.rows;
     pointer_bytes = sizeof(A*) * pointers + sizeof(int64_t) * strips.rows;
+  }
+
+  /// Cuts the work into items so that the fewest elements are moved: grad is copied for each part
+  /// of the channels, and the sums of several splits are written and read again.
+  void choose_items(const WeightContraction<T>& p) {
+    const int64_t most = merged ? blocks.count : kItemColumns / (taps * columns);
+    const int64_t widest = most < 1 ? 1 : most > blocks.count ? blocks.count : most;
+    const double copied = double(p.batch) * p.pixels() * strips.lines() * p.rows;
+    double least = -1;
+    for (int64_t width = widest; width > 0; width = merged ? 0 : width - 1) {
+      const int64_t of_line = ceil_div(blocks.count, width), items = p.groups * strips.lines();
+      const int64_t shares =
+          choose_product_splits(p, items * of_line, strips.chunks(), set * sizeof(A));
+      const double moved =
+          copied * of_line + (shares > 1 ? 2.0 * shares * p.rows * p.depth * p.taps() : 0);
+      if (least >= 0 && moved >= least) continue;
+      least = moved, item_blocks = width, parts = of_line, splits = shares;
+    }
   }
 
   Footprint footprint() const {
@@ -139,9 +162,14 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   const Strips& strips = blocking.strips;
   const EvenBlocks<A>& blocks = blocking.blocks;
   const int64_t lines = strips.lines(), parts = blocking.parts, splits = blocking.splits;
-  const int64_t pitch = blocking.pitch, sums_pitch = blocking.layout.pitch;
-  const int64_t tap_width = blocking.layout.tap;
+  const bool direct = blocking.direct;
+  const int64_t pitch = blocking.pitch;
+  const int64_t sums_pitch = direct ? p.dest_strides.row : blocking.layout.pitch;
   const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
+
+  Scratch table(blocking.table_bytes);
+  int64_t* offsets = table.as<int64_t>();  // of the taps in the weight
+  tap_offsets(p, p.dest_strides, offsets);
 
   Scratch workspace(blocking.sum_bytes);
   parallel_for(p.groups * lines * parts * splits, 1, [&](int64_t begin, int64_t end) {
@@ -164,15 +192,21 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       const int64_t channels_left = p.depth - first_channel;
       const int64_t channels = channels_left < used ? channels_left : used;
       const Strips::Line walk = strips.line(line);
-      A* sums = workspace.as<A>() + split * blocking.set + group * p.rows * sums_pitch +
-                line * blocking.layout.line;
+      A* sums = direct ? reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group
+                       : workspace.as<A>() + split * blocking.set + group * p.rows * sums_pitch +
+                             line * blocking.layout.line;
+      const auto of_tap = [&](int64_t tap) {
+        return direct ? offsets[line * blocking.layout.taps + tap] : tap * blocking.layout.tap;
+      };
       const int64_t chunk_begin = split * blocking.chunks_of_split;
       const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
       const int64_t chunk_end = chunk_last < strips.chunks() ? chunk_last : strips.chunks();
+      const int64_t sums_end = blocks.begin(block_end);
+      const int64_t sums_here =
+          (direct && sums_end > blocking.depth ? blocking.depth : sums_end) - first_channel;
       for (int64_t row = 0; chunk_begin >= chunk_end && row < p.rows; ++row) {
         for (int64_t tap = 0; tap < blocking.taps; ++tap) {
-          fill(sums + row * sums_pitch + tap * tap_width + first_channel,
-               blocks.begin(block_end) - first_channel, A(0));
+          fill(sums + row * sums_pitch + of_tap(tap) + first_channel, sums_here, A(0));
         }
       }
       for (int64_t index = chunk_begin; index < chunk_end; ++index) {
@@ -226,7 +260,9 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
               const int64_t width = blocks.begin(b + 1) - blocks.begin(b);
               tile.b = strip + strips.start(tap) * pitch + blocks.begin(b) - first_channel;
               if (!joined) tile.b += tile.start / distance * tile.b_step;
-              A* to = sums + block * sums_pitch + tap * tap_width + blocks.begin(b);
+              const bool ends = direct && blocks.begin(b + 1) > blocking.depth;
+              tile.last = ends ? blocking.depth % kLanes<A> : kLanes<A>;
+              A* to = sums + block * sums_pitch + of_tap(tap) + blocks.begin(b);
               for (int64_t row = 0; row < rows_here; row += kTileRows) {
                 const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
                 tile.rows = pointers + row * runs;
@@ -247,5 +283,6 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       }
     }
   });
-  store_weight_channels_last(p, workspace.as<A>(), blocking.layout, splits);
+  if (direct) return;
+  store_weight_channels_last(p, workspace.as<A>(), blocking.layout, offsets, splits);
 }

@@ -6,7 +6,8 @@
 // tile broadcasts from six places in them; with much padding from six channels for one tap, so that
 // padding can be left out. grad is transposed through registers. Items are (group, block of
 // channels, block of rows, split): a split is a fixed share of the chunks with its own sums, used
-// where there are too few blocks, and the splits are added in order.
+// where there are too few blocks, and the splits are added in order. Without splits an item stores
+// its part of the weight while its sums are in cache.
 
 constexpr int64_t kPixelChunk = 256;
 
@@ -20,6 +21,10 @@ constexpr int64_t kMaxSplitBytes = int64_t(16) << 20;
 constexpr int64_t kGradRows = 2048;
 constexpr int64_t kRowsWorthHalving = 128;
 
+/// Pixels of a share of the reduction at least: writing its sums, and reading them again, takes
+/// about as long as adding 20 products to each.
+constexpr int64_t kMinSplitPixels = 384;
+
 /// Shares of the reduction: not more than make kWantedItems of `items`, within the workspace bound,
 /// and none of them empty.
 inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) {
@@ -27,6 +32,18 @@ inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) 
   if (splits * bytes_each > kMaxSplitBytes) splits = kMaxSplitBytes / bytes_each;
   if (splits > chunks) splits = chunks;
   return splits <= 1 ? 1 : ceil_div(chunks, ceil_div(chunks, splits));
+}
+
+/// Rows of a weight lie pages apart, often in the same sets of a cache: their lines are fetched so
+/// many squares before they are stored.
+constexpr int64_t kSquaresAhead = 4;
+
+/// The same for products of matrices: shares of at least kMinSplitPixels.
+inline int64_t choose_product_splits(const ContractionShape& shape, int64_t items, int64_t chunks,
+                                     int64_t bytes_each) {
+  const int64_t most = shape.batch * shape.pixels() / kMinSplitPixels;
+  const int64_t splits = choose_splits(items, chunks, bytes_each);
+  return splits <= most ? splits : most <= 1 ? 1 : ceil_div(chunks, ceil_div(chunks, most));
 }
 
 /// Writes grad of channels [0, rows) over the runs of a chunk as blocks [pixel][columns of the
@@ -78,45 +95,68 @@ void store_weight_rows(const WeightContraction<T>& p, const Accumulator<T>* sums
   });
 }
 
+/// Where the elements of a weight lie whose K is dense, or else anyhow.
+template <class T>
+struct WeightPlaces {
+  const WeightContraction<T>& p;
+  const int64_t* offsets;  // of the taps
+  bool contiguous;         // K
+
+  WeightPlaces(const WeightContraction<T>& of, int64_t* space)
+      : p(of),
+        offsets(space),
+        contiguous(of.dest_strides.depth == of.taps() && taps_are_contiguous(of, of.dest_strides)) {
+    tap_offsets(p, p.dest_strides, space);
+  }
+
+  /// Adds `splits` sets of sums, `split` elements apart, of K [k_begin, k_end) and a register of
+  /// channels from `first` on, `pitch` elements from one k to the next, and stores them.
+  void store_register(int64_t group, int64_t first, int64_t k_begin, int64_t k_end,
+                      const Accumulator<T>* from, int64_t pitch, int64_t split,
+                      int64_t splits) const {
+    using A = Accumulator<T>;
+    constexpr int lanes = kLanes<A>;
+    const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes, taps = p.taps();
+    T* to = p.dest + group * p.dest_strides.group + first * p.dest_strides.row;
+    for (int64_t k = k_begin; k < k_end; k += lanes, from += lanes * pitch) {
+      const int64_t count = k_end - k < lanes ? k_end - k : lanes;
+      Vec<A> square[lanes] = {};
+      for (int64_t j = 0; j < count; ++j) {
+        for (int64_t s = 0; s < splits; ++s) square[j] += load(from + s * split + j * pitch);
+      }
+      if (contiguous) {
+        for (int64_t r = 0; r < rows; ++r) {
+          __builtin_prefetch(to + r * p.dest_strides.row + k + kSquaresAhead * lanes, 1);
+        }
+        store_transposed(square, rows, count, to + k, p.dest_strides.row);
+        continue;
+      }
+      transpose<A>(square);
+      for (int64_t r = 0; r < rows; ++r) {
+        T* row = to + r * p.dest_strides.row;
+        for (int64_t j = 0; j < count; ++j) {
+          const int64_t channel = (k + j) / taps, tap = (k + j) % taps;
+          row[channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(square[r][j]);
+        }
+      }
+    }
+  }
+};
+
 /// Adds the splits of `sums`, [splits][groups][K][padded rows], and stores them as weights.
 template <class T>
 void store_weight_planar(const WeightContraction<T>& p, const Accumulator<T>* sums,
                          int64_t splits) {
-  using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  const int64_t taps = p.taps(), inner = p.depth * taps, padded_rows = round_up(p.rows, lanes);
-  const int64_t split = p.groups * inner * padded_rows;
-  Scratch table(sizeof(int64_t) * taps);
-  int64_t* offsets = table.as<int64_t>();
-  tap_offsets(p, p.dest_strides, offsets);
-  const bool contiguous = p.dest_strides.depth == taps && taps_are_contiguous(p, p.dest_strides);
+  constexpr int lanes = kLanes<Accumulator<T>>;
+  const int64_t inner = p.depth * p.taps(), padded_rows = round_up(p.rows, lanes);
+  Scratch table(sizeof(int64_t) * p.taps());
+  const WeightPlaces<T> places(p, table.as<int64_t>());
   const int64_t pieces = padded_rows / lanes;
   parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces, first = i % pieces * lanes;
-      const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
-      const A* from = sums + group * inner * padded_rows + first;
-      T* to = p.dest + group * p.dest_strides.group + first * p.dest_strides.row;
-      for (int64_t k = 0; k < inner; k += lanes) {
-        const int64_t count = inner - k < lanes ? inner - k : lanes;
-        Vec<A> square[lanes] = {};
-        for (int64_t j = 0; j < count; ++j) {
-          for (int64_t s = 0; s < splits; ++s)
-            square[j] += load(from + s * split + (k + j) * padded_rows);
-        }
-        if (contiguous) {
-          store_transposed(square, rows, count, to + k, p.dest_strides.row);
-          continue;
-        }
-        transpose<A>(square);
-        for (int64_t r = 0; r < rows; ++r) {
-          T* row = to + r * p.dest_strides.row;
-          for (int64_t j = 0; j < count; ++j) {
-            const int64_t channel = (k + j) / taps, tap = (k + j) % taps;
-            row[channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(square[r][j]);
-          }
-        }
-      }
+      places.store_register(group, first, 0, inner, sums + group * inner * padded_rows + first,
+                            padded_rows, p.groups * inner * padded_rows, splits);
     }
   });
 }
@@ -152,7 +192,10 @@ struct WeightGemmPlanarBlocking {
   bool in_place;                         // the source is read where it lies
   bool by_tap;                           // tiles keep to a tap, and leave padding out
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
+  bool direct;                           // the sums are the weight,
+  bool stores_items;                     // or each item stores its own
   int64_t sum_bytes, offset_bytes;       // of the call
+  int64_t item_sum_bytes;                // of each thread
   int64_t strip_bytes, grad_bytes, pointer_bytes, segment_bytes;  // of each thread
 
   explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p) : strips(p, kPixelChunk, true) {
@@ -171,10 +214,14 @@ struct WeightGemmPlanarBlocking {
     in_place = reads_runs_in_place(p);
     by_tap = !in_place && padding_share(p) > kMuchPadding;
     set = p.groups * inner * padded_rows;
-    splits = choose_splits(p.groups * blocks * row_blocks, strips.chunks(), set * sizeof(A));
+    splits =
+        choose_product_splits(p, p.groups * blocks * row_blocks, strips.chunks(), set * sizeof(A));
     chunks_of_split = ceil_div(strips.chunks(), splits);
+    direct = sums_are_weights(p, splits);
+    stores_items = splits == 1 && !direct && p.dest_strides.row != 1;
 
-    sum_bytes = sums_are_weights(p, splits) ? 0 : sizeof(A) * splits * set;
+    sum_bytes = direct || stores_items ? 0 : sizeof(A) * splits * set;
+    item_sum_bytes = stores_items ? sizeof(A) * channel_block * taps * row_block : 0;
     offset_bytes = sizeof(int64_t) * taps;
     const int64_t pixels = strips.rows * strips.width;
     strip_bytes =
@@ -187,7 +234,7 @@ struct WeightGemmPlanarBlocking {
 
   Footprint footprint() const {
     return {kTileRows, columns, sum_bytes + offset_bytes,
-            strip_bytes + grad_bytes + pointer_bytes + segment_bytes};
+            item_sum_bytes + strip_bytes + grad_bytes + pointer_bytes + segment_bytes};
   }
 };
 
@@ -284,8 +331,11 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
   const int64_t splits = blocking.splits;
 
   Scratch workspace(blocking.sum_bytes);
-  const bool direct = sums_are_weights(p, splits);
+  Scratch table(blocking.offset_bytes);
+  const WeightPlaces<T> places(p, table.as<int64_t>());
+  const bool direct = blocking.direct, stores_items = blocking.stores_items;
   parallel_for(p.groups * blocks * row_blocks * splits, 1, [&](int64_t begin, int64_t end) {
+    Scratch item_sums(blocking.item_sum_bytes);
     Scratch strip_buffer(blocking.strip_bytes);
     Scratch grad_buffer(blocking.grad_bytes);
     Scratch pointer_buffer(blocking.pointer_bytes);
@@ -307,12 +357,13 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
       const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
       const EvenBlocks<A> columns(rows_here);
       const Rows<A> sums =
-          direct ? Rows<A>{reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group +
-                               k * p.dest_strides.depth + first_row,
-                           p.dest_strides.depth}
-                 : Rows<A>{workspace.as<A>() + split * blocking.set +
-                               (group * inner + k) * padded_rows + first_row,
-                           padded_rows};
+          direct         ? Rows<A>{reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group +
+                                       k * p.dest_strides.depth + first_row,
+                                   p.dest_strides.depth}
+          : stores_items ? Rows<A>{item_sums.as<A>(), blocking.row_block}
+                         : Rows<A>{workspace.as<A>() + split * blocking.set +
+                                       (group * inner + k) * padded_rows + first_row,
+                                   padded_rows};
       const int64_t chunk_begin = split * blocking.chunks_of_split;
       const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
       const int64_t chunk_end = chunk_last < strips.chunks() ? chunk_last : strips.chunks();
@@ -355,9 +406,13 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
           }
         }
       }
+      for (int64_t row = 0; stores_items && row < rows_here; row += kLanes<A>) {
+        places.store_register(group, first_row + row, k, k + run_of_k, sums.at(0) + row, sums.pitch,
+                              0, 1);
+      }
     }
   });
-  if (direct) return;
+  if (direct || stores_items) return;
   const auto store_weights =
       p.dest_strides.row == 1 ? store_weight_rows<T> : store_weight_planar<T>;
   store_weights(p, workspace.as<A>(), splits);
