@@ -46,6 +46,9 @@ LAYERS = {
     "vectors, circular": Layer("implicit_gemm", 24, 40, 1, torch.float16, mode="circular"),
     "elements": Layer("implicit_gemm", 10, 42, 2, torch.bfloat16),
     "elements, tf32": Layer("implicit_gemm", 11, 21, 1, tf32=True),
+    # Groups do not begin at whole vectors although pixels do, of the input or of the output.
+    "groups of elements in": Layer("implicit_gemm", 24, 32, 2, torch.bfloat16),
+    "groups of elements out": Layer("implicit_gemm", 32, 40, 2, torch.bfloat16),
     "exact": Layer("fma_gemm", 6, 10, 2),
     "exact, circular": Layer("fma_gemm", 5, 21, 1, mode="circular"),
     "depthwise": Layer("depthwise", 6, 12, 6),
