@@ -126,6 +126,7 @@ LAYERS = {
     "rows of weights in turns": Layer((1, 40, 9, 20), (9, 31), (4, 15)),
     # And those of 27 rows of 31 taps no shared memory at all.
     "more weights than shared memory": Layer((1, 17, 27, 31), (27, 31), (0, 0), direct=False),
+    "a row of weights too wide for it": Layer((1, 17, 1, 801), (1, 801), (0, 0), direct=False),
     "one row": Layer((2, 5, 1, 13), (1, 5), (0, 2)),
     "one column": Layer((2, 5, 13, 1), (5, 1), (2, 0)),
     # More units of taps than a block has threads. Images must be so large that all taps meet them.
@@ -184,6 +185,15 @@ def test_groups_of_several_channels_in_and_one_out(emulated: Any, layout: str) -
     assert torch.equal(grad_input.double(), expected)
     expected = cpu.convolution_grad_weight(g.double(), x.double(), [3, 2], *geometry)
     assert torch.equal(grad_weight.double(), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_taps_too_far_apart_for_a_tile(emulated: Any, layout: str) -> None:
+    # 32 bits do not count the elements between them. All read padding.
+    x, g = _integers((1, 2, 3, 3), layout), _integers((1, 2, 3, 3), layout)
+    geometry = ([1, 1], [25000] * 4, [50000] * 2, 2, "zeros")
+    found = emulated.convolution_grad_weight(g, x, [2, 2], *geometry)
+    assert torch.equal(found, torch.zeros(2, 1, 2, 2))
 
 
 def test_vectors_of_results_end_with_the_row(emulated: Any) -> None:

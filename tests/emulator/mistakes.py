@@ -291,4 +291,22 @@ MISTAKES: tuple[tuple[str, str, str, str], ...] = (
         "blocks_of(g.batch * g.channels * g.output_plane(), kGatherThreads)",
         "blocks_of(g.batch * g.channels * g.input_plane(), kGatherThreads)",
     ),
+    (
+        "implicit_gemm.cuh",
+        "groups are counted without their tiles",
+        "blockIdx.x / tiles_across % groups",
+        "blockIdx.x % groups",
+    ),
+    (
+        "depthwise_plan.h",
+        "elements between taps that 32 bits do not count",
+        "double(reached(p.axis[2], tile.width)) > 1e6 ||",
+        "double(reached(p.axis[2], tile.width)) > 1e30 ||",
+    ),
+    (
+        "depthwise_plan.h",
+        "a row of weights wider than shared memory",
+        "if (row_bytes > kDepthwiseBytes) return false;",
+        "",
+    ),
 )
