@@ -395,6 +395,39 @@ def test_positions_beyond_32_bits(emulated: object, name: str, layout: str) -> N
     torch.testing.assert_close(found, cpu.avg_pool_backward(*back))
 
 
+@pytest.mark.parametrize("kernel, name", [(5, "pool_direct"), (40, "pool_window")])
+def test_planes_of_more_elements_than_32_bits_count(
+    emulated: object, kernel: int, name: str
+) -> None:
+    # Of the memory of such a plane only what windows read is ever touched.
+    step, count = 2**27, 17
+    x = torch.empty(1, 1, (count - 1) * step + kernel, dtype=torch.bfloat16)
+    values = torch.stack([torch.randperm(kernel) for _ in range(count)])
+    for window in range(count):
+        x[0, 0, window * step : window * step + kernel] = values[window]
+    windows = ([kernel], [step], [0])
+    with library.counting() as costs:
+        found, at = emulated.max_pool_with_indices(x, *windows, [1], False)  # type: ignore[attr-defined]
+        assert all(name in cost.kernel for cost in costs())
+    assert torch.equal(found[0, 0], values.amax(1).to(x.dtype))
+    assert torch.equal(at[0, 0], torch.arange(count) * step + values.argmax(1))
+    found = emulated.avg_pool(x, *windows, False, True, None)  # type: ignore[attr-defined]
+    assert torch.equal(found[0, 0], values.float().mean(1).to(x.dtype))
+    found = emulated.max_pool_gather(x, at)  # type: ignore[attr-defined]
+    assert torch.equal(found[0, 0], values.amax(1).to(x.dtype))
+
+
+def test_fractional_windows_of_planes_of_more_elements_than_32_bits_count(emulated: object) -> None:
+    x = torch.empty(1, 1, 1, 2**31 + 2, dtype=torch.bfloat16)
+    starts = [0, 2**30, 2**31]
+    for start in starts:
+        x[..., start : start + 2] = torch.tensor([start / 2**30, start / 2**30 + 1])
+    samples = torch.zeros(1, 1, 2, dtype=x.dtype)
+    found, at = emulated.fractional_max_pool(x, [1, 2], [1, 3], samples)  # type: ignore[attr-defined]
+    assert found.flatten().tolist() == [1, 2, 3]
+    assert at.flatten().tolist() == [start + 1 for start in starts]
+
+
 def test_adaptive_windows_of_products_beyond_32_bits(emulated: object) -> None:
     # Window o begins at o * 92681 / 46341.
     x = torch.randn(1, 1, 92681)
