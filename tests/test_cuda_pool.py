@@ -413,8 +413,14 @@ def test_planes_of_more_elements_than_32_bits_count(
     assert torch.equal(at[0, 0], torch.arange(count) * step + values.argmax(1))
     found = emulated.avg_pool(x, *windows, False, True, None)  # type: ignore[attr-defined]
     assert torch.equal(found[0, 0], values.float().mean(1).to(x.dtype))
+    at[0, 0, 3] = x.numel()
+    gathered = values.amax(1).to(x.dtype)
+    gathered[3] = torch.nan
     found = emulated.max_pool_gather(x, at)  # type: ignore[attr-defined]
-    assert torch.equal(found[0, 0], values.amax(1).to(x.dtype))
+    torch.testing.assert_close(found[0, 0], gathered, rtol=0, atol=0, equal_nan=True)
+    x[..., -kernel:] = -torch.inf
+    _, at = emulated.max_pool_with_indices(x, *windows, [1], False)  # type: ignore[attr-defined]
+    assert at[0, 0, -1] == x.numel() - kernel
 
 
 def test_fractional_windows_of_planes_of_more_elements_than_32_bits_count(emulated: object) -> None:
