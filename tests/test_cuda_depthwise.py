@@ -124,6 +124,9 @@ def test_every_kernel(emulated: Any, name: str, type: str) -> None:
 LAYERS = {
     # Weights of 9 rows of 31 taps do not fit the shared memory of channels_last blocks at once.
     "rows of weights in turns": Layer((1, 40, 9, 20), (9, 31), (4, 15)),
+    # And those of 27 rows of 31 taps no shared memory at all.
+    "more weights than shared memory": Layer((1, 17, 27, 31), (27, 31), (0, 0), direct=False),
+    "a row of weights too wide for it": Layer((1, 17, 1, 801), (1, 801), (0, 0), direct=False),
     "one row": Layer((2, 5, 1, 13), (1, 5), (0, 2)),
     "one column": Layer((2, 5, 13, 1), (5, 1), (2, 0)),
     # More units of taps than a block has threads. Images must be so large that all taps meet them.
@@ -131,9 +134,19 @@ LAYERS = {
     # The last block has units of a row of taps that there is not, far behind the image.
     "many taps, apart": Layer((1, 2, 105, 10), (53, 17), (0, 8), 1, (2, 1), direct=False),
     "taps far apart": Layer((1, 3, 132, 9), (17, 3), (0, 1), 1, (8, 1), direct=False),
+    # What the last thread of a row of taps would read beyond them lies behind the patch.
+    "two taps far apart": Layer((1, 2, 5, 411), (1, 2), (0, 0), 1, (1, 400)),
+    "planes that blocks do not share evenly": Layer((2, 7, 12, 20), (3, 3), (1, 1)),
     "wide": Layer((1, 3, 3, 129), (3, 3), (1, 1)),
     "as wide as a tile": Layer((1, 3, 5, 64), (3, 3), (1, 1)),
     "a column more than a tile": Layer((1, 3, 5, 65), (3, 3), (1, 1)),
+    "strided, tiles below each other": Layer((1, 2, 121, 131), (3, 3), (1, 1), 2),
+    # The gradient for the input has whole vectors of outputs that lie two apart.
+    "strided, whole vectors": Layer((1, 3, 6, 16), (3, 3), (1, 1), 2),
+    # The padding of outputs that there are not: the second one is 2^30 away.
+    "reflect, one output of a long stride": Layer(
+        (1, 5, 3, 3), (2, 2), (1, 1), 2**30, (2, 2), mode="reflect"
+    ),
     "stride and dilation": Layer((2, 3, 11, 13), (3, 2), (2, 1), 3, (2, 3), 2),
     "volume": Layer((2, 5, 4, 5, 6), (3, 2, 3), (1, 1, 1), multiplier=2),
     "volume, strided": Layer((2, 4, 5, 6, 7), (2, 3, 3), (1, 0, 1), 2, (2, 1, 1)),
@@ -152,6 +165,35 @@ LAYERS = {
 def test_layers(emulated: Any, name: str, layout: str) -> None:
     kernel = "depthwise_planar" if layout == "contiguous" else "depthwise_channels"
     _check(emulated, LAYERS[name], layout, kernel)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_groups_of_several_channels_in_and_one_out(emulated: Any, layout: str) -> None:
+    # The other side of a multiplier: here forward sums over the channels of a group.
+    cpu, geometry = torch.ops.cnnops, ([1, 2], [1, 1, 0, 1], [2, 1], 3, "zeros")
+    x, w = _integers((2, 6, 9, 11), layout), _integers((3, 2, 3, 2), layout)
+    y64 = cpu.convolution(x.double(), w.double(), None, *geometry)
+    g = _integers(y64.shape, layout)
+    with library.counting() as costs:
+        found = emulated.convolution(x, w, None, *geometry)
+        grad_input = emulated.convolution_grad_input(g, w, None, [9, 11], *geometry)
+        grad_weight = emulated.convolution_grad_weight(g, x, [3, 2], *geometry)
+        kernels = {cost.kernel for cost in costs()}
+    assert not any("gemm" in kernel for kernel in kernels), kernels
+    assert torch.equal(found.double(), y64)
+    expected = cpu.convolution_grad_input(g.double(), w.double(), None, [9, 11], *geometry)
+    assert torch.equal(grad_input.double(), expected)
+    expected = cpu.convolution_grad_weight(g.double(), x.double(), [3, 2], *geometry)
+    assert torch.equal(grad_weight.double(), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_taps_too_far_apart_for_a_tile(emulated: Any, layout: str) -> None:
+    # 32 bits do not count the elements between them. All read padding.
+    x, g = _integers((1, 2, 3, 3), layout), _integers((1, 2, 3, 3), layout)
+    geometry = ([1, 1], [25000] * 4, [50000] * 2, 2, "zeros")
+    found = emulated.convolution_grad_weight(g, x, [2, 2], *geometry)
+    assert torch.equal(found, torch.zeros(2, 1, 2, 2))
 
 
 def test_vectors_of_results_end_with_the_row(emulated: Any) -> None:

@@ -190,6 +190,7 @@ def _greatest(pool: Callable[[int], int]) -> int:
 small = Window(5, 3, 2, 1)
 POOLS: dict[str, Callable[[int], tuple[tuple[Window, Window], tuple[int, int]]]] = {
     "planes": lambda n: ((small, small), (n, 1)),
+    "planes of fewer elements than samples": lambda n: ((Window(), Window()), (n, 1)),
     "channels": lambda n: ((small, small), (1, n)),
     "input": lambda n: ((small, Window(n + 2, 3, 3)), (1, 1)),
     "input of long strides": lambda n: ((small, Window(n + 2, 2, 70000)), (1, 1)),

@@ -68,7 +68,7 @@ def test_scattering_adds_in_the_order_of_the_cpu(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("plane", PLANES)
-@pytest.mark.parametrize("outside", [-1, 0, 2**40, -(2**62)])
+@pytest.mark.parametrize("outside", [-1, 0, 2**40, -(2**63)])
 @pytest.mark.parametrize("where", [(0, 1), (-1, -1)], ids=["first", "last"])
 def test_an_index_outside_makes_its_plane_nan(
     emulated: object, plane: str, layout: str, outside: int, where: tuple[int, int]
@@ -101,6 +101,20 @@ def test_indices_of_many_channels(emulated: object) -> None:
     large = torch.randn(2, 70, *size).contiguous(memory_format=torch.channels_last)
     ours = emulated.max_pool_gather(large, at)  # type: ignore[attr-defined]
     assert torch.equal(ours, torch.ops.cnnops.max_pool_gather(large, at))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_indices_of_planes_smaller_than_what_is_moved(emulated: object, layout: str) -> None:
+    # As of adaptive pools to larger sizes.
+    size = (3, 4)
+    at = torch.randint(0, 12, (2, 5, 9, 31)).contiguous(memory_format=LAYOUTS[layout])
+    values = torch.randn(at.shape).contiguous(memory_format=LAYOUTS[layout])
+    large = torch.randn(2, 5, *size).contiguous(memory_format=LAYOUTS[layout])
+    cpu = torch.ops.cnnops
+    found = emulated.max_pool_gather(large, at)  # type: ignore[attr-defined]
+    assert torch.equal(found, cpu.max_pool_gather(large, at))
+    found = emulated.max_pool_backward(values, at, size)  # type: ignore[attr-defined]
+    assert torch.equal(found, cpu.max_pool_backward(values, at, size))
 
 
 def _kernels(call: Callable[[], object]) -> str:
@@ -174,7 +188,8 @@ VOLUMES = {
     "pool_tile, far taps": ((2, 4, 3), (1, 2, 1), (1, 2, 0), (3, 1, 2)),
     "pool_window": ((3, 4, 5), (2, 3, 4), (1, 2, 1), (2, 1, 2)),
     "pool_window, far taps": ((5, 3, 4), (3, 4, 3), (2, 0, 2), (1, 3, 1)),
-    "pool_direct": ((2, 1, 3), (1, 2, 3), (1, 0, 1), (3, 1, 2)),
+    "pool_window, one row": ((5, 1, 8), (2, 2, 3), (2, 0, 3), (1, 1, 1)),
+    "pool_direct": ((2, 2, 3), (1, 2, 3), (1, 1, 1), (3, 2, 2)),
 }
 VOLUME = (2, 8, 6, 9, 12)
 LAYOUTS_3D = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
@@ -220,6 +235,21 @@ def test_means_of_volumes(
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
     found = emulated.avg_pool_backward(g.float(), list(VOLUME[2:]), *how)  # type: ignore[attr-defined]
     torch.testing.assert_close(found.double(), input64, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_of_means_of_several_tiles(emulated: object, layout: str, include: bool) -> None:
+    # Tiles begin at inputs that meet the last window of theirs in any phase of the stride, and
+    # windows at the borders, which count fewer elements, belong to the first and last tiles only.
+    windows = ([4, 5], [2, 3], [1, 2], True, include, None)
+    x = torch.zeros(1, 2, 41, 140, dtype=torch.float64, requires_grad=True)
+    y = F.avg_pool2d(x, *windows)
+    g = torch.randint_like(y, -9, 10)
+    (expected,) = torch.autograd.grad(y, x, g)
+    g = g.float().contiguous(memory_format=LAYOUTS[layout])
+    found = emulated.avg_pool_backward(g, [41, 140], *windows)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -282,11 +312,14 @@ def test_quotients_of_integers_are_truncated_one_by_one(
     assert torch.equal(found, expected[:, :, 1:10, 1:12])
 
 
-#: The last two make windows start just before and just behind 2^31, where integers end.
+#: Sums with 768 and 2^25 are rounded so far that windows would start behind the last place; the
+#: last two make them start just before and just behind 2^31, where integers end.
 SAMPLES = [
     -3.0,
     1.0,
     7.5,
+    768.0,
+    2.0**25,
     1e30,
     -1e30,
     torch.inf,
@@ -312,12 +345,22 @@ def test_windows_of_any_samples_lie_inside(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_windows_of_samples_are_placed_in_16_bits(emulated: object, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "size, output",
+    [
+        ((3, 8, 150, 130), (61, 47)),
+        # A bfloat16 has neither this size nor these numbers of windows.
+        ((2, 4, 3, 604), (2, 390)),
+    ],
+)
+def test_windows_of_samples_are_placed_in_16_bits(
+    emulated: object, size: tuple[int, ...], output: tuple[int, int], dtype: torch.dtype
+) -> None:
     # Torch rounds every step of the formula to the type of the samples: that decides some places.
-    x = torch.randn(3, 8, 150, 130).to(dtype)
-    samples = torch.rand(3, 8, 2).to(dtype)
-    found = emulated.fractional_max_pool(x, [2, 2], [61, 47], samples)  # type: ignore[attr-defined]
-    expected = F.fractional_max_pool2d(x, 2, (61, 47), _random_samples=samples, return_indices=True)
+    x = torch.randn(size).to(dtype)
+    samples = torch.rand(*size[:2], 2).to(dtype)
+    found = emulated.fractional_max_pool(x, [2, 2], list(output), samples)  # type: ignore[attr-defined]
+    expected = F.fractional_max_pool2d(x, 2, output, _random_samples=samples, return_indices=True)
     assert all(map(torch.equal, found, expected))
 
 
@@ -350,6 +393,45 @@ def test_positions_beyond_32_bits(emulated: object, name: str, layout: str) -> N
     back = (expected, [8, 11], *windows, False, False, None)
     found = emulated.avg_pool_backward(*back)  # type: ignore[attr-defined]
     torch.testing.assert_close(found, cpu.avg_pool_backward(*back))
+
+
+@pytest.mark.parametrize("kernel, name", [(5, "pool_direct"), (40, "pool_window")])
+def test_planes_of_more_elements_than_32_bits_count(
+    emulated: object, kernel: int, name: str
+) -> None:
+    # Of the memory of such a plane only what windows read is ever touched.
+    step, count = 2**27, 17
+    x = torch.empty(1, 1, (count - 1) * step + kernel, dtype=torch.bfloat16)
+    values = torch.stack([torch.randperm(kernel) for _ in range(count)])
+    for window in range(count):
+        x[0, 0, window * step : window * step + kernel] = values[window]
+    windows = ([kernel], [step], [0])
+    with library.counting() as costs:
+        found, at = emulated.max_pool_with_indices(x, *windows, [1], False)  # type: ignore[attr-defined]
+        assert all(name in cost.kernel for cost in costs())
+    assert torch.equal(found[0, 0], values.amax(1).to(x.dtype))
+    assert torch.equal(at[0, 0], torch.arange(count) * step + values.argmax(1))
+    found = emulated.avg_pool(x, *windows, False, True, None)  # type: ignore[attr-defined]
+    assert torch.equal(found[0, 0], values.float().mean(1).to(x.dtype))
+    at[0, 0, 3] = x.numel()
+    gathered = values.amax(1).to(x.dtype)
+    gathered[3] = torch.nan
+    found = emulated.max_pool_gather(x, at)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found[0, 0], gathered, rtol=0, atol=0, equal_nan=True)
+    x[..., -kernel:] = -torch.inf
+    _, at = emulated.max_pool_with_indices(x, *windows, [1], False)  # type: ignore[attr-defined]
+    assert at[0, 0, -1] == x.numel() - kernel
+
+
+def test_fractional_windows_of_planes_of_more_elements_than_32_bits_count(emulated: object) -> None:
+    x = torch.empty(1, 1, 1, 2**31 + 2, dtype=torch.bfloat16)
+    starts = [0, 2**30, 2**31]
+    for start in starts:
+        x[..., start : start + 2] = torch.tensor([start / 2**30, start / 2**30 + 1])
+    samples = torch.zeros(1, 1, 2, dtype=x.dtype)
+    found, at = emulated.fractional_max_pool(x, [1, 2], [1, 3], samples)  # type: ignore[attr-defined]
+    assert found.flatten().tolist() == [1, 2, 3]
+    assert at.flatten().tolist() == [start + 1 for start in starts]
 
 
 def test_adaptive_windows_of_products_beyond_32_bits(emulated: object) -> None:

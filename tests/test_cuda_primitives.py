@@ -196,15 +196,6 @@ def test_conversions(effects: dict[str, list[str]], name: str, found: str) -> No
 
 
 @needs_nvcc
-def test_upper_half_of_a_product(effects: dict[str, list[str]]) -> None:
-    product = "mul.hi.u32(ld.global.32[p0].0, ld.global.32[p1].0)"
-    reversed_product = "mul.hi.u32(ld.global.32[p1].0, ld.global.32[p0].0)"
-    assert effects["upper_half"][-1] in [
-        f"st.global.32 [p2] {it}" for it in (product, reversed_product)
-    ]
-
-
-@needs_nvcc
 @pytest.mark.parametrize("name", ["copy_4", "copy_16", "commit", "wait", "matrices", "transposed"])
 def test_shared_memory_is_read_anew_after(effects: dict[str, list[str]], name: str) -> None:
     # The compiler must not keep in a register what a copy may have changed.

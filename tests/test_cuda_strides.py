@@ -46,6 +46,9 @@ LAYERS = {
     "vectors, circular": Layer("implicit_gemm", 24, 40, 1, torch.float16, mode="circular"),
     "elements": Layer("implicit_gemm", 10, 42, 2, torch.bfloat16),
     "elements, tf32": Layer("implicit_gemm", 11, 21, 1, tf32=True),
+    # Groups do not begin at whole vectors although pixels do, of the input or of the output.
+    "groups of elements in": Layer("implicit_gemm", 24, 32, 2, torch.bfloat16),
+    "groups of elements out": Layer("implicit_gemm", 32, 40, 2, torch.bfloat16),
     "exact": Layer("fma_gemm", 6, 10, 2),
     "exact, circular": Layer("fma_gemm", 5, 21, 1, mode="circular"),
     "depthwise": Layer("depthwise", 6, 12, 6),
@@ -167,10 +170,11 @@ def test_shares_of_groups(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_shares_of_channels_of_groups(dtype: torch.dtype) -> None:
+    # Each group takes two tiles.
     geometry = ([1, 1], [1, 2, 1, 0], [1, 1], 2, "zeros")
     x = torch.randint(-40, 41, (2, 160, 3, 5)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
-    w = torch.randint(-40, 41, (80, 80, 4, 2)).to(dtype)
+    w = torch.randint(-40, 41, (160, 80, 4, 2)).to(dtype)
     with devices.tf32(True), library.counting() as costs:
         found = torch.ops.cnnops_emulated.convolution(x, w, None, *geometry)
         assert any("join_shares" in cost.kernel for cost in costs())

@@ -119,10 +119,8 @@ class CudaEngine {
     launch_transpose<true>(device_, tensor, copy);
     return copy;
   }
-  void copy(const Tensor& from, const Tensor& to) {
-    if (channels_last_) return launch_transpose<false>(device_, from, to);
-    launch_transpose<true>(device_, from, to);
-  }
+  /// Kernels compute in another layout than that of the result only for planar ones.
+  void copy(const Tensor& from, const Tensor& to) { launch_transpose<false>(device_, from, to); }
 
   template <class T>
   void run(Contraction<T>& p) {

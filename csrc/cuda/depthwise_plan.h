@@ -91,7 +91,6 @@ void complete_tile(PlanarTile& tile, const Shape<int32_t>& p, bool dense) {
     tile.plane_pitch = (apart + kBanks) % kBanks;
   }
   tile.plane_pitch += tile.source_height * tile.pitch;
-  tile.plane_pitch = static_cast<int>(round_up(tile.plane_pitch, kRun));
   tile.load_lanes = choose_load_lanes(tile.source_width);
   tile.by_runs = Divisor<int32_t>(tile.width / kRun);
   tile.by_height = Divisor<int32_t>(tile.height);

@@ -36,8 +36,7 @@ struct FmaTile {
   /// two, not of four.
   static constexpr int kTogether = row_share * column_share < 64 ? 8 : 2;
   // Each thread copies elements of one column (of one step of the sum, channels_last) only.
-  static_assert(kThreads % columns == 0 || columns % kThreads == 0);
-  static_assert(kThreads % kDepth == 0);
+  static_assert(kThreads % columns == 0 && kThreads % kDepth == 0);
 };
 
 /// Elements from one step of an operand in shared memory to the next, where it is copied element by

@@ -216,15 +216,15 @@ SIMT_DEVICE void multiply(Sums<Tile>& sums, const SlabA& a_slab, const SlabB& b_
 }
 
 /// sums = the product of `slabs` slabs, kStages - 1 of them in flight while one is multiplied.
-/// `copies.copy(a, b)` starts this thread's copies of the next slab of A and of B. Afterwards
+/// `operands.copy(a, b)` starts this thread's copies of the next slab of A and of B. Afterwards
 /// `shared`, of Tile::kSharedBytes, is free.
-template <class T, class Tile, class SlabA, class SlabB, class Copies>
+template <class T, class Tile, class SlabA, class SlabB, class Operands>
 SIMT_DEVICE void run_pipeline(Sums<Tile>& sums, unsigned char* shared, const Place<Tile>& place,
-                              Copies& copies, int slabs) {
+                              Operands& operands, int slabs) {
   constexpr int kSlabBytesOfA = Tile::kM * kSlabBytes;
   const auto copy_into = [&](int stage) {
     unsigned char* a = shared + stage * Tile::kStageBytes;
-    copies.copy(a, a + kSlabBytesOfA);
+    operands.copy(a, a + kSlabBytesOfA);
   };
 #pragma unroll
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) {

@@ -41,8 +41,6 @@ class CudaEngine {
 
   /// Positions are as wide as they need to be.
   static void check_window_span(const PoolGeometry&) {}
-  /// The kernels deal with every index (pool_indexed.cuh).
-  void check_indices(const PoolGeometry&, const Tensor&) {}
 
   Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
     return call_.allocate(sizes, like, channels_last, dtype);

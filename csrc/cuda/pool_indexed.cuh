@@ -84,6 +84,11 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kIndexedThreads, 8)
   if (lane == 0) simt::store(bounds + warp, own);
 }
 
+/// Where `index` lies in the slice from `begin` on; of any index before it a large number.
+SIMT_DEVICE uint64_t position_in_slice(int64_t index, int64_t begin) {
+  return static_cast<uint64_t>(index) - static_cast<uint64_t>(begin);
+}
+
 /// Combines what is at `sum` with the next element in order.
 template <bool kAdd, class Value>
 SIMT_DEVICE void take(Value* sum, Value value) {
@@ -139,8 +144,8 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kIndexedThreads, 4)
           const Index at = i * step + small_offset;
           const int64_t index = simt::load(indices + at);
           outside = outside || !is_inside(index, p);
-          const int64_t position = index - begin;
-          if (static_cast<uint64_t>(position) >= static_cast<uint64_t>(size)) continue;
+          const uint64_t position = position_in_slice(index, begin);
+          if (position >= static_cast<uint64_t>(size)) continue;
           take<kAdd>(sums + position * simt::kWarp + lane, simt::to_float(simt::load(small + at)));
         }
       } else {
@@ -148,8 +153,8 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kIndexedThreads, 4)
           const Index at = first + i;
           const int64_t index = at < p.small ? simt::load(indices + at + small_offset) : begin - 1;
           outside = outside || (at < p.small && !is_inside(index, p));
-          const int64_t position = index - begin;
-          const bool mine = static_cast<uint64_t>(position) < static_cast<uint64_t>(size);
+          const uint64_t position = position_in_slice(index, begin);
+          const bool mine = position < static_cast<uint64_t>(size);
           if (__ballot_sync(simt::kFullMask, mine) == 0) continue;
           const Value value = mine ? simt::to_float(simt::load(small + at + small_offset)) : 0;
           const unsigned equals =

@@ -32,8 +32,9 @@ constexpr int64_t kMaxIndex = (int64_t{1} << 31) - 4096;
 
 /// The largest index that a kernel forms of this pooling.
 inline int64_t largest_index(const PoolGeometry& g) {
-  int64_t largest =
-      checked_mul(checked_mul(g.batch, g.channels), std::max(g.input_plane(), g.output_plane()));
+  // Of every plane: its elements, or the random samples of fractional pools, `rank` of them.
+  const int64_t of_plane = std::max({g.input_plane(), g.output_plane(), int64_t{g.rank}});
+  int64_t largest = checked_mul(checked_mul(g.batch, g.channels), of_plane);
   int64_t elements = 1;  // of a window, which its mean divides by
   for (const PoolAxis& axis : g.axis) {
     if (axis.stride == 0) {

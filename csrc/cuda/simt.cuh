@@ -8,8 +8,9 @@
 //   - reads and writes memory through load, store, load_shared, store_shared and cp_async;
 //   - meets at collectives (__syncthreads, __syncwarp, shuffles, ldmatrix, mma) with all the
 //     threads of its block or warp: none may have left, and none may take another branch.
-// threadIdx, blockIdx, blockDim, gridDim, __syncthreads(), __syncwarp(), __shfl_sync,
-// __shfl_xor_sync, __shfl_down_sync and __shfl_up_sync are CUDA's own, with the full mask.
+// threadIdx, blockIdx, blockDim, gridDim, __syncthreads(), __syncwarp(), __popc and __ffs are
+// CUDA's own, and with the full mask __shfl_sync, __shfl_xor_sync, __ballot_sync and
+// __match_any_sync.
 //
 // PTX is quoted by its name in the PTX ISA manual; fragment layouts are described there.
 #pragma once
@@ -214,8 +215,6 @@ SIMT_DEVICE float bfloat_to_float(uint16_t bits) {
 SIMT_DEVICE uint16_t float_to_bfloat(float value) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
-/// The upper 32 bits of a product.
-SIMT_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 /// Ends the kernel; the next call that looks at the device reports it.
 SIMT_DEVICE void trap() { __trap(); }
 

@@ -95,12 +95,6 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         ((">", ">="),),
     ),
     Equivalent(
-        "pool_reduce.cuh",
-        "simt::store(indices + at, static_cast<int64_t>(state[0].at));",
-        "differs on planes of more than 2^31 elements only, which are too large to emulate",
-        (("int64_t", "int32_t"),),
-    ),
-    Equivalent(
         "pool_tile.cuh",
         "for (int i = thread; i < tile.planes * tile.source_height * tile.source_width;",
         "the element beyond belongs to a plane beyond, which the loop passes over",

@@ -128,6 +128,7 @@ EMULATOR_EXPORT int emulator_pool_index(const int64_t* numbers) {
   using namespace cnnops;
   Reader read{numbers};
   PoolGeometry g;
+  g.rank = 3;
   g.batch = read();
   g.channels = read();
   for (PoolAxis& axis : g.axis) {
@@ -152,7 +153,9 @@ EMULATOR_EXPORT int emulator_pool_index(const int64_t* numbers) {
   const cuda::PoolProblem<int32_t> narrow(g, false, count_as, 0, false, 1);
   const cuda::PoolProblem<int64_t> wide(g, false, count_as, 0, false, 1);
   const int64_t threads = int64_t{1} << 10;  // of the last block
-  const int64_t most = std::max(wide.dests(), g.batch * g.channels * g.input_plane()) + threads;
+  const int64_t planes = g.batch * g.channels;
+  const int64_t most =
+      std::max({wide.dests(), planes * g.input_plane(), planes * g.rank}) + threads;
   const bool counts =
       count_as == WindowCount::kNone || narrow.divisor_of(0, 0, 0) == wide.divisor_of(0, 0, 0);
   return counts && most <= INT32_MAX ? 1 : 0;

@@ -21,7 +21,7 @@ void fill_unseen(void* p, size_t bytes);
 class SharedMemory {
  public:
   static constexpr size_t kMostStatic = 48 << 10;
-  static constexpr size_t kMost = 227 << 10;
+  static constexpr size_t kMost = 99 << 10;  // of the smallest multiprocessor, of 100 KiB
 
   SharedMemory();
 

@@ -186,9 +186,6 @@ inline uint16_t float_to_bfloat(float value) {
   if (value != value) return 0x7fff;
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
-inline uint32_t multiply_high(uint32_t a, uint32_t b) {
-  return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
-}
 
 }  // namespace cnnops::simt
 
@@ -211,22 +208,6 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes,
                   std::source_location where = std::source_location::current()) {
   return cnnops::simt::emulator::shuffle_value("__shfl_xor_sync", mask, value,
                                                cnnops::simt::emulator::lane() ^ lanes, where);
-}
-template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned lanes,
-                   std::source_location where = std::source_location::current()) {
-  const int self = cnnops::simt::emulator::lane();
-  const int source = self + static_cast<int>(lanes);
-  return cnnops::simt::emulator::shuffle_value("__shfl_down_sync", mask, value,
-                                               source < 32 ? source : self, where);
-}
-template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned lanes,
-                 std::source_location where = std::source_location::current()) {
-  const int self = cnnops::simt::emulator::lane();
-  const int source = self - static_cast<int>(lanes);
-  return cnnops::simt::emulator::shuffle_value("__shfl_up_sync", mask, value,
-                                               source >= 0 ? source : self, where);
 }
 inline unsigned __ballot_sync(unsigned mask, bool predicate,
                               std::source_location where = std::source_location::current()) {

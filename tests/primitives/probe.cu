@@ -84,9 +84,6 @@ PROBE(widen_bfloat16)(const bfloat16* from, float* to) { *to = simt::to_float(*f
 PROBE(round_to_bfloat16)(const float* from, bfloat16* to) {
   *to = simt::from_float<bfloat16>(*from);
 }
-PROBE(upper_half)(const uint32_t* a, const uint32_t* b, uint32_t* to) {
-  *to = simt::multiply_high(*a, *b);
-}
 PROBE(stop)() { simt::trap(); }
 
 // What is in shared memory is written before such an instruction, and read anew after it.
