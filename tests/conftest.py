@@ -1,8 +1,9 @@
-"""Fixtures of the whole suite: devices, seeded random numbers, thread counts, instruction sets."""
+"""Fixtures of the whole suite: devices, random numbers, threads, instruction sets, precision."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import devices
 import pytest
@@ -33,6 +34,32 @@ def set_isa() -> Iterator[Callable[[str], None]]:
     before = _C.isa()
     yield _C.set_isa
     _C.set_isa(before)
+
+
+@pytest.fixture
+def precision() -> Iterator[Callable[[Any, str], None]]:
+    """Sets fp32_precision of torch.backends or one below it, and undoes it after the test."""
+    before = []
+    # torch.testing's own helpers, where they are imported, forbid assignments outside of this.
+    allowed = getattr(torch.backends, "__allow_nonbracketed_mutation")
+
+    def assign(backend: Any, value: str) -> None:
+        with allowed():
+            backend.fp32_precision = value
+
+    def set_precision(backend: Any, value: str) -> None:
+        before.append((backend, backend.fp32_precision))
+        assign(backend, value)
+
+    yield set_precision
+    for backend, value in reversed(before):
+        assign(backend, value)
+
+
+@pytest.fixture
+def without_winograd(precision: Callable[[Any, str], None]) -> None:
+    """No convolution is transformed during the test: those kernels run that would otherwise."""
+    precision(torch.backends.mkldnn.conv, "ieee")
 
 
 # The same examples on every run: a red build means a change, not luck.

@@ -36,10 +36,12 @@ def algorithms(*args: Any, **kwargs: Any) -> list[str]:
         ),
     ],
 )
+@pytest.mark.usefixtures("without_winograd")
 def test_dense_convolutions(expected: str, arguments: dict[str, Any]) -> None:
     assert algorithms("conv2d", (2, 64, 30, 30), (96, 64, 5, 5), **arguments) == [expected]
 
 
+@pytest.mark.usefixtures("without_winograd")
 def test_other_planar_convolutions() -> None:
     # Too few channels to transpose rows; rows that are shorter beside their padding, or far apart.
     assert algorithms("conv2d", (2, 20, 30, 80), (20, 20, 5, 5)) == ["shifted_planar"]

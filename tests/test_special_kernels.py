@@ -15,6 +15,9 @@ import cnnops
 import cnnops.functional as F
 from cnnops import _C
 
+# Most shapes with enough channels would be Winograd's: these are the kernels beside it.
+pytestmark = pytest.mark.usefixtures("without_winograd")
+
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 PHASES = ("fwd", "bwd_input", "bwd_weight")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -79,26 +79,6 @@ def grad_weight(grad: Tensor, x: Tensor, dilation: int = 1) -> Tensor:
     """The gradient of a 3x3 weight, of a convolution that keeps the size."""
     geometry = ((1, 1), (dilation,) * 4, (dilation, dilation), 1, "zeros")
     return torch.ops.cnnops.convolution_grad_weight(grad, x, (3, 3), *geometry)
-
-
-@pytest.fixture
-def precision() -> Iterator[Callable[[Any, str], None]]:
-    """Sets fp32_precision of torch.backends or one below it, and undoes it after the test."""
-    before = []
-    # torch.testing's own helpers, where they are imported, forbid assignments outside of this.
-    allowed = getattr(torch.backends, "__allow_nonbracketed_mutation")
-
-    def assign(backend: Any, value: str) -> None:
-        with allowed():
-            backend.fp32_precision = value
-
-    def set_precision(backend: Any, value: str) -> None:
-        before.append((backend, backend.fp32_precision))
-        assign(backend, value)
-
-    yield set_precision
-    for backend, value in reversed(before):
-        assign(backend, value)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -63,14 +63,15 @@ inline void phased_block(const PhasedRow<T>& in, const Accumulator<T>* rows, int
 template <class T, int kPhases>
 void phased_row(const PhasedRow<T>& in, const Accumulator<T>* rows, int64_t strides, T* to) {
   constexpr int lanes = kLanes<Accumulator<T>>, most = kPhasedRegisters / kPhases;
+  constexpr int two = most > 2 ? 2 : most, three = most > 3 ? 3 : most;
   int64_t left = vectors_for<Accumulator<T>>(strides);
   for (int64_t j = 0; left > 0;) {
     // Blocks of about the same width.
     const int64_t vectors = ceil_div(left, ceil_div(left, int64_t(most)));
     switch (vectors) {
       case 1: phased_block<T, kPhases, 1>(in, rows, j, to); break;
-      case 2: phased_block < T, kPhases, most<2 ? most : 2>(in, rows, j, to); break;
-      case 3: phased_block < T, kPhases, most<3 ? most : 3>(in, rows, j, to); break;
+      case 2: phased_block<T, kPhases, two>(in, rows, j, to); break;
+      case 3: phased_block<T, kPhases, three>(in, rows, j, to); break;
       default: phased_block<T, kPhases, most>(in, rows, j, to); break;
     }
     j += vectors * lanes;
