@@ -22,16 +22,18 @@ constexpr int64_t kAmxTile = kAmxRows * kAmxDepth;
 /// Pixels and rows of four tiles of sums.
 constexpr int64_t kAmxBlock = 32;
 
-/// Chunks of K in a slice: tiles of A for a pair of 16 pixels take 2 KB each.
-constexpr int64_t kAmxSlice = 24;
-
 /// Rows of an item, which bound the sums between slices.
 constexpr int64_t kAmxPartRows = 8 * kAmxBlock;
 
-/// Weights of a group up to this size stay in L2 while each pair of 16 pixels meets all of them.
-/// Of larger ones more pixels meet a slice, up to so many.
+/// Weights of a group up to this size stay in L2 while block after block of so many pixels meets all
+/// of them, in slices of so many chunks: about 2 KB each of A, for 32 pixels, in L1.
 constexpr int64_t kAmxSharedWeightBytes = int64_t(1) << 20;
-constexpr int64_t kAmxMaxPixelBlock = 8 * kAmxBlock;
+constexpr int64_t kAmxPixelBlock = 2 * kAmxBlock, kAmxSlice = 18;
+
+/// Of larger weights a slice for 32 rows stays in L1 while the pixels of a block meet it, as many as
+/// leave kWantedItems items.
+constexpr int64_t kAmxLeastPixelBlock = 4 * kAmxBlock, kAmxMostPixelBlock = 8 * kAmxBlock;
+constexpr int64_t kAmxNarrowSlice = 8;
 
 /// How a call is cut, and the scratch that it takes.
 struct AmxBlocking {
@@ -60,15 +62,16 @@ struct AmxSource {
 inline AmxBlocking::AmxBlocking(const Contraction<bfloat16>& p) {
   tap_chunks = ceil_div(p.depth, kAmxDepth);
   chunks = p.taps() * tap_chunks;
-  slice = even_part(chunks, kAmxSlice);
   pieces = ceil_div(p.rows, kAmxRows);
+  const int64_t group_bytes = int64_t(sizeof(bfloat16)) * pieces * chunks * kAmxTile;
+  const bool shared = group_bytes <= kAmxSharedWeightBytes;
+  slice = even_part(chunks, shared ? kAmxSlice : kAmxNarrowSlice);
   const int64_t blocks = ceil_div(p.rows, kAmxBlock);
   part_blocks = even_part(blocks, kAmxPartRows / kAmxBlock);
   parts = ceil_div(blocks, part_blocks);
   pixels = p.batch * p.pixels();
-  const int64_t group_bytes = int64_t(sizeof(bfloat16)) * pieces * chunks * kAmxTile;
-  pixel_block = kAmxBlock;
-  while (group_bytes > kAmxSharedWeightBytes && pixel_block < kAmxMaxPixelBlock &&
+  pixel_block = shared ? kAmxPixelBlock : kAmxLeastPixelBlock;
+  while (!shared && pixel_block < kAmxMostPixelBlock &&
          p.groups * parts * ceil_div(pixels, 2 * pixel_block) >= kWantedItems) {
     pixel_block *= 2;
   }
