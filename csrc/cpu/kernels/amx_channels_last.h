@@ -156,45 +156,43 @@ class AmxPixels {
   }
 
  private:
+  /// Neighbours in a row of destination pixels.
+  struct Run {
+    int64_t w, h, d, image;  // of the first
+    int64_t begin, end;  // of the pixels of the tile
+  };
+
   void place_pixels(int64_t first, int64_t count) {
     first_ = first;
     count_ = count;
     PixelPlace at(p_, first);
-    in_row_ = count == kAmxPixels && (even_ || at.w + kAmxPixels <= p_.walk[2].count);
-    w_ = at.w, h_ = at.h, d_ = at.d, image_ = at.image;
+    runs_ = 0;
+    for (int64_t i = 0; i < count && !even_;) {
+      const int64_t left = p_.walk[2].count - at.w;
+      const int64_t until = count - i < left ? count : i + left;
+      run_[runs_++] = {at.w, at.h, at.d, at.image, i, until};
+      at.w = p_.walk[2].count - 1;  // on to the next row
+      at.step(p_);
+      i = until;
+    }
   }
 
   /// The chunks [from, until) of a tap.
   void find_tap(int64_t tap, int64_t from, int64_t until, bfloat16* copied, AmxSource* to) {
     const Walk* walk = p_.walk;
-    const Strides& strides = p_.source_strides;
     const int64_t columns = walk[2].tap_count, lines = walk[1].tap_count;
     const int64_t offset[kAxes] = {walk[0].taps[tap / columns / lines].offset,
                                    walk[1].taps[tap / columns % lines].offset,
                                    walk[2].taps[tap % columns].offset};
     const bfloat16* row[kAmxPixels];
-    const int64_t stride = strides.axis[2] * (even_ ? 1 : walk[2].step);
-    bool placed = false;
-    if (in_row_) {
-      const bfloat16* line = even_ ? source_ + first_ * stride : line_at(d_, h_, image_, offset);
-      const int64_t x = even_ ? 0 : w_ * walk[2].step + offset[2];
-      const int64_t last = even_ ? 0 : x + (kAmxPixels - 1) * walk[2].step;
-      if (line == nullptr) {
-        for (int64_t c = from; c < until; ++c) *to++ = {zeros_, 0};
-        return;
-      }
-      if (x >= 0 && last < walk[2].size) {
-        const bfloat16* at = line + (even_ ? 0 : x * strides.axis[2]);
-        const int64_t whole = p_.depth / kAmxDepth < until ? p_.depth / kAmxDepth : until;
-        for (; from < whole; ++from, copied += kAmxTile) {
-          *to++ = {at + from * kAmxDepth, stride * int64_t(sizeof(bfloat16))};
-        }
-        if (from == until) return;
-        for (int64_t i = 0; i < kAmxPixels; ++i) row[i] = at + i * stride;
-        placed = true;
-      }
+    const bool even = even_ ? point_even(row) : point_runs(offset, row);
+    if (even && row[0] == nullptr) {
+      for (; from < until; ++from) *to++ = {zeros_, 0};
+    } else if (even) {
+      const int64_t whole = p_.depth / kAmxDepth < until ? p_.depth / kAmxDepth : until;
+      const int64_t stride = (row[1] - row[0]) * int64_t(sizeof(bfloat16));
+      for (; from < whole; ++from, copied += kAmxTile) *to++ = {row[0] + from * kAmxDepth, stride};
     }
-    if (!placed) point(offset, row);
     for (; from < until; ++from, copied += kAmxTile) {
       copy(row, from * kAmxDepth, copied);
       *to++ = {copied, kAmxDepth * int64_t(sizeof(bfloat16))};
@@ -210,24 +208,43 @@ class AmxPixels {
     return source_ + image * strides.batch + z * strides.axis[0] + y * strides.axis[1];
   }
 
-  /// Points to what each pixel reads, null for zeros.
-  void point(const int64_t* offset, const bfloat16** row) const {
-    const Walk& width = p_.walk[2];
+  /// Points to what each pixel reads, null for zeros. Whether 16 pixels lie at one distance.
+  bool point_even(const bfloat16** row) const {
     const int64_t stride = p_.source_strides.axis[2];
+    for (int64_t i = 0; i < count_; ++i) row[i] = source_ + (first_ + i) * stride;
+    return fills(row);
+  }
+
+  /// The same, run by run, for a tap.
+  bool point_runs(const int64_t* offset, const bfloat16** row) const {
+    const Walk& width = p_.walk[2];
+    const int64_t stride = p_.source_strides.axis[2], step = width.step * stride;
+    bool even = runs_ == 1;
+    for (int64_t r = 0; r < runs_; ++r) {
+      const Run& run = run_[r];
+      const bfloat16* line = line_at(run.d, run.h, run.image, offset);
+      int64_t x = run.w * width.step + offset[2];
+      const int64_t last = x + (run.end - run.begin - 1) * width.step;
+      if (line == nullptr) {
+        for (int64_t i = run.begin; i < run.end; ++i) row[i] = nullptr;
+      } else if (x >= 0 && last < width.size) {
+        const bfloat16* at = line + x * stride;
+        for (int64_t i = run.begin; i < run.end; ++i, at += step) row[i] = at;
+      } else {
+        even = false;
+        for (int64_t i = run.begin; i < run.end; ++i, x += width.step) {
+          const int64_t position = width.resolve(x);
+          row[i] = position < 0 ? nullptr : line + position * stride;
+        }
+      }
+    }
+    return fills(row) && even;
+  }
+
+  /// Ends a tile of fewer pixels with zeros. Whether it is one of 16.
+  bool fills(const bfloat16** row) const {
     for (int64_t i = count_; i < kAmxPixels; ++i) row[i] = nullptr;
-    if (even_) {
-      for (int64_t i = 0; i < count_; ++i) row[i] = source_ + (first_ + i) * stride;
-      return;
-    }
-    PixelPlace at(p_, 0);
-    at.w = w_, at.h = h_, at.d = d_, at.image = image_;
-    const bfloat16* line = line_at(d_, h_, image_, offset);
-    for (int64_t i = 0; i < count_; ++i) {
-      const int64_t x = width.resolve(at.w * width.step + offset[2]);
-      row[i] = line == nullptr || x < 0 ? nullptr : line + x * stride;
-      at.step(p_);
-      if (at.w == 0 && i + 1 < count_) line = line_at(at.d, at.h, at.image, offset);
-    }
+    return count_ == kAmxPixels;
   }
 
   /// Copies a chunk from channel `c` on.
@@ -246,8 +263,8 @@ class AmxPixels {
   const bfloat16* source_;
   const bfloat16* zeros_;
   const bool even_;  // the pixels that are read lie at one distance, all of them
-  int64_t first_, count_, w_, h_, d_, image_;
-  bool in_row_;  // the pixels lie in one row
+  int64_t first_ = 0, count_ = 0, runs_ = 0;
+  Run run_[kAmxPixels];
 };
 
 /// What the tiles are, as the CPU wants to be told: all of them 16 rows of 64 bytes.
