@@ -3,10 +3,10 @@
 //
 // A tile register holds 16 rows of 64 bytes. A tile of A is 16 pixels of 32 source channels of a
 // tap, a chunk of K; one of B is such a chunk for 16 destination channels, two source channels of
-// which are neighbours in memory; their product adds to 16 x 16 sums of float32. Two tiles of A meet
-// two of B, so that four tiles are loaded for four products. Where 16 pixels lie at one distance
-// inside a source row, their tile is loaded from there. What touches a border, goes on in the next
-// row or is the rest of the channels is copied first, zeros around it.
+// which are neighbours in memory; their product adds to 16 x 16 sums of float32. Two tiles of A
+// meet two of B, so that four tiles are loaded for four products. Where 16 pixels lie at one
+// distance inside a source row, their tile is loaded from there. What touches a border, goes on in
+// the next row or is the rest of the channels is copied first, zeros around it.
 //
 // Weights are packed once per call as [group][block of 32 rows][chunk][tile of 16 rows], and shared
 // by all threads. Items are (group, block of pixels, part of the rows). K is cut into slices, for
@@ -25,22 +25,22 @@ constexpr int64_t kAmxBlock = 32;
 /// Rows of an item, which bound the sums between slices.
 constexpr int64_t kAmxPartRows = 8 * kAmxBlock;
 
-/// Weights of a group up to this size stay in L2 while block after block of so many pixels meets all
-/// of them, in slices of so many chunks: about 2 KB each of A, for 32 pixels, in L1.
+/// Weights of a group up to this size stay in L2 while block after block of so many pixels meets
+/// all of them, in slices of so many chunks: about 2 KB each of A, for 32 pixels, in L1.
 constexpr int64_t kAmxSharedWeightBytes = int64_t(1) << 20;
 constexpr int64_t kAmxPixelBlock = 2 * kAmxBlock, kAmxSlice = 18;
 
-/// Of larger weights a slice for 32 rows stays in L1 while the pixels of a block meet it, as many as
-/// leave kWantedItems items.
+/// Of larger weights a slice for 32 rows stays in L1 while the pixels of a block meet it, as many
+/// as leave kWantedItems items.
 constexpr int64_t kAmxLeastPixelBlock = 4 * kAmxBlock, kAmxMostPixelBlock = 8 * kAmxBlock;
 constexpr int64_t kAmxNarrowSlice = 8;
 
 /// How a call is cut, and the scratch that it takes.
 struct AmxBlocking {
-  int64_t tap_chunks, chunks;        // of a tap, and of all taps
-  int64_t slice;                     // chunks that are added up at a time
-  int64_t pieces;                    // of 16 rows
-  int64_t part_blocks, parts;        // blocks of rows in an item, items of a block of pixels
+  int64_t tap_chunks, chunks;  // of a tap, and of all taps
+  int64_t slice;               // chunks that are added up at a time
+  int64_t pieces;              // of 16 rows
+  int64_t part_blocks, parts;  // blocks of rows in an item, items of a block of pixels
   int64_t pixels, pixel_block, pixel_blocks;
   int64_t weight_bytes, tap_bytes;                            // of the call
   int64_t table_bytes, copied_bytes, sum_bytes, place_bytes;  // of each thread
@@ -94,29 +94,31 @@ inline void amx_pack(const Contraction<bfloat16>& p, const AmxBlocking& blocking
   const int64_t group = pieces * chunks * kAmxTile;
   const int64_t tap_chunks = blocking.tap_chunks, inner = p.depth * p.taps();
   const int64_t pairs = ceil_div(p.depth, 2), tap_pairs = tap_chunks * kAmxDepth / 2;
-  parallel_for(p.groups * pieces, ceil_div(16384, inner * kAmxRows), [&](int64_t begin,
-                                                                         int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t piece = i % pieces, block = piece / 2 * 2;
-      const int64_t width = pieces - block < 2 ? 1 : 2;  // tiles of a chunk
-      bfloat16* out = to + i / pieces * group + (block * chunks + piece % 2) * kAmxTile;
-      // The pairs of a tap: a row of 16 destination channels each.
-      const auto row = [&](int64_t tap, int64_t pair) {
-        const int64_t chunk = tap * tap_chunks + pair / kAmxRows;
-        return reinterpret_cast<uint32_t*>(out + chunk * width * kAmxTile) +
-               pair % kAmxRows * kAmxRows;
-      };
-      read_weight_columns(p, taps, i / pieces, piece * kAmxRows, 0, p.depth,
-                          [&](int64_t tap, int64_t c, Vec<float> v) {
-                            uint32_t* at = row(tap, c / 2);
-                            const auto bits = (Vec<uint32_t>)v;
-                            store(at, c % 2 == 0 ? bits >> 16 : load(at) | (bits & 0xffff0000u));
-                          });
-      for (int64_t tap = 0; tap < p.taps(); ++tap) {
-        for (int64_t rest = pairs; rest < tap_pairs; ++rest) store(row(tap, rest), Vec<uint32_t>{});
-      }
-    }
-  });
+  parallel_for(
+      p.groups * pieces, ceil_div(16384, inner * kAmxRows), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t piece = i % pieces, block = piece / 2 * 2;
+          const int64_t width = pieces - block < 2 ? 1 : 2;  // tiles of a chunk
+          bfloat16* out = to + i / pieces * group + (block * chunks + piece % 2) * kAmxTile;
+          // The pairs of a tap: a row of 16 destination channels each.
+          const auto row = [&](int64_t tap, int64_t pair) {
+            const int64_t chunk = tap * tap_chunks + pair / kAmxRows;
+            return reinterpret_cast<uint32_t*>(out + chunk * width * kAmxTile) +
+                   pair % kAmxRows * kAmxRows;
+          };
+          read_weight_columns(p, taps, i / pieces, piece * kAmxRows, 0, p.depth,
+                              [&](int64_t tap, int64_t c, Vec<float> v) {
+                                uint32_t* at = row(tap, c / 2);
+                                const auto bits = (Vec<uint32_t>)v;
+                                store(at,
+                                      c % 2 == 0 ? bits >> 16 : load(at) | (bits & 0xffff0000u));
+                              });
+          for (int64_t tap = 0; tap < p.taps(); ++tap) {
+            for (int64_t rest = pairs; rest < tap_pairs; ++rest)
+              store(row(tap, rest), Vec<uint32_t>{});
+          }
+        }
+      });
 }
 
 inline void amx_prepare(const Contraction<bfloat16>& p, void* to) {
@@ -137,21 +139,35 @@ class AmxPixels {
  public:
   /// `zeros` is space for a tile, `source` channel 0 of the group.
   AmxPixels(const Contraction<bfloat16>& p, const bfloat16* source, const bfloat16* zeros)
-      : p_(p), source_(source), zeros_(zeros), even_(reads_each_pixel(p, p.source_strides)) {}
+      : p_(p),
+        source_(source),
+        zeros_(zeros),
+        tap_chunks_(ceil_div(p.depth, kAmxDepth)),
+        even_(reads_each_pixel(p, p.source_strides)) {}
 
   /// Fills `to` with where the chunks [begin, end) of `count` pixels from `first` on are, of which
   /// `copied` has space for copies.
   void find(int64_t first, int64_t count, int64_t begin, int64_t end, bfloat16* copied,
             AmxSource* to) {
-    const int64_t tap_chunks = ceil_div(p_.depth, kAmxDepth);
+    const Walk* walk = p_.walk;
     place_pixels(first, count);
-    for (int64_t chunk = begin; chunk < end;) {
-      const int64_t tap = chunk / tap_chunks, from = chunk % tap_chunks;
-      const int64_t until = end - chunk < tap_chunks - from ? from + end - chunk : tap_chunks;
-      find_tap(tap, from, until, copied, to);
+    const int64_t tap = begin / tap_chunks_;
+    int64_t from = begin % tap_chunks_;
+    const int64_t line = tap / walk[2].tap_count;
+    int64_t w = tap % walk[2].tap_count;
+    int64_t h = line % walk[1].tap_count, d = line / walk[1].tap_count;
+    for (int64_t chunk = begin; chunk < end; from = 0) {
+      const int64_t until = end - chunk < tap_chunks_ - from ? from + end - chunk : tap_chunks_;
+      find_tap({{walk[0].taps[d].offset, walk[1].taps[h].offset, walk[2].taps[w].offset}}, from,
+               until, copied, to);
       copied += (until - from) * kAmxTile;
       to += until - from;
       chunk += until - from;
+      if (++w < walk[2].tap_count) continue;
+      w = 0;
+      if (++h < walk[1].tap_count) continue;
+      h = 0;
+      ++d;
     }
   }
 
@@ -159,7 +175,7 @@ class AmxPixels {
   /// Neighbours in a row of destination pixels.
   struct Run {
     int64_t w, h, d, image;  // of the first
-    int64_t begin, end;  // of the pixels of the tile
+    int64_t begin, end;      // of the pixels of the tile
   };
 
   void place_pixels(int64_t first, int64_t count) {
@@ -177,13 +193,14 @@ class AmxPixels {
     }
   }
 
+  /// The offsets of a tap.
+  struct Offset {
+    int64_t axis[kAxes];
+  };
+
   /// The chunks [from, until) of a tap.
-  void find_tap(int64_t tap, int64_t from, int64_t until, bfloat16* copied, AmxSource* to) {
-    const Walk* walk = p_.walk;
-    const int64_t columns = walk[2].tap_count, lines = walk[1].tap_count;
-    const int64_t offset[kAxes] = {walk[0].taps[tap / columns / lines].offset,
-                                   walk[1].taps[tap / columns % lines].offset,
-                                   walk[2].taps[tap % columns].offset};
+  void find_tap(const Offset& offset, int64_t from, int64_t until, bfloat16* copied,
+                AmxSource* to) {
     const bfloat16* row[kAmxPixels];
     const bool even = even_ ? point_even(row) : point_runs(offset, row);
     if (even && row[0] == nullptr) {
@@ -200,10 +217,10 @@ class AmxPixels {
   }
 
   /// The source row that a destination row reads, or null for zeros.
-  const bfloat16* line_at(int64_t d, int64_t h, int64_t image, const int64_t* offset) const {
+  const bfloat16* line_at(int64_t d, int64_t h, int64_t image, const Offset& offset) const {
     const Strides& strides = p_.source_strides;
-    const int64_t z = p_.walk[0].resolve(d * p_.walk[0].step + offset[0]);
-    const int64_t y = p_.walk[1].resolve(h * p_.walk[1].step + offset[1]);
+    const int64_t z = p_.walk[0].resolve(d * p_.walk[0].step + offset.axis[0]);
+    const int64_t y = p_.walk[1].resolve(h * p_.walk[1].step + offset.axis[1]);
     if (z < 0 || y < 0) return nullptr;
     return source_ + image * strides.batch + z * strides.axis[0] + y * strides.axis[1];
   }
@@ -216,14 +233,14 @@ class AmxPixels {
   }
 
   /// The same, run by run, for a tap.
-  bool point_runs(const int64_t* offset, const bfloat16** row) const {
+  bool point_runs(const Offset& offset, const bfloat16** row) const {
     const Walk& width = p_.walk[2];
     const int64_t stride = p_.source_strides.axis[2], step = width.step * stride;
     bool even = runs_ == 1;
     for (int64_t r = 0; r < runs_; ++r) {
       const Run& run = run_[r];
       const bfloat16* line = line_at(run.d, run.h, run.image, offset);
-      int64_t x = run.w * width.step + offset[2];
+      int64_t x = run.w * width.step + offset.axis[2];
       const int64_t last = x + (run.end - run.begin - 1) * width.step;
       if (line == nullptr) {
         for (int64_t i = run.begin; i < run.end; ++i) row[i] = nullptr;
@@ -262,6 +279,7 @@ class AmxPixels {
   const Contraction<bfloat16>& p_;
   const bfloat16* source_;
   const bfloat16* zeros_;
+  const int64_t tap_chunks_;
   const bool even_;  // the pixels that are read lie at one distance, all of them
   int64_t first_ = 0, count_ = 0, runs_ = 0;
   Run run_[kAmxPixels];
@@ -331,8 +349,8 @@ CNNOPS_AMX inline void amx_store(const float* sums, const bfloat16* bias, bfloat
     second = load_partial(bias + low, high);
   }
   for (int64_t i = 0; i < count; ++i, sums += kAmxBlock) {
-    const auto v = _mm512_cvtne2ps_pbh((__m512)(load(sums + kAmxRows) + second),
-                                       (__m512)(load(sums) + first));
+    const auto v =
+        _mm512_cvtne2ps_pbh((__m512)(load(sums + kAmxRows) + second), (__m512)(load(sums) + first));
     _mm512_mask_storeu_epi16(dest + places[i], mask, (__m512i)v);
   }
 }
@@ -345,8 +363,8 @@ inline void amx_channels_last(const Contraction<bfloat16>& p) {
 
   Scratch packed(p.prepared != nullptr ? 0 : blocking.weight_bytes);
   if (p.prepared == nullptr) amx_prepare(p, packed.as<void>());
-  const bfloat16* weights = p.prepared != nullptr ? static_cast<const bfloat16*>(p.prepared)
-                                                  : packed.as<bfloat16>();
+  const bfloat16* weights =
+      p.prepared != nullptr ? static_cast<const bfloat16*>(p.prepared) : packed.as<bfloat16>();
 
   parallel_for(p.groups * pixel_blocks * parts, 1, [&](int64_t begin, int64_t end) {
     Scratch table(blocking.table_bytes);
@@ -387,8 +405,9 @@ inline void amx_channels_last(const Contraction<bfloat16>& p) {
             const bool pair = n > kAmxPixels;
             float* sums = sum_buffer.as<float>();
             if (slice < chunks) sums += (block * pixel_block + i) * kAmxBlock;
-            const auto multiply = pair ? wide ? amx_multiply<2, 2> : amx_multiply<2, 1>
-                                       : wide ? amx_multiply<1, 2> : amx_multiply<1, 1>;
+            const auto multiply = pair   ? wide ? amx_multiply<2, 2> : amx_multiply<2, 1>
+                                  : wide ? amx_multiply<1, 2>
+                                         : amx_multiply<1, 1>;
             multiply(sources + i / kAmxPixels * slice, slice, b, until - chunk, sums, chunk > 0);
             if (until < chunks) continue;
             const int64_t channel = group * p.rows + row;
