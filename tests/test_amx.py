@@ -1,4 +1,4 @@
-"""bfloat16 convolutions on the CPU's matrix unit: where they are chosen, their results, the switch."""
+"""bfloat16 on the CPU's matrix unit: where it is chosen, results, the switch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def runs_here() -> bool:
 
 
 needs_amx = pytest.mark.skipif(
-    not runs_here(), reason="no AMX: the CPU or the system lacks it, or CNNOPS_AMX/CNNOPS_ISA says so"
+    not runs_here(),
+    reason="no AMX: the CPU or the system lacks it, or CNNOPS_AMX or CNNOPS_ISA turns it off",
 )
 
 

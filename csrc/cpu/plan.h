@@ -1,6 +1,6 @@
 // Which kernel runs which convolution: all rules in one place. They look at the shape, the layout,
-// the width of a register and whether Winograd and AMX are allowed, so the choice, and with it every
-// rounding, is the same on any number of threads. A choice comes with its reason, which
+// the width of a register and whether Winograd and AMX are allowed, so the choice, and with it
+// every rounding, is the same on any number of threads. A choice comes with its reason, which
 // `cnnops.plan` prints.
 #pragma once
 
