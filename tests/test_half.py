@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d
 
 import cnnops.functional as F
 from cnnops import _C
+from cnnops.plan import plan
 
 DTYPES = [torch.bfloat16, torch.float16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -27,6 +28,9 @@ def test_every_number(
     numbers = numbers[numbers.isfinite()]
     x = numbers[: numbers.numel() // 256 * 256].reshape(1, 16, -1, 16).to(memory_format=layout)
     identity = torch.eye(16).to(dtype).reshape(16, 16, 1, 1)
+    kernel = plan("conv2d", x.shape, identity.shape, dtype=dtype, memory_format=layout).algorithm
+    if kernel == "amx_channels_last":  # the one that is documented to do so
+        x = x.where(x.abs() >= torch.finfo(dtype).tiny, 0)
     assert torch.equal(F.conv2d(x, identity), x)
 
 

@@ -282,11 +282,14 @@ def test_an_output_group_sees_its_input_group_only() -> None:
 
 
 def multiply_adds(channels: int, out_channels: int, kernel: int, side: int) -> int:
-    """Counted, not computed: without padding, ones under ones add up to the number of products."""
-    x = torch.ones(1, channels, side + kernel - 1, side + kernel - 1)
-    out = F.conv2d(x, torch.ones(out_channels, channels, kernel, kernel))
+    """Counted, not computed: without padding, ones under ones add up to the number of products.
+
+    In float64, which no transform rounds.
+    """
+    x = torch.ones(1, channels, side + kernel - 1, side + kernel - 1, dtype=torch.float64)
+    out = F.conv2d(x, torch.ones(out_channels, channels, kernel, kernel, dtype=torch.float64))
     assert out.shape == (1, out_channels, side, side)
-    return int(out.double().sum())
+    return int(out.sum())
 
 
 def test_one_gigaflop() -> None:

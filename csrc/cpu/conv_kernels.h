@@ -46,6 +46,7 @@ struct ConvKernels {
   Kernel<Contraction<T>> transposed_planar;
   Kernel<Contraction<T>> pointwise_planar;
   Kernel<Contraction<T>> gemm_channels_last;
+  Kernel<Contraction<T>> amx_channels_last;  // bfloat16 with AVX-512 alone
   Kernel<Contraction<T>> broadcast_pixels;
   Kernel<Contraction<T>> few_pixels;
   Kernel<Contraction<T>> direct_planar;

@@ -1,12 +1,13 @@
 // Which kernel runs which convolution: all rules in one place. They look at the shape, the layout,
-// the width of a register and whether Winograd is allowed, so the choice, and with it every
-// rounding, is the same on any number of threads. A choice comes with its reason, which
+// the width of a register and whether Winograd and AMX are allowed, so the choice, and with it
+// every rounding, is the same on any number of threads. A choice comes with its reason, which
 // `cnnops.plan` prints.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/amx.h"
 #include "cpu/dispatch.h"
 #include "cpu/winograd_forms.h"
 #include "cpu/winograd_switch.h"
@@ -20,6 +21,7 @@ enum class Algorithm {
   transposed_planar,        // several taps of many channels; vectors along channels
   pointwise_planar,         // 1x1 kernels on planes as they lie; vectors along pixels
   gemm_channels_last,       // vectors along channels
+  amx_channels_last,        // bfloat16, on a CPU with AMX
   broadcast_pixels,         // few channels in a group; vectors along destination channels
   few_pixels,               // few destination pixels; vectors along the weight as it lies
   direct_planar,            // few channels in a group; vectors along the width
@@ -228,6 +230,12 @@ constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
                                       "a register of channels holds whole groups"};
 
+constexpr Choice kAmx{Algorithm::amx_channels_last,
+                      "bfloat16: the CPU's matrix unit multiplies tiles of channels"};
+
+/// With fewer channels on either side most of a tile of the matrix unit would be empty.
+constexpr int64_t kMinAmxChannels = 16;
+
 constexpr Choice kWinograd{Algorithm::winograd,
                            "stride 1, channels enough: fewer products of transformed tiles"};
 
@@ -431,6 +439,14 @@ int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lan
   return form < 0 || allows_winograd() ? form : -1;
 }
 
+/// Whether the matrix unit computes `p`, a Contraction or an InputGradient.
+template <class T, class Problem>
+bool suits_amx(const Problem& p) {
+  return conv_kernels<T>().amx_channels_last.run != nullptr && p.source_strides.channel == 1 &&
+         p.dest_strides.channel == 1 && p.depth >= plan::kMinAmxChannels &&
+         p.rows >= plan::kMinAmxChannels && allows_amx();
+}
+
 /// How a contraction is computed.
 template <class Problem>
 struct Plan {
@@ -527,6 +543,8 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
   Choice choice = choose_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   if (suits_few_pixels(p)) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
+  } else if (channels_last && suits_amx<T>(p)) {
+    choice = plan::kAmx;
   } else if (choice.algorithm == Algorithm::gemm_channels_last &&
              suits_weight_rows(p, kernels.lanes)) {
     choice = {Algorithm::gemm_planar, "few pixels: the weight is read as it lies"};
@@ -548,6 +566,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::transposed_planar: return {choice, kernels.transposed_planar};
     case Algorithm::pointwise_planar: return {choice, kernels.pointwise_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
+    case Algorithm::amx_channels_last: return {choice, kernels.amx_channels_last};
     case Algorithm::broadcast_pixels: return {choice, kernels.broadcast_pixels};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
@@ -703,6 +722,7 @@ Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
     return {{Algorithm::phased_planar, "few channels in a group: whole rows of all phases"},
             kernels.phased_planar};
   }
+  if (channels_last && suits_amx<T>(p)) return none;
   if (!suits_folding(p, channels_last, kernels.lanes)) return none;
   const char* reason = "phases and taps share products with the source";
   if (channels_last) {

@@ -15,6 +15,10 @@
 //
 #include "cpu/kernels/gemm_channels_last.h"
 //
+#if defined(CNNOPS_TARGET_AVX512)
+#include "cpu/kernels/amx_channels_last.h"
+#endif
+//
 #include "cpu/kernels/strips.h"
 //
 #include "cpu/kernels/shifted_planar.h"
@@ -102,6 +106,17 @@ int64_t weight_bytes(const Contraction<T>& p) {
   return Blocking<T>(p).weight_bytes;
 }
 
+/// The kernel on the matrix unit; none but for bfloat16, in the instruction set that has it.
+template <class T>
+constexpr Kernel<Contraction<T>> amx_kernel() {
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (__is_same(T, bfloat16)) {
+    return {"amx_channels_last", amx_channels_last, amx_footprint, amx_weight_bytes, amx_prepare};
+  }
+#endif
+  return {"", nullptr, nullptr};
+}
+
 /// The Winograd kernel of a form, and that for the gradient of the weight; none but where sums are
 /// float.
 template <class T, int kForm>
@@ -146,6 +161,7 @@ const ConvKernels<T>& conv_kernels() {
       {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        weight_bytes<T, GemmChannelsLastBlocking>, gemm_channels_last_prepare<T>},
+      amx_kernel<T>(),
       {"broadcast_pixels", broadcast_pixels<T>, footprint<T, BroadcastPixelsBlocking>,
        weight_bytes<T, BroadcastPixelsBlocking>, gemm_channels_last_prepare<T>},
       {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},

@@ -1,0 +1,68 @@
+#include "cpu/amx.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace cnnops {
+
+namespace {
+
+#if defined(__x86_64__) && defined(__linux__)
+
+/// Bits of the registers that CPUID fills for leaf 7: EDX of subleaf 0, EAX of subleaf 1.
+constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+
+/// Bit of leaf 1's ECX that says XGETBV may be executed.
+constexpr unsigned kOsxsave = 1u << 27;
+
+/// Components of the extended state: the configuration of tiles, and their data.
+constexpr uint64_t kTileState = uint64_t(3) << 17;
+
+bool cpu_has_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kOsxsave) == 0) return false;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  if ((d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0) return false;
+  return (a & kAvx512Bf16) != 0;
+}
+
+/// Whether the operating system saves the registers of AMX.
+bool system_saves_tiles() {
+  uint32_t low = 0, high = 0;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & kTileState) == kTileState;
+}
+
+/// Asks Linux for the registers, which it grants to all threads of a process or to none.
+bool system_grants_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool has_amx() { return cpu_has_amx() && system_saves_tiles() && system_grants_tiles(); }
+
+#else
+
+bool has_amx() { return false; }
+
+#endif
+
+}  // namespace
+
+bool allows_amx() {
+  static const bool allowed = [] {
+    const char* value = std::getenv("CNNOPS_AMX");
+    return (value == nullptr || std::strcmp(value, "0") != 0) && has_amx();
+  }();
+  return allowed;
+}
+
+}  // namespace cnnops
