@@ -20,9 +20,10 @@ struct MinimalFilter {
   constexpr int64_t groups(int64_t count) const { return (count + taps - 1) / taps; }
 };
 
+/// A filter for each of the two axes that tiles lie in, and the names of the kernels for it.
 struct WinogradForm {
   MinimalFilter rows, columns;
-  const char *name, *weight_name;  // of the kernels for it
+  const char *name, *weight_name;
 
   constexpr int64_t points() const { return rows.points() * columns.points(); }
   const MinimalFilter& axis(int i) const { return i == 1 ? rows : columns; }
