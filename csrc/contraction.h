@@ -129,8 +129,12 @@ constexpr int64_t kMaxDirectStep = 8;
 /// Winograd tiles take so many phases of a dilation.
 constexpr int64_t kMaxWinogradDilation = 12;
 
-/// And kernels of so many taps.
-constexpr int64_t kMaxWinogradTaps = 64;
+/// So far strides.
+constexpr int64_t kMaxWinogradStep = 4;
+
+/// And kernels of so many taps, or so many with those that fill up groups of a form: an axis of two
+/// may be filled up to seven.
+constexpr int64_t kMaxWinogradTaps = 64, kMaxGroupedTaps = kMaxWinogradTaps * 7;
 
 /// Winograd tiles of `size` outputs along an axis of `count`. The taps of a dilated kernel meet
 /// every dilation-th position only: the axis falls apart into as many phases with tiles of their

@@ -237,7 +237,7 @@ constexpr Choice kAmx{Algorithm::amx_channels_last,
 constexpr int64_t kMinAmxChannels = 16;
 
 constexpr Choice kWinograd{Algorithm::winograd,
-                           "stride 1, channels enough: fewer products of transformed tiles"};
+                           "channels enough: fewer products of transformed tiles"};
 
 /// With fewer channels on either side the transforms of a Winograd tile cost more than they save.
 constexpr int64_t kMinWinogradChannels = 16;
@@ -258,15 +258,16 @@ inline double winograd_tiles(const ContractionShape& shape, const WinogradForm& 
 }
 
 /// What transforming a channel of a tile costs, in multiply-adds of each product. This and what
-/// follows is fitted to times of layers of all kinds.
-constexpr double kTileTransform = 12;
+/// follows is fitted to times of layers of all kinds. With a stride a tile reads so many times as
+/// many lines as it uses, and a kernel is a few of the taps that come together.
+constexpr double kTileTransform = 12, kStridedTransform = 3;
 
 /// The same for a kernel, of all its products: more of each where they do not fit the registers.
 /// And for the gradient of a kernel, with adding it up.
-constexpr double kernel_transform(const WinogradForm& form) {
-  return double(form.points()) * (form.points() > 16 ? 8 : 5);
+constexpr double kernel_transform(const WinogradForm& form, bool strided) {
+  return double(form.points()) * (form.points() > 16 ? 8 : 5) * (strided ? kStridedTransform : 1);
 }
-constexpr double gradient_transform(const WinogradForm& form) {
+constexpr double gradient_transform(const WinogradForm& form, bool) {
   return 8 * double(form.points()) + 200;
 }
 
@@ -274,17 +275,35 @@ constexpr double gradient_transform(const WinogradForm& form) {
 /// transposes them.
 constexpr double kTransposedSums = 2;
 
+/// Groups of taps of a form.
+inline double winograd_groups(const ContractionShape& shape, const WinogradForm& form) {
+  double groups = double(shape.walk[0].tap_count);
+  for (int i = 1; i < kAxes; ++i) {
+    const Walk& walk = shape.walk[i];
+    groups *= double(form.axis(i).groups(walk.tap_count, walk.step));
+  }
+  return groups;
+}
+
+/// Whether rows or columns have a stride.
+inline bool has_stride(const ContractionShape& shape) {
+  return shape.walk[1].step > 1 || shape.walk[2].step > 1;
+}
+
 /// What a form takes, in multiply-adds for each pair of channels: its products, as `used` of the
 /// registers hold any; transforms of tiles, those of the source for each group of taps; and of
 /// kernels, at `kernel` each.
 inline double winograd_cost(const ContractionShape& shape, const WinogradForm& form, double used,
                             double kernel) {
-  const double groups = double(shape.walk[0].tap_count) *
-                        double(form.rows.groups(shape.walk[1].tap_count)) *
-                        double(form.columns.groups(shape.walk[2].tap_count));
-  const double source = kTileTransform / double(shape.rows);
+  const double groups = winograd_groups(shape, form);
+  double products = double(shape.walk[0].tap_count);
+  for (int i = 1; i < kAxes; ++i) {
+    products *= double(form.axis(i).products(shape.walk[i].tap_count, shape.walk[i].step));
+  }
+  const double apart = has_stride(shape) ? kStridedTransform : 1;
+  const double source = apart * kTileTransform / double(shape.rows);
   const double dest = kTileTransform / double(shape.depth);
-  const double tile = double(form.points()) * (groups * (1 / used + source) + dest);
+  const double tile = products / used + double(form.points()) * (groups * source + dest);
   return winograd_tiles(shape, form) * tile + groups * kernel;
 }
 
@@ -293,27 +312,33 @@ inline double direct_cost(const ContractionShape& shape) {
   return double(shape.taps()) * shape.batch * shape.pixels() * (1 - padding_share(shape));
 }
 
-/// True for groups with channels enough, at stride 1. Taps must not be too many, and along
-/// rows and columns not far apart.
+/// True for groups with channels enough. Taps must not be too many, and along rows and columns not
+/// far apart, or neighbours where destinations are.
 inline bool winograd_takes(const ContractionShape& shape) {
   if (shape.taps() == 1 || shape.taps() > kMaxWinogradTaps) return false;
   for (int i = 1; i < kAxes; ++i) {
     const Walk& walk = shape.walk[i];
-    if (walk.step != 1 || walk.tap_distance() > kMaxWinogradDilation) return false;
+    const int64_t distance = walk.tap_distance();
+    if (walk.step > 1 ? walk.step > kMaxWinogradStep || distance > 1
+                      : distance > kMaxWinogradDilation) {
+      return false;
+    }
   }
   return shape.depth >= kMinWinogradChannels && shape.rows >= kMinWinogradChannels;
 }
 
 /// The form that takes least, or -1 where direct sums, at `direct`, take less.
 inline int winograd_form(const ContractionShape& shape, double used,
-                         double (*kernel)(const WinogradForm&), double direct) {
+                         double (*kernel)(const WinogradForm&, bool), double direct) {
   int best = -1;
   for (int i = 0; i < kWinogradFormCount; ++i) {
     const WinogradForm& form = kWinogradForms[i];
     // A tile of several outputs is for axes of several taps.
     if (form.rows.taps > 1 && shape.walk[1].tap_count == 1) continue;
     if (form.columns.taps > 1 && shape.walk[2].tap_count == 1) continue;
-    const double cost = winograd_cost(shape, form, used, kernel(form));
+    const int64_t of_group = form.rows.taps * form.columns.taps;
+    if (winograd_groups(shape, form) * double(of_group) > double(kMaxGroupedTaps)) continue;
+    const double cost = winograd_cost(shape, form, used, kernel(form, has_stride(shape)));
     if (cost < direct) best = i, direct = cost;
   }
   return best;
@@ -328,9 +353,13 @@ inline bool worth_keeping(Algorithm algorithm, const ContractionShape& shape, in
          shape.batch * shape.pixels() > kFewTilePixels;
 }
 
-/// True where the kernel can read and store whole registers: along channels or along the width.
-inline bool winograd_strides(const Strides& strides) {
+/// True where the kernel can read whole registers: along channels or along the width.
+inline bool winograd_reads(const Strides& strides) {
   return strides.channel == 1 || strides.axis[2] == 1;
+}
+/// True where it can store them, or every second element of two: a phase of a stride.
+inline bool winograd_stores(const Strides& strides) {
+  return winograd_reads(strides) || strides.axis[2] == 2;
 }
 
 /// Products with all taps are stored and read again, which so many source channels pay for.
@@ -353,6 +382,11 @@ constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 /// products and packing all of the weight for them must be worth it: from so long sums and so many
 /// source pixels on.
 constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
+
+/// Taps of a phase along an axis, of which Winograd's forms compute several outputs at a time, and
+/// what products with all taps take beside the phases' own.
+constexpr int64_t kMaxPhaseTaps = 8;
+constexpr double kFoldedCost = 0.8;
 
 /// Phases that are computed together have tables of their own each.
 constexpr int64_t kMaxPhases = 64;
@@ -411,17 +445,19 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   return {channels_last ? Algorithm::gemm_channels_last : Algorithm::gemm_planar, reason};
 }
 
-/// Whether Winograd kernels take a contraction of this shape, over tensors with these strides.
+/// Whether Winograd kernels take a contraction of this shape.
 template <class T>
-bool suits_winograd(const ContractionShape& shape, const Strides& source, const Strides& other) {
-  return std::is_same_v<Accumulator<T>, float> && plan::winograd_takes(shape) &&
-         plan::winograd_strides(source) && plan::winograd_strides(other);
+bool suits_winograd(const ContractionShape& shape) {
+  return std::is_same_v<Accumulator<T>, float> && plan::winograd_takes(shape);
 }
 
 /// The form of Winograd's tiles that computes `p`, or -1 where another kernel does.
 template <class T>
 int winograd_form(const Contraction<T>& p, int64_t lanes) {
-  if (!suits_winograd<T>(p, p.source_strides, p.dest_strides)) return -1;
+  if (!suits_winograd<T>(p) || !plan::winograd_reads(p.source_strides) ||
+      !plan::winograd_stores(p.dest_strides)) {
+    return -1;
+  }
   const bool pieces = p.groups > 1 && p.source_strides.channel == 1;
   if (pieces && std::min(p.depth, p.rows) < plan::kMinGroupedWinogradChannels) return -1;
   const int form = plan::winograd_form(p, plan::filled(p.rows, lanes), plan::kernel_transform,
@@ -432,8 +468,12 @@ int winograd_form(const Contraction<T>& p, int64_t lanes) {
 /// The same for the gradient of a weight.
 template <class T>
 int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lanes) {
-  if (!suits_winograd<T>(p, p.source_strides, p.grad_strides)) return -1;
-  const double direct = plan::direct_cost(p) * (channels_last ? 1 : plan::kTransposedSums);
+  if (!suits_winograd<T>(p) || !plan::winograd_reads(p.source_strides) ||
+      !plan::winograd_reads(p.grad_strides)) {
+    return -1;
+  }
+  const bool transposes = !channels_last && !plan::has_stride(p);
+  const double direct = plan::direct_cost(p) * (transposes ? plan::kTransposedSums : 1);
   const int form =
       plan::winograd_form(p, plan::filled(p.depth, lanes), plan::gradient_transform, direct);
   return form < 0 || allows_winograd() ? form : -1;
@@ -630,6 +670,30 @@ bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes)
   return channels * high.kernel * p.axis[2].kernel * row * shared * 4 <= plan::kMaxFoldedProducts;
 }
 
+/// Whether Winograd's forms take the phases of an input gradient, one by one, in less than the
+/// products with all taps. All phases count as that with the most taps.
+template <class T>
+bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
+  static constexpr Tap kTaps[plan::kMaxPhaseTaps] = {{0, 0}, {1, 1}, {2, 2}, {3, 3},
+                                                     {4, 4}, {5, 5}, {6, 6}, {7, 7}};
+  ContractionShape phase;
+  static_cast<Channels&>(phase) = p;
+  double taps_of_phase = 1;
+  for (int i = 0; i < kAxes; ++i) {
+    const ConvAxis& axis = p.axis[i];
+    const int64_t taps = (axis.kernel - 1) / axis.stride + 1;
+    if (taps > plan::kMaxPhaseTaps || axis.dilation > 1 || axis.output == 0) return false;
+    const int64_t count = (axis.input - 1) / axis.stride + 1;
+    phase.walk[i] = {count, 1, count + taps - 1, PaddingMode::zeros, kTaps, taps};
+    taps_of_phase *= double(axis.kernel) / double(axis.stride);
+  }
+  if (p.dest_strides.channel != 1 && p.axis[2].stride > 2) return false;
+  if (!suits_winograd<T>(phase) || !plan::winograd_reads(p.source_strides)) return false;
+  const double direct = plan::kFoldedCost * taps_of_phase * phase.batch * phase.pixels();
+  return allows_winograd() && plan::winograd_form(phase, plan::filled(p.rows, lanes),
+                                                  plan::kernel_transform, direct) >= 0;
+}
+
 /// Whether the weight has its destination channels and taps side by side, in this order.
 template <class T>
 bool rows_are_dense(const InputGradient<T>& p) {
@@ -723,6 +787,7 @@ Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
             kernels.phased_planar};
   }
   if (channels_last && suits_amx<T>(p)) return none;
+  if (suits_winograd_phases(p, kernels.lanes)) return none;
   if (!suits_folding(p, channels_last, kernels.lanes)) return none;
   const char* reason = "phases and taps share products with the source";
   if (channels_last) {

@@ -33,13 +33,15 @@ inline void load_planes(const T* from, int64_t channel, int64_t channels, int64_
 }
 
 /// Transposes a square and stores the first `count` lanes of its first `rows` registers, `pitch`
-/// elements apart.
+/// elements apart, neighbours `step` apart, 1 or 2.
 template <class T>
 inline void store_transposed(Vec<Accumulator<T>> (&square)[kLanes<Accumulator<T>>], int64_t rows,
-                             int64_t count, T* to, int64_t pitch) {
+                             int64_t count, T* to, int64_t pitch, int64_t step = 1) {
   transpose<Accumulator<T>>(square);
   for (int64_t r = 0; r < rows; ++r, to += pitch) {
-    if (count == kLanes<Accumulator<T>>) {
+    if (step == 2) {
+      store_every_second(to, square[r], count);
+    } else if (count == kLanes<Accumulator<T>>) {
       store_narrow(to, square[r]);
     } else {
       store_partial(to, square[r], count);

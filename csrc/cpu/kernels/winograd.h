@@ -195,6 +195,10 @@ struct WinogradConvolution {
     for (int64_t point = 0; point < points; ++point) {
       const float* next = weight;
       for (int64_t slice = begin; slice < end; ++slice) {
+        if (slice > 0 && !taps.has_point(slice % taps.all_groups, point)) {
+          next += points * point_elements(group, slice);
+          continue;
+        }
         const int64_t channels = input.slice_channels(slice);
         const int64_t start = slice * slice_elements() + point * input.pitch;
         const int64_t point_pitch = point_elements(group, slice);
@@ -298,10 +302,11 @@ struct WinogradConvolution {
       transforms.output(from, pitch, bias, row_pitch * lanes, wide * lanes, outputs[column]);
     }
     const int64_t y = input.rows.origin(run.row), right = p.walk[2].count - x;
+    const int64_t distance = p.dest_strides.axis[2];
     const int64_t width = run.count * tile_columns < right ? run.count * tile_columns : right;
     for (int64_t i = 0; i < tile_rows && y + i * high < p.walk[1].count; ++i) {
       T* to = dest_plane(run.plane) + channel * p.dest_strides.channel +
-              (y + i * high) * p.dest_strides.axis[1] + x;
+              (y + i * high) * p.dest_strides.axis[1] + x * distance;
       for (int64_t first = 0; first < width; first += lanes) {
         const int64_t left = width - first, count = left < lanes ? left : lanes;
         Vec<float> square[lanes];
@@ -309,7 +314,8 @@ struct WinogradConvolution {
         for (int64_t j = 0; j < lanes; ++j) {
           square[j] = j < count ? load(outputs[i * row_pitch + first + j]) : Vec<float>{};
         }
-        store_transposed<T>(square, channels, count, to + first, p.dest_strides.channel);
+        store_transposed<T>(square, channels, count, to + first * distance, p.dest_strides.channel,
+                            distance);
       }
     }
   }

@@ -10,7 +10,8 @@
 // together they cover columns without gaps.
 //
 // A kernel with more taps than its form is a sum over groups of them, each of which reads the tiles
-// of the outputs at a shift of its own.
+// of the outputs at a shift of its own; with a stride, a group has every stride-th tap and reads
+// every stride-th position.
 
 /// Channels of a chunk: 64 x 64 floats of the weights of one point stay in L1.
 constexpr int64_t kWinogradChannels = 64;
@@ -18,9 +19,6 @@ constexpr int64_t kWinogradChannels = 64;
 /// Planar tiles are read in bands of so many registers: 6 rows of 96 columns stay in L1, and a tile
 /// of each phase fits.
 constexpr int64_t kWinogradBandRegisters = 6 * 8 * kMaxWinogradDilation;
-
-/// Taps of all groups of a kernel: an axis of two may be filled up to seven.
-constexpr int64_t kMaxGroupedTaps = kMaxWinogradTaps * 7;
 
 /// Positions of the largest tile.
 constexpr int64_t kMaxTilePositions = 6 * 8;
@@ -36,8 +34,10 @@ struct KernelTaps {
   const WinogradForm& form;
   int64_t count[kAxes];     // taps
   int64_t distance[kAxes];  // of neighbours
+  int64_t step[kAxes];      // from one tap of a group to the next
   int64_t groups[kAxes], all_groups;
   int64_t of_group;                        // taps of a group, those past the last counted in
+  int64_t first[kAxes][kMaxWinogradTaps];  // the first tap of each group of an axis
   int64_t order[kAxes][kMaxWinogradTaps];  // the tap of a walk at each position
 
   KernelTaps(const ContractionShape& shape, const WinogradForm& form) : form(form) {
@@ -47,7 +47,13 @@ struct KernelTaps {
       const Walk& walk = shape.walk[axis];
       count[axis] = walk.tap_count;
       distance[axis] = walk.tap_distance();
-      groups[axis] = axis == 0 ? walk.tap_count : form.axis(axis).groups(walk.tap_count);
+      step[axis] = walk.step;
+      groups[axis] = 0;
+      for (int64_t phase = 0; phase < walk.step; ++phase) {
+        for (int64_t t = phase; t < walk.tap_count; t += taps(axis) * walk.step) {
+          first[axis][groups[axis]++] = t;
+        }
+      }
       all_groups *= groups[axis];
       for (int64_t t = 0; t < walk.tap_count; ++t) {
         order[axis][(walk.taps[t].offset - walk.low()) / distance[axis]] = t;
@@ -55,7 +61,10 @@ struct KernelTaps {
     }
   }
 
-  /// From one position of a tile to the next along rows or columns.
+  /// Taps of a group along an axis.
+  int64_t taps(int axis) const { return axis == 0 ? 1 : form.axis(axis).taps; }
+
+  /// From one output of a tile to the next along rows or columns.
   int64_t dilation(int axis) const { return form.axis(axis).taps > 1 ? distance[axis] : 1; }
 
   /// The index of a group along an axis.
@@ -66,16 +75,30 @@ struct KernelTaps {
   }
   /// How far the first tap of a group lies above the lowest one.
   int64_t shift(int axis, int64_t group) const {
-    const int64_t taps = axis == 0 ? 1 : form.axis(axis).taps;
-    return group_on(axis, group) * taps * distance[axis];
+    return first[axis][group_on(axis, group)] * distance[axis];
+  }
+  /// Tap i of those of a group along an axis, past the last where there is none.
+  int64_t on_axis(int axis, int64_t group, int64_t i) const {
+    return first[axis][group_on(axis, group)] + i * step[axis];
   }
   /// Tap i of a group, row by row, as the walks count them, or -1 past the last.
   int64_t at(int64_t group, int64_t i) const {
-    const int64_t y = group_on(1, group) * form.rows.taps + i / form.columns.taps;
-    const int64_t x = group_on(2, group) * form.columns.taps + i % form.columns.taps;
+    const int64_t y = on_axis(1, group, i / form.columns.taps);
+    const int64_t x = on_axis(2, group, i % form.columns.taps);
     if (y >= count[1] || x >= count[2]) return -1;
-    const int64_t z = order[0][group_on(0, group)];
+    const int64_t z = order[0][on_axis(0, group, 0)];
     return (z * count[1] + order[1][y]) * count[2] + order[2][x];
+  }
+  /// Whether the transformed kernel of a group is not zero at a point: at infinity it is the last
+  /// tap.
+  bool has_point(int64_t group, int64_t point) const {
+    const int64_t on[kAxes] = {0, point / form.columns.points(), point % form.columns.points()};
+    for (int axis = 1; axis < kAxes; ++axis) {
+      const MinimalFilter& filter = form.axis(axis);
+      const bool infinity = filter.has_infinity() && on[axis] + 1 == filter.points();
+      if (infinity && on_axis(axis, group, filter.taps - 1) >= count[axis]) return false;
+    }
+    return true;
   }
 };
 
@@ -132,6 +155,7 @@ inline TileForm output_tiles(const FormTransforms& transforms) {
 
 /// The tiles of `data`, whose planes, rows and columns `walks` lead to from those of the output. Of
 /// the input each group of taps reads a slice of its own, so far on; the outputs have one slice.
+/// Neighbours in a tile lie `spread` apart: the dilation of the kernel or the stride.
 template <class T>
 struct WinogradTiles {
   static constexpr int lanes = kLanes<float>;
@@ -143,6 +167,7 @@ struct WinogradTiles {
   const KernelTaps& taps;
   int64_t channels;
   TileAxis rows, columns;
+  int64_t spread[2];    // of rows, of columns
   int64_t slices;       // of each chunk of channels
   int64_t low[kAxes];   // the first position of tile 0
   int64_t last[kAxes];  // the last position that counts; what lies beyond is zero
@@ -164,6 +189,7 @@ struct WinogradTiles {
         slices(slices) {
     for (int axis = 0; axis < kAxes; ++axis) {
       walk[axis] = walks[axis];
+      if (axis > 0) spread[axis - 1] = walk[axis].step * taps.dilation(axis);
       low[axis] = walk[axis].low();
       last[axis] = (walk[axis].count - 1) * walk[axis].step + walk[axis].high();
     }
@@ -199,7 +225,7 @@ struct WinogradTiles {
                  float* to) const {
     const bool in_place = strides.channel == 1;
     // Groups that fit a band.
-    const int64_t fit = (band_columns() / columns.dilation - form.side[1]) / form.step[1] + 1;
+    const int64_t fit = (band_columns() / spread[1] - form.side[1]) / form.step[1] + 1;
     for (int64_t tile = 0; tile < count;) {
       TileRun run = run_at(first + tile, count - tile);
       const int64_t most = fit * columns.dilation - run.column % columns.dilation;
@@ -209,7 +235,7 @@ struct WinogradTiles {
         const int64_t chunk = slice / slices, tap_group = slice % slices;
         const T* from = plane(run.plane, tap_group);
         if (from != nullptr) from += chunk * kWinogradChannels * strides.channel;
-        const int64_t y = rows.origin(run.row) + low[1] + taps.shift(1, tap_group);
+        const int64_t y = rows.origin(run.row) * walk[1].step + low[1] + taps.shift(1, tap_group);
         const int64_t x = low[2] + taps.shift(2, tap_group);
         if (in_place) {
           transform_pixels(run, y, x, from, slice_channels(slice), place, out);
@@ -242,11 +268,11 @@ struct WinogradTiles {
                         const TilePlace& place, float* to) const {
     alignas(64) float patch[kMaxTilePositions][kWinogradChannels];
     const int64_t row = strides.axis[1], column = strides.axis[2];
-    const int64_t high = rows.dilation, wide = columns.dilation;
+    const int64_t high = spread[0], wide = spread[1];
     const bool rows_inside =
         from != nullptr && y >= 0 && y + (form.side[0] - 1) * high < walk[1].size;
     for (int64_t tile = 0; tile < run.count; ++tile, to += place.tile) {
-      const int64_t left = x + columns.origin(run.column + tile);
+      const int64_t left = x + columns.origin(run.column + tile) * walk[2].step;
       if constexpr (__is_same(T, float)) {
         if (rows_inside && left >= 0 && left + (form.side[1] - 1) * wide < walk[2].size) {
           form.transform(from + y * row + left * column, high * row, wide * column, count,
@@ -279,13 +305,13 @@ struct WinogradTiles {
                        const TilePlace& place, float* to) const {
     const int64_t band_pitch = band_columns() * lanes;
     alignas(64) float band[kWinogradBandRegisters * lanes];
-    const int64_t begin = columns.origin(run.column);
-    const int64_t width = columns.origin(run.column + run.count - 1) - begin +
-                          (form.side[1] - 1) * columns.dilation + 1;
+    const int64_t step = walk[2].step, begin = columns.origin(run.column) * step;
+    const int64_t width = columns.origin(run.column + run.count - 1) * step - begin +
+                          (form.side[1] - 1) * spread[1] + 1;
     for (int64_t c = 0; c < count; c += lanes) {
       const int64_t some = count - c < lanes ? count - c : lanes;
       for (int64_t i = 0; i < form.side[0]; ++i) {
-        const int64_t from_y = from == nullptr ? -1 : resolve(1, y + i * rows.dilation);
+        const int64_t from_y = from == nullptr ? -1 : resolve(1, y + i * spread[0]);
         float* row = band + i * band_pitch;
         if (from_y < 0) {
           fill(row, width * lanes, 0.0f);
@@ -295,9 +321,9 @@ struct WinogradTiles {
         }
       }
       for (int64_t tile = 0; tile < run.count; ++tile) {
-        const int64_t column = columns.origin(run.column + tile) - begin;
-        form.transform(band + column * lanes, band_pitch, columns.dilation * lanes, lanes,
-                       place.point, to + tile * place.tile + c);
+        const int64_t column = columns.origin(run.column + tile) * step - begin;
+        form.transform(band + column * lanes, band_pitch, spread[1] * lanes, lanes, place.point,
+                       to + tile * place.tile + c);
       }
     }
   }
