@@ -260,20 +260,21 @@ inline double winograd_tiles(const ContractionShape& shape, const WinogradForm& 
 /// What transforming a channel of a tile costs, in multiply-adds of each product. This and what
 /// follows is fitted to times of layers of all kinds. With a stride a tile reads so many times as
 /// many lines as it uses, and a kernel is a few of the taps that come together.
-constexpr double kTileTransform = 12, kStridedTransform = 3;
+constexpr double kTileTransform = 12, kStridedTransform = 2.5;
 
-/// The same for a kernel, of all its products: more of each where they do not fit the registers.
-/// And for the gradient of a kernel, with adding it up.
+/// The same for a kernel, which is read from memory, and for the gradient of a kernel, with adding
+/// it up.
+constexpr double kKernelTransform = 13;
 constexpr double kernel_transform(const WinogradForm& form, bool strided) {
-  return double(form.points()) * (form.points() > 16 ? 8 : 5) * (strided ? kStridedTransform : 1);
+  return double(form.points()) * kKernelTransform * (strided ? kStridedTransform : 1);
 }
 constexpr double gradient_transform(const WinogradForm& form, bool) {
   return 8 * double(form.points()) + 200;
 }
 
-/// What a direct weight gradient of planes costs beside one of channels_last tensors, as it
-/// transposes them.
-constexpr double kTransposedSums = 2;
+/// What direct sums cost that transpose rows of planes or their weight, beside those that read both
+/// as they lie; and weight gradients over planes, as they transpose grad too.
+constexpr double kTransposedRows = 1.4, kTransposedSums = 2;
 
 /// Groups of taps of a form.
 inline double winograd_groups(const ContractionShape& shape, const WinogradForm& form) {
@@ -460,8 +461,11 @@ int winograd_form(const Contraction<T>& p, int64_t lanes) {
   }
   const bool pieces = p.groups > 1 && p.source_strides.channel == 1;
   if (pieces && std::min(p.depth, p.rows) < plan::kMinGroupedWinogradChannels) return -1;
-  const int form = plan::winograd_form(p, plan::filled(p.rows, lanes), plan::kernel_transform,
-                                       plan::direct_cost(p));
+  const bool in_place = p.dest_strides.channel == 1 && p.weight_strides.depth == 1;
+  const bool transposes = !in_place && !plan::has_stride(p);
+  const double direct = plan::direct_cost(p) * (transposes ? plan::kTransposedRows : 1);
+  const int form =
+      plan::winograd_form(p, plan::filled(p.rows, lanes), plan::kernel_transform, direct);
   return form < 0 || allows_winograd() ? form : -1;
 }
 

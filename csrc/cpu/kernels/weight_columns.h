@@ -29,19 +29,26 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
   };
   const int64_t squares = rows < lanes ? 0 : (channel_end - channel_begin) / lanes * lanes;
   int64_t c = channel_begin;
-  for (; c < channel_begin + squares; c += lanes) {
-    if (depth == 1) {
-      for (int64_t tap = 0; tap < tap_count; ++tap) {
+  if (depth == 1) {
+    // Tap by tap: neighbouring channels of a tap are neighbours in memory.
+    for (int64_t tap = 0; tap < tap_count; ++tap) {
+      for (int64_t k = c; k < c + squares; k += lanes) {
         Vec<A> square[lanes];
+#pragma GCC unroll 16
         for (int r = 0; r < lanes; ++r) {
-          const T* at = from + taps[tap] + c + r * row;
+          const T* at = from + taps[tap] + k + r * row;
           fetch_ahead(at, 1);
           square[r] = load_wide(at);
         }
         transpose<A>(square);
-        for (int r = 0; r < lanes; ++r) put(tap, c + r, square[r]);
+#pragma GCC unroll 16
+        for (int r = 0; r < lanes; ++r) put(tap, k + r, square[r]);
       }
-    } else if (row == 1) {
+    }
+    c += squares;
+  }
+  for (; c < channel_begin + squares; c += lanes) {
+    if (row == 1) {
       for (int64_t tap = 0; tap < tap_count; ++tap) {
         for (int64_t r = c; r < c + lanes; ++r) {
           const T* at = from + taps[tap] + r * depth;

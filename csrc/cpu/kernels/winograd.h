@@ -12,9 +12,9 @@
 // Tiles are cut into blocks, rows (destination channels) into groups of kWinogradRows, source
 // channels into chunks of kWinogradChannels, which together with a group of taps are a slice. With
 // many tiles a block of them is an item of work, and all weights are transformed first and shared.
-// With few, the input is transformed first and a group is the item: its weights are transformed
-// some slices at a time where they are used, in L2. Small maps come with large weights, whose
-// transform is never written to memory this way.
+// With few, or with weights too large for a cache, the input of a block is transformed first and a
+// group is the item: its weights are transformed some slices at a time where they are used, in L2.
+// Small maps come with large weights, whose transform is never written to memory this way.
 //
 // All points of a tile or kernel lie close together, [tile][slice][point][channel] and
 // [group][slice][point][channel][row]: matrices of one point far apart would make every store of a
@@ -31,9 +31,13 @@ constexpr int64_t kWinogradBlockBytes = 1 << 20;
 /// than the most, small inputs make too few items.
 constexpr int64_t kLeastTiles = 48, kMostTiles = 96;
 
-/// Up to so many bytes of all transformed tiles, groups are the items if there are some, and if the
-/// products of one take no more than a block.
+/// Up to so many bytes of all transformed tiles, or as many as the weights would take, groups are
+/// the items if there are some and the products of one fit a block.
 constexpr int64_t kFewTilesBytes = 8 << 20;
+
+/// Transformed weights beyond this go to memory and back for every block of tiles. It takes less
+/// time to transform them again.
+constexpr int64_t kLargeTransform = 32 << 20;
 
 /// Registers of outputs that are stored together: 4 rows of 4 phases of the widest dilation at
 /// most.
@@ -135,15 +139,19 @@ struct WinogradConvolution {
     const int64_t width = left < columns ? left : columns, tap_count = p.taps();
     const int64_t pitch = point_elements(group, begin);
     float* out = to + block * columns * channels + first % columns;
-    // The taps of a channel, and zeros for those that a group lacks.
+    // The taps of a channel, and zeros for those that a group lacks; of as many channels as fit
+    // where they are neighbours, for the sake of the memory.
     alignas(64) float kernels[(kMaxWinogradTaps + 1) * lanes][lanes];
     alignas(64) float results[kMaxTilePositions][piece][lanes];
     const int64_t step = (tap_count + 1) * lanes;
-    for (int64_t c = 0; c < lanes; ++c) {
+    const int64_t fit = (kMaxWinogradTaps + 1) / (tap_count + 1) * lanes;
+    const int64_t most = p.weight_strides.depth == 1 ? fit : lanes;
+    const int64_t at_once = most < channels ? most : channels;
+    for (int64_t c = 0; c < at_once; ++c) {
       store(kernels[0] + c * step + tap_count * lanes, Vec<float>{});
     }
-    for (int64_t c = 0; c < channels; c += lanes) {
-      const int64_t count = channels - c < lanes ? channels - c : lanes;
+    for (int64_t c = 0; c < channels; c += at_once) {
+      const int64_t count = channels - c < at_once ? channels - c : at_once;
       const int64_t from = begin / taps.all_groups * kWinogradChannels + c;
       read_weight_columns(p, offsets, 0, group * kWinogradRows + first, from, from + count,
                           [&](int64_t tap, int64_t channel, Vec<float> v) {
@@ -335,11 +343,16 @@ struct WinogradBlocking : WinogradConvolution<T> {
   WinogradBlocking(const Contraction<T>& p, const FormTransforms& transforms)
       : WinogradConvolution<T>(p, transforms) {
     const int64_t all_inputs = bytes * this->input.tiles * this->tile_elements();
-    const int64_t all_products = bytes * this->input.tiles * this->points * kWinogradRows;
-    by_rows =
-        all_products <= kWinogradBlockBytes && all_inputs <= kFewTilesBytes && this->groups > 1;
-    block_groups = by_rows ? this->input.groups : this->groups_of_block();
-    block = by_rows ? this->input.tiles : block_groups * this->input.columns.dilation;
+    const int64_t of_tile = bytes * this->points * kWinogradRows, tiles = this->input.tiles;
+    const int64_t weights = bytes * this->weight_elements();
+    const bool few = of_tile * tiles <= kWinogradBlockBytes &&
+                     (all_inputs <= kFewTilesBytes || all_inputs <= weights);
+    by_rows = this->groups > 1 && (few || weights > kLargeTransform);
+    const int64_t dilation = this->input.columns.dilation;
+    const int64_t fit = kWinogradBlockBytes / of_tile / dilation;
+    block_groups =
+        by_rows ? even_part(this->input.groups, fit < 1 ? 1 : fit) : this->groups_of_block();
+    block = by_rows && block_groups == this->input.groups ? tiles : block_groups * dilation;
     product_pitch = block * kWinogradRows + kPointGap;
     input_bytes = bytes * block * this->tile_elements();
     product_bytes = bytes * this->points * product_pitch;
@@ -383,46 +396,50 @@ void winograd_by_tiles(const WinogradBlocking<T>& convolution, const float* tran
       });
 }
 
-/// Few tiles: groups of destination channels are the items, tiles are shared.
+/// Few tiles or large weights: groups of destination channels are the items, the tiles of a block
+/// are shared.
 template <class T>
 void winograd_by_rows(const WinogradBlocking<T>& convolution, const float* transformed) {
   constexpr int64_t piece = 8;  // tiles that a thread transforms at a time
-  const int64_t tiles = convolution.input.tiles, slices = convolution.slices;
-  const int64_t pieces = ceil_div(tiles, piece), product_pitch = convolution.product_pitch;
+  const int64_t slices = convolution.slices, product_pitch = convolution.product_pitch;
   Scratch input_buffer(convolution.input_bytes);
   float* inputs = input_buffer.as<float>();
-  parallel_for(pieces * slices, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item / slices * piece, slice = item % slices;
-      const int64_t count = tiles - first < piece ? tiles - first : piece;
-      convolution.transform_input(first, count, slice, slice + 1,
-                                  inputs + first * convolution.tile_elements());
-    }
-  });
-
-  parallel_for(convolution.groups, 1, [&](int64_t begin, int64_t end) {
-    Scratch weights(convolution.weight_bytes);
-    Scratch product_buffer(convolution.product_bytes);
-    float* products = product_buffer.as<float>();
-    for (int64_t group = begin; group < end; ++group) {
-      if (transformed != nullptr) {
-        convolution.multiply_points(inputs, tiles, group,
-                                    transformed + convolution.weight_offset(group, 0), 0, slices,
-                                    products, product_pitch);
-      } else {
-        int64_t end = 0;
-        for (int64_t slice = 0; slice < slices; slice = end) {
-          end = convolution.run_end(slice);
-          for (int64_t row = 0; row < convolution.group_rows(group); row += convolution.lanes) {
-            convolution.transform_weight(group, row, slice, end, weights.as<float>());
-          }
-          convolution.multiply_points(inputs, tiles, group, weights.as<float>(), slice, end,
-                                      products, product_pitch);
-        }
+  for (int64_t at = 0; at < convolution.input.groups; at += convolution.block_groups) {
+    const int64_t start = convolution.input.group_begin(at);
+    const int64_t tiles = convolution.input.group_begin(at + convolution.block_groups) - start;
+    parallel_for(ceil_div(tiles, piece) * slices, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t first = item / slices * piece, slice = item % slices;
+        const int64_t count = tiles - first < piece ? tiles - first : piece;
+        convolution.transform_input(start + first, count, slice, slice + 1,
+                                    inputs + first * convolution.tile_elements());
       }
-      convolution.store_outputs(products, product_pitch, 0, tiles, group);
-    }
-  });
+    });
+
+    parallel_for(convolution.groups, 1, [&](int64_t begin, int64_t end) {
+      Scratch weights(convolution.weight_bytes);
+      Scratch product_buffer(convolution.product_bytes);
+      float* products = product_buffer.as<float>();
+      for (int64_t group = begin; group < end; ++group) {
+        if (transformed != nullptr) {
+          convolution.multiply_points(inputs, tiles, group,
+                                      transformed + convolution.weight_offset(group, 0), 0, slices,
+                                      products, product_pitch);
+        } else {
+          int64_t end = 0;
+          for (int64_t slice = 0; slice < slices; slice = end) {
+            end = convolution.run_end(slice);
+            for (int64_t row = 0; row < convolution.group_rows(group); row += convolution.lanes) {
+              convolution.transform_weight(group, row, slice, end, weights.as<float>());
+            }
+            convolution.multiply_points(inputs, tiles, group, weights.as<float>(), slice, end,
+                                        products, product_pitch);
+          }
+        }
+        convolution.store_outputs(products, product_pitch, start, tiles, group);
+      }
+    });
+  }
 }
 
 template <class T, int kForm>
