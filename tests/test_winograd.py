@@ -50,6 +50,21 @@ KERNELS = [
     ((2, 48, 5, 14, 18), 32, (3, 3, 3), "winograd_4x4_3x3"),
     ((2, 48, 30, 4, 5), 33, (3, 1, 1), "winograd_6x1_3x1"),
     ((1, 40, 3, 20, 24), 48, (2, 5, 5), "winograd_2x4_5x5"),
+    ((2, 48, 22, 23), 40, (2, 2), "winograd_4x4_2x2"),
+    ((2, 48, 36, 35), 40, (2, 2), "winograd_5x5_2x2"),
+    ((4, 64, 6, 6), 64, (2, 2), "winograd_3x3_2x2"),
+    ((2, 48, 100), 40, (2,), "winograd_1x5_1x2"),
+    ((2, 48, 50, 2), 40, (2, 1), "winograd_5x1_2x1"),
+]
+
+# Kernels whose phases have several taps: every stride-th tap meets every stride-th position.
+STRIDED = [
+    ((2, 48, 33, 31), 64, (4, 4), (2, 2)),
+    ((2, 40, 36, 35), 70, (5, 5), (2, 2)),
+    ((1, 48, 30, 21), 48, (5, 4), (1, 2)),
+    ((1, 32, 29, 40), 66, (6, 7), (3, 3)),  # phases of two taps, and of two and three
+    ((2, 70, 150), 64, (8,), (4,)),
+    ((1, 48, 5, 23, 24), 64, (2, 4, 4), (2, 2, 2)),
 ]
 
 
@@ -116,11 +131,27 @@ def test_chosen_for_other_kernels(
         assert "winograd" in found
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("phase", ["fwd", "bwd_input", "bwd_weight"])
+@pytest.mark.parametrize(("shape", "rows", "kernel", "stride"), STRIDED[:2])
+def test_chosen_for_strides(
+    shape: tuple[int, ...],
+    rows: int,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    phase: str,
+    layout: str,
+) -> None:
+    options = {"stride": stride, "memory_format": FORMATS[layout]}
+    assert "winograd" in algorithm(shape, rows, phase, kernel, **options)
+
+
 @pytest.mark.parametrize("phase", ["fwd", "bwd_weight"])
 @pytest.mark.parametrize(
     ("rows", "options"),
     [
-        (48, {"stride": 2}),
+        (48, {"stride": 2}),  # one or two taps of a phase save less than transforms cost
+        (48, {"stride": 5, "kernel": (7, 7)}),
         (48, {"dilation": 13, "padding": 13}),
         (48, {"dtype": torch.float64}),
         (48, {"kernel": (1, 1)}),
@@ -258,6 +289,46 @@ def test_other_kernels_against_float64(
     )
 
 
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("layout", [*LAYOUTS, "transposed"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize(("shape", "rows", "kernel", "stride"), STRIDED)
+def test_strides_against_float64(
+    shape: tuple[int, ...],
+    rows: int,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    mode: str,
+    layout: str,
+    isa: str,
+    set_isa: Callable[[str], None],
+) -> None:
+    if len(kernel) == 1 and layout == "channels_last":
+        pytest.skip("torch has no channels_last format for 1-d tensors")
+    set_isa(isa)
+    padding = tuple(part for side in same_padding(kernel) for part in (side, side + 1))
+    check_against_float64(
+        shape, rows, padding, (1,) * len(kernel), mode, layout, kernel, stride=stride
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_large_weights_are_transformed_for_each_block_of_tiles(
+    layout: str, set_threads: Callable[[int], None]
+) -> None:
+    # 36 x 512 x 512 floats take 36 MiB, 144 tiles more than a block.
+    assert algorithm((1, 512, 46, 47), 512, memory_format=FORMATS[layout]) == "winograd_4x4_3x3"
+    x = lay_out(torch.randn(1, 512, 46, 47), layout)
+    weight = lay_out(torch.randn(512, 512, 3, 3), layout)
+    expected = F.conv2d(x.double(), weight.double(), padding=1)
+    set_threads(1)
+    output = cnnops.functional.conv2d(x, weight, padding=1)
+    assert error(output, expected) < PROMISED
+    set_threads(2)
+    assert torch.equal(cnnops.functional.conv2d(x, weight, padding=1), output)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 @pytest.mark.parametrize(
@@ -354,19 +425,22 @@ def check_against_float64(
     layout: str,
     kernel: tuple[int, ...] = (3, 3),
     groups: int = 1,
+    stride: tuple[int, ...] | None = None,
 ) -> None:
     """Output and gradients of a convolution with a bias against torch's in float64."""
     rank = len(kernel)
     x = lay_out(torch.randn(shape), layout)
     weight = lay_out(torch.randn(rows, shape[1] // groups, *kernel), layout)
     bias = torch.randn(rows)
-    arguments = ((1,) * rank, padding, dilation, groups, mode)
+    stride = stride or (1,) * rank
+    arguments = (stride, padding, dilation, groups, mode)
     x64, weight64 = x.double().requires_grad_(), weight.double().requires_grad_()
     pairs = [padding[2 * axis : 2 * axis + 2] for axis in reversed(range(rank))]
     named = {"mode": "constant" if mode == "zeros" else mode}
     padded = F.pad(x64, [part for pair in pairs for part in pair], **named)
     convolve = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    expected = convolve(padded, weight64, bias.double(), dilation=dilation, groups=groups)
+    options = {"stride": stride, "dilation": dilation, "groups": groups}
+    expected = convolve(padded, weight64, bias.double(), **options)
     grad = lay_out(torch.randn(expected.shape), layout)
     expected_grads = torch.autograd.grad(expected, (x64, weight64), grad.double())
     output = torch.ops.cnnops.convolution(x, weight, bias, *arguments)
