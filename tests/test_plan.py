@@ -115,9 +115,9 @@ def test_far_strides_and_dilations_are_phases(options: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("expected", "op", "options"),
     [
-        ("pool_rows_by_phases", "max_pool2d", {"kernel_size": 3, "stride": 2}),
-        ("pool_rows_by_windows", "max_pool2d", {"kernel_size": 3}),
-        ("pool_rows_by_windows", "adaptive_avg_pool2d", {"output_size": 6}),
+        ("pool_blocks", "max_pool2d", {"kernel_size": 3, "stride": 2}),
+        ("pool_blocks", "max_pool2d", {"kernel_size": 3}),
+        ("pool_blocks", "adaptive_avg_pool2d", {"output_size": 6}),
         ("pool_whole_rows", "adaptive_avg_pool2d", {"output_size": 1}),
         ("pool_fractional", "fractional_max_pool2d", {"kernel_size": 2, "output_size": 5}),
     ],
@@ -140,9 +140,31 @@ def test_gradients_of_poolings() -> None:
     ]
     train = cnnops.plan("max_pool2d", shape, kernel_size=3, phase="train")
     assert [step.operator for step in train.steps] == ["max_pool_with_indices", "max_pool_backward"]
-    assert algorithms("avg_pool2d", shape, kernel_size=2, phase="bwd_input") == [
-        "pool_rows_by_phases"
-    ]
+    assert algorithms("avg_pool2d", shape, kernel_size=2, phase="bwd_input") == ["pool_blocks"]
+
+
+@pytest.mark.parametrize("phase", ["fwd", "bwd_input"])
+def test_poolings_of_few_planes(phase: str) -> None:
+    """Registers across planes would be mostly empty."""
+    shuffles = _C.isa() != "baseline"
+    for stride, otherwise in ((2, "pool_rows_by_phases"), (3, "pool_rows_by_windows")):
+        # Gradients at stride 2 are shifted vectors, which shuffles only add to.
+        shuffled = shuffles and (phase, stride) != ("bwd_input", 2)
+        expected = "pool_shuffled_rows" if shuffled else otherwise
+        step: dict[str, Any] = {"kernel_size": 3, "stride": stride, "phase": phase}
+        assert algorithms("avg_pool2d", (1, 1, 30, 30), **step) == [expected]
+    # Nor do windows that are wider than two registers fit into them.
+    wide: dict[str, Any] = {"kernel_size": 90, "stride": 80, "phase": phase}
+    if phase == "fwd":
+        assert algorithms("avg_pool1d", (1, 1, 800), **wide) == ["pool_rows_by_windows"]
+
+
+def test_blocks_of_planes_take_scratch_that_does_not_grow() -> None:
+    (small,) = cnnops.plan("avg_pool2d", (1, 64, 60, 60), kernel_size=3).steps
+    (large,) = cnnops.plan("avg_pool2d", (8, 64, 600, 600), kernel_size=3).steps
+    assert small.algorithm == large.algorithm == "pool_blocks"
+    assert 0 < large.per_thread <= 1 << 18
+    assert large.per_thread < 2 * small.per_thread
 
 
 @pytest.mark.parametrize("layer", NAMED, ids=lambda layer: layer.name)

@@ -313,6 +313,13 @@ def _pool(function: str, shape: tuple[int, ...], *, unbatched: bool = False, **f
     return Case(function, shape[1:] if unbatched else shape, options=fields, **own)
 
 
+#: Planes that fill a register or do not, of more pixels than are transposed at a time: blocks are
+#: cut along every axis.
+_BLOCKS = {1: (1, 20, 2600), 2: (1, 20, 50, 61), 3: (2, 9, 12, 15, 16)}
+#: Windows of rows that few planes have: overlapping, apart, and wider than a register.
+_ROW_WINDOWS = ((3, 1), (2, 3), (5, 5), (4, 9), (7, 7), (16, 16), (19, 2), (31, 17), (40, 40))
+
+
 def _max_pools() -> Iterator[Case]:
     for rank, plane in PLANES.items():
         function = f"max_pool{rank}d"
@@ -369,6 +376,24 @@ def _max_pools() -> Iterator[Case]:
         yield _pool("max_pool2d", (1, 2, 5, width), kernel_size=2)
         yield _pool("max_pool2d", (1, 2, 5, width), kernel_size=3, stride=1, padding=1)
         yield _pool("max_pool2d", (1, width, 5, 4), kernel_size=3, stride=2, layout="channels_last")
+    for rank, shape in _BLOCKS.items():
+        function = f"max_pool{rank}d"
+        yield _pool(function, shape, kernel_size=2)
+        yield _pool(function, shape, kernel_size=5, stride=4)
+        yield _pool(function, shape, kernel_size=3, stride=2, padding=1, dilation=2)
+        for values in ("ties", "nan"):
+            yield _pool(function, shape, kernel_size=3, stride=1, padding=1, values=values)
+            yield _pool(
+                function, shape, kernel_size=3, stride=3, padding=1, ceil_mode=True, values=values
+            )
+        yield _pool(
+            function, shape, kernel_size=3, stride=2, padding=1, values="ties", dtypes=INTEGERS
+        )
+    for kernel, stride in _ROW_WINDOWS:
+        yield _pool("max_pool1d", (1, 2, 300), kernel_size=kernel, stride=stride, padding=1)
+        yield _pool("max_pool2d", (1, 2, 9, 70), kernel_size=(3, kernel), stride=(2, stride))
+    for dilation in (2, 7, 15):
+        yield _pool("max_pool1d", (1, 2, 100), kernel_size=3, padding=1, dilation=dilation)
 
 
 def _avg_pools() -> Iterator[Case]:
@@ -417,6 +442,26 @@ def _avg_pools() -> Iterator[Case]:
         yield _pool("avg_pool2d", (1, 2, 5, width), kernel_size=2)
         yield _pool("avg_pool2d", (1, 2, 5, width), kernel_size=3, stride=1, padding=1)
         yield _pool("avg_pool2d", (1, width, 5, 4), kernel_size=3, stride=2, layout="channels_last")
+    for rank, shape in _BLOCKS.items():
+        function = f"avg_pool{rank}d"
+        yield _pool(function, shape, kernel_size=2)
+        yield _pool(function, shape, kernel_size=2, stride=5)
+        yield _pool(function, shape, kernel_size=3, stride=2, padding=1, dtypes=(torch.int64,))
+        for include in (True, False):
+            yield _pool(
+                function, shape, kernel_size=3, stride=1, padding=1, count_include_pad=include
+            )
+        yield _pool(
+            function, shape, kernel_size=5, stride=4, padding=2, ceil_mode=True,
+            count_include_pad=False,
+        )  # fmt: skip
+    for kernel, stride in _ROW_WINDOWS:
+        for include in (True, False):
+            yield _pool(
+                "avg_pool1d", (1, 2, 300), kernel_size=kernel, stride=stride, padding=1,
+                count_include_pad=include,
+            )  # fmt: skip
+        yield _pool("avg_pool2d", (1, 2, 9, 70), kernel_size=(3, kernel), stride=(2, stride))
     yield _pool("avg_pool2d", (1, 2, 40, 50), kernel_size=(40, 50))
 
 
@@ -441,6 +486,11 @@ def _adaptive_pools() -> Iterator[Case]:
             if kind == "max":
                 for values in ("ties", "nan", "infinite"):
                     yield _pool(function, shape, output_size=4, values=values)
+    for kind in ("avg", "max"):
+        for rank, shape in _BLOCKS.items():
+            yield _pool(f"adaptive_{kind}_pool{rank}d", shape, output_size=7)
+        for width in (5, 40, 150, 400):
+            yield _pool(f"adaptive_{kind}_pool1d", (1, 2, 300), output_size=width)
 
 
 def _lp_pools() -> Iterator[Case]:

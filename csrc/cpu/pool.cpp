@@ -8,24 +8,26 @@
 namespace cnnops {
 
 PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount count,
-                         int64_t divisor, bool inverse)
-    : problem_{g.batch, g.channels, channels_last, divisor, {}, {}} {
+                         int64_t divisor, bool inverse, const PoolRegisters& registers)
+    : problem_{g.batch, g.channels, channels_last, divisor, {}, inverse, {}, {}, {}} {
   const PoolGeometry flat = with_global_windows_flat(g, &count);
-  list_windows(flat, count, inverse);
-  const PoolChoice choice = choose_pool(problem_);
+  list_windows(flat, count, inverse, registers.lanes);
+  const PoolChoice choice = choose_pool(problem_, registers);
   problem_.algorithm = choice.algorithm;
   reason_ = choice.reason;
 }
 
-PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, TapPass pass, int64_t lanes)
-    : problem_{g.batch, g.channels, channels_last, 0, {}, {}} {
-  list_windows(g, WindowCount::kNone, true);
-  const PoolChoice choice = choose_tap_pool(problem_, pass, lanes);
+PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, TapPass pass,
+                         const PoolRegisters& registers)
+    : problem_{g.batch, g.channels, channels_last, 0, {}, pass == TapPass::backward, {}, {}, {}} {
+  list_windows(g, WindowCount::kNone, true, registers.lanes);
+  const PoolChoice choice = choose_tap_pool(problem_, pass, registers);
   problem_.algorithm = choice.algorithm;
   reason_ = choice.reason;
 }
 
-void PlannedPool::list_windows(const PoolGeometry& g, WindowCount count, bool inverse) {
+void PlannedPool::list_windows(const PoolGeometry& g, WindowCount count, bool inverse,
+                               int64_t lanes) {
   int64_t size = 0;
   for (const PoolAxis& axis : g.axis) size += window_list_size(axis, inverse);
   lists_.resize(size);
@@ -38,6 +40,9 @@ void PlannedPool::list_windows(const PoolGeometry& g, WindowCount count, bool in
                         axis.padding,  axis.dilation, windows.begin, windows.end,
                         windows.count, windows.first, windows.last};
   }
+  if (problem_.channels_last) return;
+  problem_.cut = cut_into_blocks(problem_);
+  problem_.chunks = cut_into_chunks(problem_, lanes);
 }
 
 namespace {
@@ -81,16 +86,17 @@ class CpuEngine {
   template <class T>
   void max_pool(const PoolGeometry& g, bool channels_last, const Tensor& input,
                 const Tensor& output, const Tensor* indices) {
-    const PlannedPool plan(g, channels_last, WindowCount::kNone, 0, false);
-    pool_kernels<T>().max_pool(plan.problem(), data_of<T>(input), mutable_data_of<T>(output),
-                               indices ? mutable_data_of<int64_t>(*indices) : nullptr);
+    const PoolKernels<T>& kernels = pool_kernels<T>();
+    const PlannedPool plan(g, channels_last, WindowCount::kNone, 0, false, kernels.registers);
+    kernels.max_pool(plan.problem(), data_of<T>(input), mutable_data_of<T>(output),
+                     indices ? mutable_data_of<int64_t>(*indices) : nullptr);
   }
 
   template <class T>
   void max_pool_taps(const PoolGeometry& g, bool channels_last, const Tensor& input,
                      const Tensor& output, const Tensor& taps) {
     const PoolKernels<T>& kernels = pool_kernels<T>();
-    const PlannedPool plan(g, channels_last, TapPass::forward, kernels.lanes);
+    const PlannedPool plan(g, channels_last, TapPass::forward, kernels.registers);
     kernels.max_pool_taps(plan.problem(), data_of<T>(input), mutable_data_of<T>(output),
                           mutable_data_of<uint8_t>(taps));
   }
@@ -99,7 +105,7 @@ class CpuEngine {
   void max_pool_taps_backward(const PoolGeometry& g, bool channels_last, const Tensor& grad_output,
                               const Tensor& taps, const Tensor& grad_input) {
     const PoolKernels<T>& kernels = pool_kernels<T>();
-    const PlannedPool plan(g, channels_last, TapPass::backward, kernels.lanes);
+    const PlannedPool plan(g, channels_last, TapPass::backward, kernels.registers);
     kernels.max_pool_taps_backward(plan.problem(), data_of<T>(grad_output), data_of<uint8_t>(taps),
                                    mutable_data_of<T>(grad_input));
   }
@@ -107,8 +113,8 @@ class CpuEngine {
   template <class T>
   void avg_pool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
                 bool backward, const Tensor& from, const Tensor& to) {
-    const PlannedPool plan(g, channels_last, count, divisor, backward);
     const PoolKernels<T>& kernels = pool_kernels<T>();
+    const PlannedPool plan(g, channels_last, count, divisor, backward, kernels.registers);
     const auto kernel = backward ? kernels.avg_pool_backward : kernels.avg_pool;
     kernel(plan.problem(), data_of<T>(from), mutable_data_of<T>(to));
   }

@@ -11,6 +11,9 @@
 
 namespace cnnops {
 
+// The functions here are compiled into kernels of every instruction set, so none of them may become
+// a copy that the linker could take for another's.
+
 /// The windows along one axis; pointers as in AxisWindows (pool_geometry.h).
 struct PoolWindows {
   int64_t input;
@@ -29,12 +32,60 @@ struct PoolWindows {
   int64_t start(int64_t o) const { return o * stride - padding; }
 };
 
+/// What the destinations along one axis are made of: destination o of `to` from the sources
+/// begin[o], begin[o] + step, ... below end[o], of `from`.
+struct PoolSpans {
+  const int64_t* begin;
+  const int64_t* end;
+  int64_t step;
+  int64_t from;
+  int64_t to;
+
+  /// The sources [low, high) that hold all those of destinations [first, last), of one or more.
+  [[gnu::always_inline]] void hull(int64_t first, int64_t last, int64_t* low, int64_t* high) const {
+    *low = begin[first];
+    *high = end[last - 1];
+    // With dilation, a window that starts in the padding can begin after the next one.
+    for (int64_t o = first + 1; o < last && step > 1; ++o) {
+      if (begin[o] < *low) *low = begin[o];
+    }
+    if (*low > *high) *low = *high;
+  }
+};
+
+/// The most source rows that kernels list.
+constexpr int64_t kPoolSourceRows = 256;
+
+/// How planes are cut into blocks (kernels/pool_blocks.h): destinations of a block along each axis,
+/// and the most pixels that blocks have of sources, of source rows of destination columns, and of
+/// destinations. `to` is 0 where windows are too large.
+struct PoolCut {
+  int64_t tile[3];
+  int64_t source;
+  int64_t rows;
+  int64_t to;
+};
+
+/// How rows are cut into chunks (kernels/pool_shuffles.h). `chunks` is 0 where windows are too
+/// wide. `regular`: chunk c is `count` destinations whose sources begin at origin + c * step.
+struct PoolChunks {
+  bool regular;
+  int64_t chunks;
+  int64_t taps;   // the most sources of a destination along the row
+  int64_t reach;  // sources of a chunk
+  int64_t count;
+  int64_t origin;
+  int64_t step;
+};
+
 /// The loop that reduces windows, or spreads their gradient; pool_plan.h chooses.
 enum class PoolAlgorithm {
   whole_rows,       // one window holds a whole plane, which is one row
   rows_by_phases,   // vectors of neighbouring outputs along the width
   rows_by_windows,  // window by window along the width
   pixels,           // vectors along the channels of channels_last tensors
+  shuffled_rows,    // vectors along the width, shuffled out of two registers
+  blocks,           // vectors across planes, which are transposed in cache
   tap_by_tap,       // gradients: one element after the other, to where its tap is
 };
 
@@ -48,8 +99,44 @@ struct PoolProblem {
   bool channels_last;
   int64_t divisor;      // 0: the mean divides by the product of the windows' counts
   PoolWindows axis[3];  // depth, height, width
+  bool inverse;         // is the gradient of the inputs wanted?
   PoolAlgorithm algorithm;
+  PoolCut cut;        // of blocks
+  PoolChunks chunks;  // of shuffled rows
 };
+
+/// Outputs from inputs, or where `p.inverse` the other way round.
+[[gnu::always_inline]] inline PoolSpans spans_of(const PoolProblem& p, int i) {
+  const PoolWindows& axis = p.axis[i];
+  if (p.inverse) return {axis.first, axis.last, 1, axis.output, axis.input};
+  return {axis.begin, axis.end, axis.dilation, axis.input, axis.output};
+}
+
+/// Destinations from `first` on whose sources, [low, high), lie in two registers of `lanes`: a
+/// register at most, and one at least.
+[[gnu::always_inline]] inline int64_t chunk_of(const PoolSpans& spans, int64_t first, int64_t lanes,
+                                               int64_t* low, int64_t* high) {
+  const int64_t most = spans.to - first < lanes ? spans.to - first : lanes;
+  int64_t count = 1;
+  spans.hull(first, first + 1, low, high);
+  for (; count < most; ++count) {
+    int64_t next_low, next_high;
+    spans.hull(first, first + count + 1, &next_low, &next_high);
+    if (next_high - next_low > 2 * lanes) break;
+    *low = next_low;
+    *high = next_high;
+  }
+  return count;
+}
+
+/// Lane of the sources of a regular chunk that is tap `tap` of destination `lane`, -1 for none.
+[[gnu::always_inline]] inline int64_t lane_of(const PoolProblem& p, int64_t tap, int64_t lane) {
+  const PoolWindows& axis = p.axis[2];
+  if (!p.inverse) return lane * axis.stride + tap * axis.dilation;
+  const int64_t u = axis.padding % axis.stride + lane, phase = u % axis.stride;
+  const int64_t back = p.chunks.taps - 1 - tap;  // outputs before the last window of the input
+  return phase + back * axis.stride < axis.kernel ? u / axis.stride + tap : -1;
+}
 
 /// Elements of `small` planes that go to or come from positions of `large` planes.
 struct IndexedProblem {
@@ -71,10 +158,21 @@ struct FractionalProblem {
   int64_t kernel[3];
 };
 
+/// What the rules of pool_plan.h ask about the registers of an instruction set: elements in one,
+/// and whether elements of two are shuffled by lanes in a register.
+struct PoolRegisters {
+  int64_t lanes;
+  bool shuffle;
+};
+
 /// Entries are null where torch has no such operator for T.
 template <class T>
 struct PoolKernels {
-  int64_t lanes;  // elements in a register
+  PoolRegisters registers;
+  /// Bytes of scratch of max_pool, max_pool_taps, avg_pool and avg_pool_backward: of every thread,
+  /// for poolings that say where maxima are or not, and of the call, for those that divide or not.
+  int64_t (*scratch)(const PoolProblem&, bool places);
+  int64_t (*tables)(const PoolProblem&, bool divides);
   /// `indices` may be null.
   void (*max_pool)(const PoolProblem&, const T* input, T* output, int64_t* indices);
   /// The same for the gradient, by pixels or by phases and without dilation; `taps` may not be

@@ -20,27 +20,27 @@ class NotingEngine {
 
   template <class T>
   void max_pool(const PoolGeometry& g, bool channels_last, const Tensor&, const Tensor&,
-                const Tensor*) {
-    note<T>(PlannedPool(g, channels_last, WindowCount::kNone, 0, false));
+                const Tensor* indices) {
+    note<T>(PlannedPool(g, channels_last, WindowCount::kNone, 0, false, registers<T>()),
+            indices != nullptr, false);
   }
 
   template <class T>
   void max_pool_taps(const PoolGeometry& g, bool channels_last, const Tensor&, const Tensor&,
                      const Tensor&) {
-    note<T>(PlannedPool(g, channels_last, TapPass::forward, pool_kernels<T>().lanes));
+    note<T>(PlannedPool(g, channels_last, TapPass::forward, registers<T>()), true, false);
   }
   template <class T>
   void max_pool_taps_backward(const PoolGeometry& g, bool channels_last, const Tensor&,
                               const Tensor&, const Tensor&) {
-    const PoolKernels<T>& kernels = pool_kernels<T>();
-    const PlannedPool plan(g, channels_last, TapPass::backward, kernels.lanes);
-    note<T>(plan, kernels.max_pool_taps_scratch(plan.problem()));
+    const PlannedPool plan(g, channels_last, TapPass::backward, registers<T>());
+    note_scratch<T>(plan, pool_kernels<T>().max_pool_taps_scratch(plan.problem()), 0);
   }
 
   template <class T>
   void avg_pool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
                 bool backward, const Tensor&, const Tensor&) {
-    note<T>(PlannedPool(g, channels_last, count, divisor, backward));
+    note<T>(PlannedPool(g, channels_last, count, divisor, backward, registers<T>()), false, true);
   }
 
   template <class T>
@@ -68,10 +68,20 @@ class NotingEngine {
 
  private:
   template <class T>
-  static void note(const PlannedPool& plan, int64_t scratch = 0) {
-    const PoolAlgorithm algorithm = plan.problem().algorithm;
-    plan_notes().push_back(
-        {name_of(algorithm), plan.reason(), {1, pool_kernels<T>().lanes, plan.bytes(), scratch}});
+  static const PoolRegisters& registers() {
+    return pool_kernels<T>().registers;
+  }
+  template <class T>
+  static void note(const PlannedPool& plan, bool places, bool divides) {
+    const PoolKernels<T>& kernels = pool_kernels<T>();
+    note_scratch<T>(plan, kernels.scratch(plan.problem(), places),
+                    kernels.tables(plan.problem(), divides));
+  }
+  template <class T>
+  static void note_scratch(const PlannedPool& plan, int64_t scratch, int64_t tables) {
+    plan_notes().push_back({name_of(plan.problem().algorithm),
+                            plan.reason(),
+                            {1, registers<T>().lanes, plan.bytes() + tables, scratch}});
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "cpu/pool_cut.h"
 #include "cpu/pool_kernels.h"
 #include "pool_geometry.h"
 
@@ -15,6 +16,8 @@ inline const char* name_of(PoolAlgorithm algorithm) {
     case PoolAlgorithm::rows_by_phases: return "pool_rows_by_phases";
     case PoolAlgorithm::rows_by_windows: return "pool_rows_by_windows";
     case PoolAlgorithm::pixels: return "pool_pixels";
+    case PoolAlgorithm::shuffled_rows: return "pool_shuffled_rows";
+    case PoolAlgorithm::blocks: return "pool_blocks";
     case PoolAlgorithm::tap_by_tap: return "pool_tap_by_tap";
   }
   return "";
@@ -27,6 +30,9 @@ struct PoolChoice {
 };
 
 constexpr PoolChoice kByPixels{PoolAlgorithm::pixels, "channels lie side by side"};
+constexpr PoolChoice kByBlocks{PoolAlgorithm::blocks, "planes enough for registers across them"};
+constexpr PoolChoice kByShuffles{PoolAlgorithm::shuffled_rows,
+                                 "few planes: windows are picked out of two registers of a row"};
 constexpr PoolChoice kByPhases{PoolAlgorithm::rows_by_phases,
                                "stride 1 or 2: taps of neighbours are shifted vectors"};
 
@@ -40,11 +46,28 @@ inline bool is_one_window(const PoolProblem& p) {
          width.end[0] == width.input;
 }
 
-inline PoolChoice choose_pool(const PoolProblem& p) {
+/// Do blocks fit the cache, and are there planes enough to fill most registers of `lanes`?
+inline bool can_block(const PoolProblem& p, int64_t lanes) {
+  const int64_t planes = p.batch * p.channels, rest = planes % lanes;
+  const int64_t last = rest == 0 ? lanes : rest;
+  return p.cut.to > 0 && (planes > 4 * lanes || 2 * last > lanes);
+}
+
+/// Do chunks of rows fill a quarter of a register or more?
+inline bool can_shuffle(const PoolProblem& p, const PoolRegisters& registers) {
+  return registers.shuffle && p.chunks.chunks > 0 &&
+         (p.chunks.chunks == 1 || 4 * p.chunks.count >= registers.lanes);
+}
+
+inline PoolChoice choose_pool(const PoolProblem& p, const PoolRegisters& registers) {
   const PoolWindows& width = p.axis[2];
   if (p.channels_last) return kByPixels;
   if (is_one_window(p)) return {PoolAlgorithm::whole_rows, "one window holds the plane"};
-  if (width.stride != 1 && width.stride != 2) {
+  if (can_block(p, registers.lanes)) return kByBlocks;
+  const bool by_phases = width.stride == 1 || width.stride == 2;
+  // The windows that an input lies in at these strides begin where shifted vectors do.
+  if (can_shuffle(p, registers) && !(p.inverse && by_phases)) return kByShuffles;
+  if (!by_phases) {
     const char* reason = width.stride == 0 ? "windows lie on no grid" : "windows hardly overlap";
     return {PoolAlgorithm::rows_by_windows, reason};
   }
@@ -57,13 +80,16 @@ inline PoolChoice choose_pool(const PoolProblem& p) {
 /// The two passes of a max pooling with taps.
 enum class TapPass { forward, backward };
 
-/// The same for max pooling with taps, whose windows are small and of stride 1 or 2, in registers
-/// of `lanes` elements.
-inline PoolChoice choose_tap_pool(const PoolProblem& p, TapPass pass, int64_t lanes) {
-  if (pass == TapPass::backward && (!p.channels_last || p.channels < lanes)) {
+/// The same for max pooling with taps, whose windows are small and of stride 1 or 2.
+inline PoolChoice choose_tap_pool(const PoolProblem& p, TapPass pass,
+                                  const PoolRegisters& registers) {
+  if (pass == TapPass::backward) {
+    if (p.channels_last && p.channels >= registers.lanes) return kByPixels;
     return {PoolAlgorithm::tap_by_tap, "no registers of channels to gather taps in"};
   }
-  return p.channels_last ? kByPixels : kByPhases;
+  if (p.channels_last) return kByPixels;
+  if (can_block(p, registers.lanes)) return kByBlocks;
+  return can_shuffle(p, registers) ? kByShuffles : kByPhases;
 }
 
 inline IndexedProblem indexed_problem(const PoolGeometry& g, bool channels_last) {
@@ -74,9 +100,10 @@ inline IndexedProblem indexed_problem(const PoolGeometry& g, bool channels_last)
 class PlannedPool {
  public:
   PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
-              bool inverse);
+              bool inverse, const PoolRegisters& registers);
   /// Of max pooling with taps, which count from the start of a window that is not flattened.
-  PlannedPool(const PoolGeometry& g, bool channels_last, TapPass pass, int64_t lanes);
+  PlannedPool(const PoolGeometry& g, bool channels_last, TapPass pass,
+              const PoolRegisters& registers);
   PlannedPool(const PlannedPool&) = delete;
   PlannedPool& operator=(const PlannedPool&) = delete;
 
@@ -86,7 +113,7 @@ class PlannedPool {
   int64_t bytes() const { return static_cast<int64_t>(lists_.size() * sizeof(int64_t)); }
 
  private:
-  void list_windows(const PoolGeometry& g, WindowCount count, bool inverse);
+  void list_windows(const PoolGeometry& g, WindowCount count, bool inverse, int64_t lanes);
 
   std::vector<int64_t> lists_;
   PoolProblem problem_;

@@ -245,16 +245,19 @@ inline Vec<T> where_byte(const uint8_t* bytes, uint8_t byte, Vec<T> v) {
 #endif
 }
 
-/// Stores the lanes, integers of 32 or 64 bits below 256, as bytes.
+/// Stores the first `count` lanes, integers of 32 or 64 bits below 256, as bytes.
 template <class Index>
-inline void store_bytes(uint8_t* to, Vec<Index> v) {
+inline void store_bytes(uint8_t* to, Vec<Index> v, int64_t count = kLanes<Index>) {
 #if defined(CNNOPS_TARGET_AVX512)
+  const uint32_t mask = (1u << count) - 1;
   if constexpr (sizeof(Index) == 4) {
-    return _mm_storeu_si128((__m128i*)to, _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)v));
+    return _mm512_mask_cvtepi32_storeu_epi8(to, __mmask16(mask), (__m512i)v);
   }
-  return _mm_storel_epi64((__m128i*)to, _mm512_maskz_cvtepi64_epi8(0xff, (__m512i)v));
+  return _mm512_mask_cvtepi64_storeu_epi8(to, __mmask8(mask), (__m512i)v);
 #else
-  for (int i = 0; i < kLanes<Index>; ++i) to[i] = uint8_t(v[i]);
+  Index all[kLanes<Index>];
+  store(all, v);
+  for (int64_t i = 0; i < count; ++i) to[i] = uint8_t(all[i]);
 #endif
 }
 

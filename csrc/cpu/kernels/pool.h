@@ -7,6 +7,8 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 #include "cpu/kernels/pool_phases.h"      // strided rows as contiguous vectors
 #include "cpu/kernels/pool_row.h"         // windows reduced along W
 #include "cpu/kernels/pool_pixel.h"       // windows reduced along C
+#include "cpu/kernels/pool_shuffles.h"    // windows along W, shuffled out of registers
+#include "cpu/kernels/pool_blocks.h"      // windows reduced across planes
 #include "cpu/kernels/pool_max.h"
 #include "cpu/kernels/pool_avg.h"
 #include "cpu/kernels/pool_taps.h"
@@ -14,12 +16,26 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 #include "cpu/kernels/pool_scatter.h"
 // clang-format on
 
+template <class T>
+int64_t pool_scratch(const PoolProblem& p, bool places) {
+  return p.algorithm == PoolAlgorithm::blocks ? BlockMemory<T>::bytes(p.cut, places) : 0;
+}
+
+template <class T>
+int64_t pool_tables(const PoolProblem& p, bool divides) {
+  const bool shuffled = p.algorithm == PoolAlgorithm::shuffled_rows;
+  return (shuffled ? RowShuffles<T>::bytes(p.chunks) : 0) + (divides ? Divisors<T>::bytes(p) : 0);
+}
+
 /// The operators of a type are torch's: maxima of every type, averages of floats and int64, the
 /// others of floats.
 template <class T>
 constexpr PoolKernels<T> pool_table() {
   PoolKernels<T> table{};
-  table.lanes = kLanes<Compute<T>>;
+  // Shorter registers have no such shuffle: it would go through memory, lane by lane.
+  table.registers = {kLanes<Compute<T>>, CNNOPS_VECTOR_BYTES >= 32};
+  table.scratch = pool_scratch<T>;
+  table.tables = pool_tables<T>;
   table.max_pool = max_pool<T>;
   constexpr bool kFloat = __is_same(Compute<T>, float) || __is_same(T, double);
   if constexpr (kFloat || __is_same(T, int64_t)) {

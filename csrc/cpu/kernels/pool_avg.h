@@ -8,11 +8,27 @@
 /// What the sums of the windows are divided by.
 template <class T>
 class Divisors {
+  static constexpr int64_t kCount = kLanes<Compute<T>>;
+
  public:
-  explicit Divisors(const PoolProblem& p) : p_(p) {
+  explicit Divisors(const PoolProblem& p) : p_(p), same_(counts_alike(p)), table_(bytes(p)) {
+    if (same()) return;
+    Compute<T>* to = table_.template as<Compute<T>>();
     const PoolWindows& width = p.axis[2];
-    for (int64_t o = 1; o < width.output; ++o) same_ = same_ && width.count[o] == width.count[0];
+    for (int64_t i = 0; i < table_size(p); ++i) {
+      const int64_t o = i - kCount;
+      to[i] = o >= 0 && o < width.output ? Compute<T>(width.count[o]) : Compute<T>(1);
+    }
   }
+
+  /// Bytes of the table that it keeps.
+  static int64_t bytes(const PoolProblem& p) {
+    if (p.divisor != 0 || counts_alike(p)) return 0;
+    return int64_t(sizeof(Compute<T>)) * table_size(p);
+  }
+
+  /// Do all windows of a row divide alike?
+  bool same() const { return same_ || p_.divisor != 0; }
 
   /// Elements that the windows of output row (d, h) have in the other two axes.
   int64_t row(int64_t d, int64_t h) const { return p_.axis[0].count[d] * p_.axis[1].count[h]; }
@@ -21,13 +37,11 @@ class Divisors {
     return Compute<T>(p_.divisor != 0 ? p_.divisor : row * p_.axis[2].count[w]);
   }
 
-  /// The divisors of outputs w, w + 1, ... of a row; 1 beyond its end.
+  /// The divisors of outputs w, w + 1, ... of a row; any but 0 beyond its ends, of which w is less
+  /// than a register away before the first and two behind the last.
   Vec<Compute<T>> lanes(int64_t row, int64_t w) const {
-    if (same_ || p_.divisor != 0) return broadcast(one(row, 0));
-    Vec<Compute<T>> result = broadcast(Compute<T>(1));
-    const int64_t count = least(kLanes<Compute<T>>, p_.axis[2].output - w);
-    for (int64_t i = 0; i < count; ++i) result[i] = one(row, w + i);
-    return result;
+    if (same()) return broadcast(one(row, 0));
+    return load(table_.template as<Compute<T>>() + kCount + w) * Compute<T>(row);
   }
 
   /// value / divisor for a gradient. Floats multiply by the inverse: off by an ulp, much faster.
@@ -63,13 +77,63 @@ class Divisors {
   static constexpr bool kDivideOnce = !__is_same(T, int64_t);
 
  private:
+  static bool counts_alike(const PoolProblem& p) {
+    const PoolWindows& width = p.axis[2];
+    for (int64_t o = 1; o < width.output; ++o) {
+      if (width.count[o] != width.count[0]) return false;
+    }
+    return true;
+  }
+  /// Counts along W as elements of registers, with room on both sides.
+  static int64_t table_size(const PoolProblem& p) { return p.axis[2].output + 4 * kCount; }
+
   const PoolProblem& p_;
-  bool same_ = true;
+  bool same_;
+  Scratch table_;
+};
+
+/// Division by one number, which gives the quotients that division gives: vectors of floats are
+/// multiplied by the inverse, and by it once more what is left then.
+template <class T>
+struct Divide {
+  T divisor, inverse;
+
+  explicit Divide(T by) : divisor(by), inverse(1 / by) {}
+
+  Vec<T> operator()(Vec<T> value) const {
+#if defined(CNNOPS_TARGET_AVX512) || defined(CNNOPS_TARGET_AVX2)
+    if constexpr (!__is_same(T, int64_t)) {
+      const Vec<T> about = value * inverse;
+      const Vec<T> quotient = about + (value - about * divisor) * inverse;
+      return quotient == quotient ? quotient : about;  // infinities leave NaN
+    }
+#endif
+    return value / divisor;
+  }
 };
 
 template <class T>
 void avg_pool(const PoolProblem& p, const T* input, T* output) {
   const Divisors<T> divisors(p);
+  if (p.algorithm == PoolAlgorithm::shuffled_rows) {
+    return reduce_rows_by_shuffles(
+        p, work_of(p), input, output, Sum(), Unscaled(), [&](int64_t d, int64_t h) {
+          const int64_t row = divisors.row(d, h);
+          return [&divisors, row, shared = Divide<Compute<T>>(divisors.one(row, 0))](
+                     Vec<Compute<T>> sum, int64_t w) {
+            return divisors.same() ? shared(sum) : sum / divisors.lanes(row, w);
+          };
+        });
+  }
+  if (p.algorithm == PoolAlgorithm::blocks) {
+    return reduce_blocks(p, input, output, Sum(), [&](int64_t d, int64_t h) {
+      const int64_t row = divisors.row(d, h);
+      return [&divisors, row, shared = Divide<Compute<T>>(divisors.one(row, 0))](
+                 Vec<Compute<T>> sum, int64_t w) {
+        return divisors.same() ? shared(sum) : Divide<Compute<T>>(divisors.one(row, w))(sum);
+      };
+    });
+  }
   if (p.algorithm == PoolAlgorithm::pixels) {
     reduce_pixels(p, input, output, Sum(), [&](int64_t d, int64_t h, int64_t w) {
       const Compute<T> divisor = divisors.one(divisors.row(d, h), w);
@@ -320,8 +384,56 @@ void spread_pixels(const PoolProblem& p, const T* grad_output, T* grad_input) {
       });
 }
 
+/// Divides the gradients of outputs by what their sums were divided by.
+template <class T>
+struct ShareGradient {
+  const Divisors<T>& divisors;
+
+  int64_t row(int64_t z, int64_t y) const { return divisors.row(z, y); }
+  void operator()(Sources<T>* from, int64_t row, int64_t origin) const {
+    if (divisors.same()) {
+      const Compute<T> divisor = divisors.one(row, 0);
+      from->low = Divisors<T>::share(from->low, divisor);
+      from->high = Divisors<T>::share(from->high, divisor);
+    } else {
+      from->low /= divisors.lanes(row, origin);
+      from->high /= divisors.lanes(row, origin + kLanes<Compute<T>>);
+    }
+  }
+};
+
+/// Gradients of (N, C, D, H, W), by blocks.
+template <class T>
+void spread_blocks(const PoolProblem& p, const T* grad_output, T* grad_input) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  const Divisors<T> divisors(p);
+  for_each_block<T>(p, false, [&](const PoolBlock& block, const BlockMemory<T>& memory) {
+    load_block(p, block, grad_output, memory.source);
+    const Box& from = block.from;
+    Compute<T>* pixel = memory.source;
+    for (int64_t z = from.begin[0]; z < from.end[0]; ++z) {
+      for (int64_t y = from.begin[1]; y < from.end[1]; ++y) {
+        const int64_t row = divisors.row(z, y);
+        for (int64_t x = from.begin[2]; x < from.end[2]; ++x, pixel += kCount) {
+          store(pixel, Divisors<T>::share(load(pixel), divisors.one(row, x)));
+        }
+      }
+    }
+    reduce_block<T>(p, block, memory, Sum(),
+                    [](int64_t, int64_t) { return [](auto sum, int64_t) { return sum; }; });
+    store_block<T>(p, block, memory.to, grad_input);
+  });
+}
+
 template <class T>
 void avg_pool_backward(const PoolProblem& p, const T* grad_output, T* grad_input) {
-  return p.algorithm == PoolAlgorithm::pixels ? spread_pixels(p, grad_output, grad_input)
-                                              : spread_rows(p, grad_output, grad_input);
+  if (p.algorithm == PoolAlgorithm::shuffled_rows) {
+    const Divisors<T> divisors(p);
+    return reduce_rows_by_shuffles(
+        p, windows_of(p), grad_output, grad_input, Sum(), ShareGradient<T>{divisors},
+        [](int64_t, int64_t) { return [](auto sum, int64_t) { return sum; }; });
+  }
+  return p.algorithm == PoolAlgorithm::pixels   ? spread_pixels(p, grad_output, grad_input)
+         : p.algorithm == PoolAlgorithm::blocks ? spread_blocks(p, grad_output, grad_input)
+                                                : spread_rows(p, grad_output, grad_input);
 }

@@ -8,15 +8,6 @@
 // lanes keep the number of the tap instead, which is stored in a byte. Place is the type of either:
 // int64_t or uint8_t.
 
-/// Whether places are numbers of taps, of windows without dilation.
-template <class Place>
-constexpr bool kIsTap = __is_same(Place, uint8_t);
-
-/// Position in its plane of the first input of output row (d, h), column 0.
-inline int64_t corner_of(const PoolProblem& p, int64_t d, int64_t h) {
-  return (p.axis[0].begin[d] * p.axis[1].input + p.axis[1].begin[h]) * p.axis[2].input;
-}
-
 /// Number of the tap of window (d, h, w) that reads input (z, y, x).
 inline int64_t tap_of(const PoolProblem& p, int64_t d, int64_t h, int64_t w, int64_t z, int64_t y,
                       int64_t x) {
@@ -292,12 +283,22 @@ void max_pixels(const PoolProblem& p, const T* input, T* output, Place* places) 
 template <class T>
 void max_pool(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
   if (indices != nullptr) {
+    if (p.algorithm == PoolAlgorithm::blocks) return max_blocks(p, input, output, indices);
+    if (p.algorithm == PoolAlgorithm::shuffled_rows) {
+      return max_rows_by_shuffles(p, input, output, indices);
+    }
     return p.algorithm == PoolAlgorithm::pixels ? max_pixels(p, input, output, indices)
                                                 : max_rows(p, input, output, indices);
   }
   if (p.algorithm == PoolAlgorithm::pixels) {
     reduce_pixels(p, input, output, Maximum(),
                   [](int64_t, int64_t, int64_t) { return [](auto value) { return value; }; });
+  } else if (p.algorithm == PoolAlgorithm::shuffled_rows) {
+    reduce_rows_by_shuffles(p, work_of(p), input, output, Maximum(), Unscaled(),
+                            [](int64_t, int64_t) { return [](auto v, int64_t) { return v; }; });
+  } else if (p.algorithm == PoolAlgorithm::blocks) {
+    reduce_blocks(p, input, output, Maximum(),
+                  [](int64_t, int64_t) { return [](auto value, int64_t) { return value; }; });
   } else {
     reduce_rows(p, input, output, Maximum(),
                 [](int64_t, int64_t) { return [](auto value, int64_t) { return value; }; });

@@ -139,6 +139,10 @@ void scatter_taps(const PoolProblem& p, const T* grad_output, const uint8_t* tap
 
 template <class T>
 void max_pool_taps(const PoolProblem& p, const T* input, T* output, uint8_t* taps) {
+  if (p.algorithm == PoolAlgorithm::blocks) return max_blocks(p, input, output, taps);
+  if (p.algorithm == PoolAlgorithm::shuffled_rows) {
+    return max_rows_by_shuffles(p, input, output, taps);
+  }
   return p.algorithm == PoolAlgorithm::pixels ? max_pixels(p, input, output, taps)
                                               : max_rows(p, input, output, taps);
 }

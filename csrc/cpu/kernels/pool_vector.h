@@ -91,7 +91,9 @@ inline Vec<Compute<T>> load_first(const T* from, int64_t count) {
   if (count >= kCount) return load_compute(from);
   if constexpr (__is_same(Compute<T>, Accumulator<T>)) return load_partial(from, count);
   T all[kCount] = {};
-  for (int64_t i = 0; i < count; ++i) all[i] = from[i];
+  for (int64_t i = 0; i < kCount; ++i) {
+    if (i < count) all[i] = from[i];
+  }
   return load_compute(all);
 }
 
@@ -236,5 +238,61 @@ inline void for_each_row(const PoolProblem& p, int64_t d, int64_t h, const F& f)
     for (int64_t y = height.begin[h]; y < height.end[h]; y += height.dilation) {
       f((z * height.input + y) * p.axis[2].input);
     }
+  }
+}
+
+/// Whether max pooling says where maxima are by numbers of taps, of windows without dilation, and
+/// not by positions: Place is uint8_t then, and int64_t otherwise.
+template <class Place>
+constexpr bool kIsTap = __is_same(Place, uint8_t);
+
+/// The source rows of a destination row: where each is, and what places in it count from.
+struct SourceRows {
+  int64_t count = 0;
+  int64_t row[kPoolSourceRows];
+  int64_t place[kPoolSourceRows];
+
+  /// Those of row (d, h), in the order of memory; the functions are of source rows (z, y).
+  template <class RowOf, class PlaceOf>
+  void find(const PoolProblem& p, int64_t d, int64_t h, const RowOf& row_of,
+            const PlaceOf& place_of) {
+    const PoolSpans depth = spans_of(p, 0), height = spans_of(p, 1);
+    count = 0;
+    for (int64_t z = depth.begin[d]; z < depth.end[d]; z += depth.step) {
+      for (int64_t y = height.begin[h]; y < height.end[h]; y += height.step) {
+        row[count] = row_of(z, y);
+        place[count++] = place_of(z, y);
+      }
+    }
+  }
+};
+
+/// Position in its plane of the first input of output row (d, h), column 0.
+inline int64_t corner_of(const PoolProblem& p, int64_t d, int64_t h) {
+  return (p.axis[0].begin[d] * p.axis[1].input + p.axis[1].begin[h]) * p.axis[2].input;
+}
+
+/// Number of the tap, in the windows of output row (d, h), that reads column 0 of input row (z, y)
+/// for a window that starts there.
+inline int64_t tap_of_row(const PoolProblem& p, int64_t d, int64_t h, int64_t z, int64_t y) {
+  const PoolWindows& height = p.axis[1];
+  return ((z - p.axis[0].start(d)) * height.kernel + y - height.start(h)) * p.axis[2].kernel;
+}
+
+/// Stores the first `count` places: numbers of taps as they are, positions from `origin` on.
+template <class T, class Place>
+inline void store_places(Place* to, Vec<Offset<T>> at, int64_t origin, int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  if constexpr (kIsTap<Place>) {
+    store_bytes<Offset<T>>(to, at, count);
+  } else if constexpr (sizeof(Offset<T>) == 8) {
+    store_first(to, at + origin, count);
+  } else {
+    const Vec<int64_t> low =
+        __builtin_convertvector(half_of<false, Offset<T>, kCount>(at), Vec<int64_t>) + origin;
+    const Vec<int64_t> high =
+        __builtin_convertvector(half_of<true, Offset<T>, kCount>(at), Vec<int64_t>) + origin;
+    store_first(to, low, least(count, kCount / 2));
+    if (count > kCount / 2) store_first(to + kCount / 2, high, count - kCount / 2);
   }
 }
