@@ -20,7 +20,7 @@ from cnnops import (
     autograd,
     fake,  # noqa: F401  (registers the fake kernels)
 )
-from cnnops.geometry import IntOrInts, taps_suffice
+from cnnops.geometry import taps_suffice
 
 __all__ = [
     "adaptive_avg_pool",
@@ -32,7 +32,6 @@ __all__ = [
     "convolution_grad_input",
     "convolution_grad_weight",
     "fractional_max_pool",
-    "gradient_is_from_taps",
     "gradient_needs_places",
     "max_pool",
     "max_pool_backward",
@@ -42,9 +41,6 @@ __all__ = [
 ]
 
 Ints = Sequence[int]
-
-# The devices that have max_pool_with_taps; meta tensors stand for those of the CPU.
-DEVICES_WITH_TAPS: tuple[str, ...] = ("cpu", "meta")
 
 
 def convolution(
@@ -137,13 +133,6 @@ def gradient_needs_places(input: Tensor) -> bool:
     return torch.is_grad_enabled() and getattr(input, "requires_grad", False)
 
 
-def gradient_is_from_taps(
-    input: Tensor, kernel_size: IntOrInts, stride: IntOrInts, dilation: IntOrInts
-) -> bool:
-    """Whether these places are a byte for each window (`MaxPoolWithTaps`) and not its index."""
-    return input.device.type in DEVICES_WITH_TAPS and taps_suffice(kernel_size, stride, dilation)
-
-
 def max_pool(
     input: Tensor,
     kernel_size: Ints,
@@ -156,7 +145,7 @@ def max_pool(
     if gradient_needs_places(input):
         pool = (
             autograd.max_pool_with_taps
-            if gradient_is_from_taps(input, kernel_size, stride, dilation)
+            if taps_suffice(kernel_size, stride, dilation)
             else autograd.max_pool_with_indices
         )
         return pool(input, kernel_size, stride, padding, dilation, ceil_mode)[0]

@@ -13,7 +13,6 @@
 //   void max_pool_taps_backward<T>(const PoolGeometry&, bool channels_last,
 //                                  const Tensor& grad_output, const Tensor& taps,
 //                                  const Tensor& grad_input);
-//       Only of devices that have these operators, see register_tap_pooling.
 //   void avg_pool<T>(const PoolGeometry&, bool channels_last, WindowCount, int64_t divisor,
 //                    bool backward, const Tensor& from, const Tensor& to);
 //   void fractional_max_pool<T>(const PoolGeometry&, bool channels_last, const Tensor& input,
@@ -401,6 +400,8 @@ template <class Engine, class Library>
 void register_pooling(Library& m) {
   m.impl("max_pool", TORCH_BOX(&max_pool<Engine>));
   m.impl("max_pool_with_indices", TORCH_BOX(&max_pool_with_indices<Engine>));
+  m.impl("max_pool_with_taps", TORCH_BOX(&max_pool_with_taps<Engine>));
+  m.impl("max_pool_taps_backward", TORCH_BOX(&max_pool_taps_backward<Engine>));
   m.impl("adaptive_max_pool", TORCH_BOX(&adaptive_max_pool<Engine>));
   m.impl("fractional_max_pool", TORCH_BOX(&fractional_max_pool<Engine>));
   m.impl("max_pool_backward", TORCH_BOX(&max_pool_backward<Engine>));
@@ -410,13 +411,6 @@ void register_pooling(Library& m) {
   m.impl("avg_pool_backward", TORCH_BOX(&avg_pool_backward<Engine>));
   m.impl("adaptive_avg_pool", TORCH_BOX(&adaptive_avg_pool<Engine>));
   m.impl("adaptive_avg_pool_backward", TORCH_BOX(&adaptive_avg_pool_backward<Engine>));
-}
-
-/// The same for the operators that only some devices have.
-template <class Engine, class Library>
-void register_tap_pooling(Library& m) {
-  m.impl("max_pool_with_taps", TORCH_BOX(&max_pool_with_taps<Engine>));
-  m.impl("max_pool_taps_backward", TORCH_BOX(&max_pool_taps_backward<Engine>));
 }
 
 }  // namespace cnnops

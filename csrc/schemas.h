@@ -33,7 +33,7 @@ inline void define_schemas(torch::stable::detail::StableLibrary& m) {
   // Max pooling: `indices` are torch's, int64 offsets into the flattened spatial plane.
   m.def("max_pool(Tensor input, " MAX_POOL_ARGUMENTS ") -> Tensor");
   m.def("max_pool_with_indices(Tensor input, " MAX_POOL_ARGUMENTS ") -> (Tensor, Tensor)");
-  // For the gradient: the number of the tap in its window, in a byte; on the CPU only.
+  // For the gradient: the number of the tap in its window, in a byte.
   m.def("max_pool_with_taps(Tensor input, " MAX_POOL_ARGUMENTS ") -> (Tensor, Tensor)");
   m.def(
       "max_pool_taps_backward(Tensor grad_output, Tensor taps, SymInt[] input_size, " MAX_POOL_ARGUMENTS

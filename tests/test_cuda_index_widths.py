@@ -234,3 +234,26 @@ def test_windows_are_the_same_with_32_bits(name: str, count: str) -> None:
     assert greatest > 1000
     for n in (greatest, greatest - 1, greatest - greatest // 1000, greatest // 2 + 1, 1000):
         assert pool(n) == 1, n
+
+
+#: Windows of taps, whose places count rows and planes of the size of a window.
+TAPPED: dict[str, Callable[[int], list[Window]]] = {
+    "columns": lambda n: [Window(1, 6, 2, 3), Window(2, 6, 2, 3), Window(n, 6, 2, 3)],
+    "rows": lambda n: [Window(1, 6, 2, 3), Window(n, 6, 2, 3), Window(1, 5, 2, 2)],
+    "slices": lambda n: [Window(n, 6, 2, 3), Window(1, 5, 2, 2), Window(2, 6, 2, 3)],
+    "slices of wide windows": lambda n: [Window(n, 1, 1), Window(1, 6, 2, 3), Window(1, 6, 2, 3)],
+}
+
+
+@pytest.mark.parametrize("name", TAPPED)
+def test_taps_are_the_same_with_32_bits(name: str) -> None:
+    index = library.library().emulator_tap_index
+
+    def pool(n: int) -> int:
+        numbers = [number for window in TAPPED[name](n) for number in window.numbers]
+        return int(index(_numbers([1, 1, *numbers])))
+
+    greatest = _greatest(pool)
+    assert greatest > MOST // 100
+    for n in (greatest, greatest - 1, greatest - greatest // 1000, greatest // 2 + 1, 1000):
+        assert pool(n) == 1, n

@@ -163,6 +163,7 @@ def test_groups_of_copies(effects: dict[str, list[str]]) -> None:
     [
         ("bfloat16", "16"),
         ("double", "64"),
+        ("2_bytes", "16"),
         ("4_bytes", "32"),
         ("8_bytes", "v2.32"),
         ("16_bytes", "v4.32"),

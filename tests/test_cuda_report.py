@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -209,6 +210,24 @@ def test_budget_round_trip(tmp_path: Path) -> None:
     }
     budget.write(used, tmp_path / "budget.tsv")
     assert budget.read(tmp_path / "budget.tsv") == used
+
+
+def test_an_update_keeps_what_it_was_not_built_for() -> None:
+    known = {
+        ("f<int>", "sm_80"): budget.Entry(10, 8),
+        ("f<int>", "sm_120"): budget.Entry(11, 6),
+        ("gone<int>", "sm_120"): budget.Entry(12, 6),
+    }
+    used = {("f<int>", "sm_80"): budget.Entry(9, 9), ("new<int>", "sm_80"): budget.Entry(1, 16)}
+    assert budget.updated(used, known) == {**used, ("f<int>", "sm_120"): budget.Entry(11, 6)}
+
+
+def test_the_budget_has_every_architecture_that_is_built_by_default() -> None:
+    text = (TOOLS.parent / "setup.py").read_text()
+    (default,) = re.findall(r'or "([\d.;]+)\+PTX"', text)
+    archs = {f"sm_{arch.replace('.', '')}" for arch in default.split(";")}
+    names = {name for name, _ in budget.read()}
+    assert budget.read().keys() == {(name, arch) for name in names for arch in archs}
 
 
 def test_budget_findings_name_the_kernel() -> None:

@@ -20,12 +20,8 @@ def of_cpu(namespace: str) -> set[str]:
     return {operator for space, _, operator in names if space == namespace}
 
 
-#: They save what a CPU spends on indices; elsewhere max pooling keeps these for its gradient.
-CPU_ALONE = {"max_pool_with_taps", "max_pool_taps_backward"}
-
-
 def test_every_operator_has_cuda_kernels() -> None:
-    assert set(library.names()) == of_cpu("cnnops") - CPU_ALONE
+    assert set(library.names()) == of_cpu("cnnops")
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])

@@ -72,7 +72,7 @@ def test_max_pool_takes_the_first_of_equal_values_and_the_last_nan() -> None:
     assert index.item() == torchs_index.item()
 
 
-@pytest.mark.devices("cpu")
+@pytest.mark.emulated_share(4)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "ceil_mode"),
@@ -108,7 +108,6 @@ def test_gradients_by_taps_and_by_indices_are_the_same(
                 assert grads[0].stride() == grads[1].stride()
 
 
-@pytest.mark.devices("cpu")
 def test_taps_out_of_range_stay_in_the_tensor() -> None:
     """The gradient of nonsense is nonsense, but nothing else is written."""
     for layout in (torch.contiguous_format, torch.channels_last):

@@ -184,9 +184,6 @@ PyMethodDef pool_plain_calls[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-STABLE_TORCH_LIBRARY_IMPL(cnnops, CPU, m) {
-  register_pooling<CpuEngine>(m);
-  register_tap_pooling<CpuEngine>(m);
-}
+STABLE_TORCH_LIBRARY_IMPL(cnnops, CPU, m) { register_pooling<CpuEngine>(m); }
 
 }  // namespace cnnops

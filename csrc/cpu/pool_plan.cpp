@@ -87,9 +87,6 @@ class NotingEngine {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(cnnops_plan, Meta, m) {
-  register_pooling<NotingEngine>(m);
-  register_tap_pooling<NotingEngine>(m);
-}
+STABLE_TORCH_LIBRARY_IMPL(cnnops_plan, Meta, m) { register_pooling<NotingEngine>(m); }
 
 }  // namespace cnnops

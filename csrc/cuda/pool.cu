@@ -54,6 +54,20 @@ class CudaEngine {
   }
 
   template <class T>
+  void max_pool_taps(const PoolGeometry& g, bool channels_last, const Tensor& input,
+                     const Tensor& output, const Tensor& taps) {
+    pool<MaximumTap, T>(g, channels_last, WindowCount::kNone, 0, call_.read<T>(input),
+                        call_.write<T>(output), call_.write<uint8_t>(taps));
+  }
+
+  template <class T>
+  void max_pool_taps_backward(const PoolGeometry& g, bool channels_last, const Tensor& grad_output,
+                              const Tensor& taps, const Tensor& grad_input) {
+    pool<TapGradient, T>(g, channels_last, WindowCount::kNone, 0, call_.read<T>(grad_output),
+                         call_.write<T>(grad_input), call_.read<uint8_t>(taps));
+  }
+
+  template <class T>
   void avg_pool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
                 bool backward, const Tensor& from, const Tensor& to) {
     const T* source = call_.read<T>(from);
@@ -130,34 +144,37 @@ class CudaEngine {
   /// The reduction Reduction<T, Index> of every window.
   template <template <class, class> class Reduction, class T>
   void pool(const PoolGeometry& geometry, bool channels_last, WindowCount count, int64_t divisor,
-            const T* source, T* dest, int64_t* indices) {
+            const T* source, T* dest, typename Reduction<T, int32_t>::Place* places) {
+    // Of a flat window the position of an element is its tap too.
     const PoolGeometry g = with_global_windows_flat(geometry, &count);
     divisor = common_divisor(g, count, divisor);
     constexpr bool kBackward = Reduction<T, int32_t>::kBackward;
-    const int64_t vector = vector_width<T>(g, channels_last, {source, dest, indices});
-    with_index(largest_index(g), [&](auto index) {
+    const int64_t vector = vector_width<T>(g, channels_last, {source, dest, places});
+    with_index(largest_index_of<Reduction<T, int32_t>>(g), [&](auto index) {
       using Op = Reduction<T, decltype(index)>;
       if constexpr (!std::is_integral_v<T> && sizeof(index) == 4) {
         if (vector > 1) {
           const PoolProblem<int32_t> p(g, true, count, divisor, kBackward, vector);
-          return run<Op, 16 / sizeof(T)>(g, true, p, source, dest, indices);
+          return run<Op, 16 / sizeof(T)>(g, true, p, source, dest, places);
         }
       }
       const PoolProblem<decltype(index)> p(g, channels_last, count, divisor, kBackward, 1);
-      run<Op, 1>(g, channels_last, p, source, dest, indices);
+      run<Op, 1>(g, channels_last, p, source, dest, places);
     });
   }
 
   template <class Op, int kWidth, class Index>
   void run(const PoolGeometry& g, bool channels_last, const PoolProblem<Index>& p,
-           const typename Op::T* source, typename Op::T* dest, int64_t* indices) {
+           const typename Op::T* source, typename Op::T* dest, typename Op::Place* places) {
     const int64_t dests = int64_t{p.outer} * p.dest[0] * p.dest[1] * p.dest[2] * p.inner;
     if constexpr (!std::is_integral_v<typename Op::T>) {
-      if constexpr (kWidth == 1 && sizeof(Index) == 4) {
+      // Of its windows an input gets gradients one by one: nothing that a tile could reduce by
+      // rows.
+      if constexpr (kWidth == 1 && sizeof(Index) == 4 && !Op::kReadsTaps) {
         const PoolTile tile = choose_tile<Op>(g, channels_last);
         if (tile.blocks > 0) {
           SIMT_LAUNCH(pool_tile<Op>, blocks_of(tile.blocks, 1), dim3(kTileThreads),
-                      tile_bytes<Op>(tile), call_.stream(), p, tile, source, dest, indices);
+                      tile_bytes<Op>(tile), call_.stream(), p, tile, source, dest, places);
           return;
         }
       }
@@ -167,13 +184,13 @@ class CudaEngine {
           SIMT_LAUNCH(
               (pool_window<Op, kWidth>),
               blocks_of(split_up.groups, kWindowThreads / (split_up.lanes * split_up.parts)),
-              dim3(kWindowThreads), 0, call_.stream(), p, split_up, source, dest, indices);
+              dim3(kWindowThreads), 0, call_.stream(), p, split_up, source, dest, places);
           return;
         }
       }
     }
     SIMT_LAUNCH((pool_direct<Op, kWidth>), blocks_of(dests, kDirectThreads), dim3(kDirectThreads),
-                0, call_.stream(), p, source, dest, indices);
+                0, call_.stream(), p, source, dest, places);
   }
 
   template <class T, bool kAdd>

@@ -20,7 +20,7 @@ constexpr int kDirectBlocks = sizeof(Index) == 8 ? 2 : 4;
 template <class Op, int kWidth>
 SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kDirectThreads, kDirectBlocks<typename Op::Index>)
     pool_direct(SIMT_PARAMETER PoolProblem<typename Op::Index> p, const typename Op::T* source,
-                typename Op::T* dest, int64_t* indices) {
+                typename Op::T* dest, typename Op::Place* places) {
   using Index = typename Op::Index;
   const Index flat = static_cast<Index>(blockIdx.x) * kDirectThreads + threadIdx.x;
   if (flat >= p.dests()) return;
@@ -31,23 +31,32 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kDirectThreads, kDirectBlocks<typename Op::I
   const Range<Index> width = p.template gathered<Op::kBackward>(2, at[2]);
 
   typename Op::State state[kWidth];
-  const Index corner = (depth.begin * p.source[1] + height.begin) * p.source[2] + width.begin;
+  const Index corner = Op::place(p, depth.begin, height.begin, width.begin);
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) state[k] = Op::start(corner);
   for (Index z = depth.begin; z < depth.end; z += depth.step) {
     for (Index y = height.begin; y < height.end; y += height.step) {
-      const Index row = (z * p.source[1] + y) * p.source[2];
       for (Index x = width.begin; x < width.end; x += width.step) {
-        const auto values =
-            load_elements<kWidth>(source, (outer * p.source_plane() + row + x) * p.inner + inner);
+        const Index from = (outer * p.source_plane() + p.position(z, y, x)) * p.inner + inner;
+        const auto values = load_elements<kWidth>(source, from);
+        if constexpr (Op::kReadsTaps) {
+          const auto taps = load_elements<kWidth>(places, from);
+          const Index own = Op::tap(p, at, z, y, x);
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) {
-          Op::add(state[k], Op::weigh(p, simt::to_float(values.at[k]), z, y, x), row + x);
+          for (int k = 0; k < kWidth; ++k) {
+            if (taps.at[k] == own) Op::add(state[k], simt::to_float(values.at[k]), 0);
+          }
+        } else {
+          const Index place = Op::place(p, z, y, x);
+#pragma unroll
+          for (int k = 0; k < kWidth; ++k) {
+            Op::add(state[k], Op::weigh(p, simt::to_float(values.at[k]), z, y, x), place);
+          }
         }
       }
     }
   }
-  store_result<kWidth, Op>(p, state, at, flat, dest, indices);
+  store_result<kWidth, Op>(p, state, at, flat, dest, places);
 }
 
 }  // namespace cnnops::cuda

@@ -53,6 +53,19 @@ inline int64_t largest_index(const PoolGeometry& g) {
   return std::max(largest, elements);
 }
 
+/// The largest index that the reduction Op forms of it. Places that count by taps may lie behind
+/// the end of a plane of few rows or columns.
+template <class Op>
+int64_t largest_index_of(const PoolGeometry& g) {
+  int64_t places = 0;
+  if (Op::kFindsTaps) {
+    for (const PoolAxis& axis : g.axis) {
+      places = checked_add(checked_mul(places, axis.kernel), axis.input);
+    }
+  }
+  return std::max(largest_index(g), places);
+}
+
 /// Calls f(int32_t()) or f(int64_t()), the type that holds `largest`.
 template <class F>
 void with_index(int64_t largest, const F& f) {

@@ -85,14 +85,17 @@ struct WindowAxis {
     by_dilation = Divisor<Index>(axis.dilation);
   }
 
+  /// Where tap 0 of window o of a grid lies; before 0 in the padding.
+  SIMT_DEVICE Index start(Index o) const { return o * stride - padding; }
+
   /// The inputs of window o.
   SIMT_DEVICE Range<Index> inputs(Index o) const {
     if (stride == 0) return {to_input.floor(o), to_input.ceil(o + 1), 1};
-    const Index start = o * stride - padding;
+    const Index first = start(o);
     // Padding is skipped in whole steps of the dilation.
     const Index begin =
-        start >= 0 ? start : start + by_dilation.quotient(dilation - 1 - start) * dilation;
-    return {begin, start + reach < input ? start + reach : input, dilation};
+        first >= 0 ? first : first + by_dilation.quotient(dilation - 1 - first) * dilation;
+    return {begin, first + reach < input ? first + reach : input, dilation};
   }
 
   /// The windows that input x lies in; dilation 1 only.
@@ -107,9 +110,8 @@ struct WindowAxis {
   /// Elements of window o that its mean divides by.
   SIMT_DEVICE Index count(Index o) const {
     if (count_as == WindowCount::kPadded) {
-      const Index start = o * stride - padding;
-      const Index stop = start + reach;
-      return (stop < input + padding ? stop : input + padding) - start;
+      const Index stop = start(o) + reach;
+      return (stop < input + padding ? stop : input + padding) - start(o);
     }
     const Range<Index> range = inputs(o);
     return range.end > range.begin ? range.end - range.begin : 0;
@@ -156,6 +158,11 @@ struct PoolProblem {
     } else {
       return axis[i].inputs(at);
     }
+  }
+
+  /// The number that the element at (z, y, x) of the source has among those of its plane.
+  SIMT_DEVICE Index position(Index z, Index y, Index x) const {
+    return (z * source[1] + y) * source[2] + x;
   }
 
   /// What the mean of window (d, h, w) divides by.

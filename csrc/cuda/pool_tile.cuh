@@ -33,18 +33,18 @@ struct PoolTile {
   int partials() const { return planes * source_height * width; }
 };
 
-/// Shared memory of a block: the patch, then the partial values, then their positions.
+/// Shared memory of a block: the patch, then the partial values, then their places.
 template <class Op>
 int64_t tile_bytes(const PoolTile& tile) {
-  const int64_t position = Op::kHasPositions ? sizeof(int32_t) : 0;
+  const int64_t place = Op::kHasPlaces ? sizeof(int32_t) : 0;
   return int64_t{tile.patch()} * sizeof(typename Op::Value) +
-         int64_t{tile.partials()} * (sizeof(typename Op::Value) + position);
+         int64_t{tile.partials()} * (sizeof(typename Op::Value) + place);
 }
 
 template <class Op>
 SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kTileThreads, 4)
     pool_tile(SIMT_PARAMETER PoolProblem<int32_t> p, SIMT_PARAMETER PoolTile tile,
-              const typename Op::T* source, typename Op::T* dest, int64_t* indices) {
+              const typename Op::T* source, typename Op::T* dest, typename Op::Place* places) {
   using Value = typename Op::Value;
   using State = typename Op::State;
   SIMT_DYNAMIC_SHARED(Value, patch);
@@ -103,13 +103,12 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kTileThreads, 4)
       row += rows.begin;
       if (x >= right || row >= rows.end || plane >= planes) continue;
       const Range<int32_t> range = p.template gathered<Op::kBackward>(2, x);
-      const int32_t position = (z * p.source[1] + row) * p.source[2];
-      State part = Op::start(position + range.begin);
+      State part = Op::start(-1);  // of nothing but -infinity, it loses to what follows
       for (int32_t at = range.begin; at < range.end; at += range.step) {
-        Op::add(part, simt::load_shared(from + at), position + at);
+        Op::add(part, simt::load_shared(from + at), Op::place(p, z, row, at));
       }
       simt::store_shared(&partial[i], part.value);
-      if constexpr (Op::kHasPositions) simt::store_shared(&partial_at[i], part.at);
+      if constexpr (Op::kHasPlaces) simt::store_shared(&partial_at[i], part.at);
     }
     __syncthreads();
 #pragma unroll
@@ -121,9 +120,9 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kTileThreads, 4)
       const Range<int32_t> range = p.template gathered<Op::kBackward>(1, y + top);
       for (int32_t at = range.begin; at < range.end; at += range.step) {
         const int from = (plane * tile.source_height + at - rows.begin) * tile.width + x;
-        int32_t position = 0;
-        if constexpr (Op::kHasPositions) position = simt::load_shared(&partial_at[from]);
-        Op::add(state[k], simt::load_shared(&partial[from]), position);
+        int32_t place = 0;
+        if constexpr (Op::kHasPlaces) place = simt::load_shared(&partial_at[from]);
+        Op::add(state[k], simt::load_shared(&partial[from]), place);
       }
     }
     // Every thread is past its reads of the patch; those of `partial` end before the barrier that
@@ -138,18 +137,16 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kTileThreads, 4)
     at[1] += top;
     at[2] += left;
     if (at[2] >= right || at[1] >= bottom || plane >= planes) continue;
-    if constexpr (Op::kHasPositions) {
+    if constexpr (Op::kHasPlaces) {
       if (state[k].at < 0) {  // nothing but -infinity
-        state[k].at =
-            (depth.begin * p.source[1] + p.template gathered<Op::kBackward>(1, at[1]).begin) *
-                p.source[2] +
-            p.template gathered<Op::kBackward>(2, at[2]).begin;
+        state[k].at = Op::place(p, depth.begin, p.template gathered<Op::kBackward>(1, at[1]).begin,
+                                p.template gathered<Op::kBackward>(2, at[2]).begin);
       }
     }
     const int32_t to =
         (((first_plane + plane) * p.dest[0] + slice) * p.dest[1] + at[1]) * p.dest[2] + at[2];
     const State result[1] = {state[k]};
-    store_result<1, Op>(p, result, at, to, dest, indices);
+    store_result<1, Op>(p, result, at, to, dest, places);
   }
 }
 

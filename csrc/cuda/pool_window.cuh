@@ -28,7 +28,7 @@ template <class Op, int kWidth>
 SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kWindowThreads, 4)
     pool_window(SIMT_PARAMETER PoolProblem<typename Op::Index> p,
                 SIMT_PARAMETER WindowSplit<typename Op::Index> split_up,
-                const typename Op::T* source, typename Op::T* dest, int64_t* indices) {
+                const typename Op::T* source, typename Op::T* dest, typename Op::Place* places) {
   using Index = typename Op::Index;
   using State = typename Op::State;
   SIMT_SHARED(State, partial, kWindowThreads * kWidth);
@@ -56,7 +56,7 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kWindowThreads, 4)
   const Index count = active ? depth.count() * rows * columns : 0;
 
   State state[kWidth];
-  const Index corner = (depth.begin * p.source[1] + height.begin) * p.source[2] + width.begin;
+  const Index corner = Op::place(p, depth.begin, height.begin, width.begin);
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) state[k] = Op::start(corner);
   for (Index i = part; i < count; i += split_up.parts) {
@@ -67,14 +67,14 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kWindowThreads, 4)
       z = y / rows;
       y -= z * rows;
     }
-    const Index position =
-        ((depth.begin + z * depth.step) * p.source[1] + height.begin + y * height.step) *
-            p.source[2] +
-        width.begin + x * width.step;
-    const auto values =
-        load_elements<kWidth>(source, (outer * p.source_plane() + position) * p.inner + inner);
+    z = depth.begin + z * depth.step;
+    y = height.begin + y * height.step;
+    x = width.begin + x * width.step;
+    const auto values = load_elements<kWidth>(
+        source, (outer * p.source_plane() + p.position(z, y, x)) * p.inner + inner);
+    const Index place = Op::place(p, z, y, x);
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) Op::add(state[k], simt::to_float(values.at[k]), position);
+    for (int k = 0; k < kWidth; ++k) Op::add(state[k], simt::to_float(values.at[k]), place);
   }
 
   // Within a warp, the parts that are `lanes`, 2 * lanes, ... apart.
@@ -97,7 +97,7 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kWindowThreads, 4)
     }
   }
   if (active && part == 0) {
-    store_result<kWidth, Op>(p, state, at, window * p.inner + inner, dest, indices);
+    store_result<kWidth, Op>(p, state, at, window * p.inner + inner, dest, places);
   }
 }
 

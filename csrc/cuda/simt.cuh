@@ -24,10 +24,11 @@
 
 namespace cnnops::simt {
 
-/// n elements that memory instructions move at once: 4, 8 or 16 bytes, aligned to their size.
+/// n elements that memory instructions move at once: 2 to 16 bytes, aligned to their size.
 template <class T, int n>
 struct alignas(n * sizeof(T)) Vector {
-  static_assert(n * sizeof(T) == 4 || n * sizeof(T) == 8 || n * sizeof(T) == 16);
+  static_assert(n * sizeof(T) == 2 || n * sizeof(T) == 4 || n * sizeof(T) == 8 ||
+                n * sizeof(T) == 16);
   T at[n];
 };
 
@@ -77,6 +78,10 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 template <int bytes>
 struct WordOf;
 template <>
+struct WordOf<2> {
+  using type = uint16_t;
+};
+template <>
 struct WordOf<4> {
   using type = uint32_t;
 };
@@ -92,7 +97,7 @@ struct WordOf<16> {
 /// Reads T, a scalar or a Vector, with one instruction.
 template <class T>
 SIMT_DEVICE T load(const T* p) {
-  if constexpr (std::is_class_v<T> && sizeof(T) >= 4) {
+  if constexpr (std::is_class_v<T>) {
     // The built-in vector types are what nvcc moves at once.
     const auto word = *reinterpret_cast<const typename WordOf<sizeof(T)>::type*>(p);
     T value;
@@ -106,7 +111,7 @@ SIMT_DEVICE T load(const T* p) {
 /// Writes T, a scalar or a Vector, with one instruction.
 template <class T>
 SIMT_DEVICE void store(T* p, std::type_identity_t<T> value) {
-  if constexpr (std::is_class_v<T> && sizeof(T) >= 4) {
+  if constexpr (std::is_class_v<T>) {
     typename WordOf<sizeof(T)>::type word;
     memcpy(&word, &value, sizeof(T));
     *reinterpret_cast<typename WordOf<sizeof(T)>::type*>(p) = word;

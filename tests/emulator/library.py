@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cnnops import _C, ops, plain
+from cnnops import _C, plain
 from emulator.build import build
 
 
@@ -104,14 +104,12 @@ def emulated_cuda() -> Iterator[None]:
     library()
     overrides = torch.library.Library("cnnops", "IMPL")
     _C.set_plain((), ())  # calls past the dispatcher would reach the kernels of the CPU
-    with_taps, ops.DEVICES_WITH_TAPS = ops.DEVICES_WITH_TAPS, ()
     try:
         for name in names():
             overrides.impl(name, _operator(name), "CPU", allow_override=True)
         yield
     finally:
         plain.allow_plain_calls()
-        ops.DEVICES_WITH_TAPS = with_taps
         overrides._destroy()
 
 

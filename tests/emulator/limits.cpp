@@ -1,11 +1,14 @@
-// The arithmetic of indices on its own, at sizes that no test can have in memory: for Python to
-// hold against numbers without bounds.
+// What happens at sizes that no test can have in memory: the arithmetic of indices on its own, for
+// Python to hold against numbers without bounds, and kernels that only such sizes run, on small
+// ones.
 #include <algorithm>
 #include <array>
 #include <stdexcept>
+#include <string>
 
 #include "cuda/describe.h"
 #include "cuda/launch_grid.h"
+#include "cuda/pool_direct.cuh"
 #include "cuda/pool_plan.h"
 
 namespace cnnops {
@@ -45,6 +48,38 @@ WeightStrides read_weight_strides(Reader& read) {
   strides.depth = read();
   for (int64_t& stride : strides.axis) stride = read();
   return strides;
+}
+
+PoolGeometry read_pool_geometry(Reader& read) {
+  PoolGeometry g;
+  g.rank = 3;
+  g.batch = read();
+  g.channels = read();
+  for (PoolAxis& axis : g.axis) {
+    axis.input = read();
+    axis.output = read();
+    axis.kernel = read();
+    axis.stride = read();
+    axis.padding = read();
+    axis.dilation = read();
+  }
+  return g;
+}
+
+/// Calls f(Index()) with the type of indices of a pooling whose largest one is largest(), and
+/// returns its bits; 64 where it is refused, for more elements than 64 bits count.
+template <class Largest, class F>
+int with_bits(const Largest& largest, const F& f) {
+  try {
+    int bits = 0;
+    cuda::with_index(largest(), [&](auto index) {
+      bits = 8 * sizeof(index);
+      f(index);
+    });
+    return bits;
+  } catch (const std::runtime_error&) {
+    return 64;
+  }
 }
 
 /// Whether what a kernel computes of the windows of `axis` is the same with 32 and 64 bits.
@@ -127,26 +162,9 @@ EMULATOR_EXPORT bool emulator_fits_int32(const int64_t* numbers, bool of_weight)
 EMULATOR_EXPORT int emulator_pool_index(const int64_t* numbers) {
   using namespace cnnops;
   Reader read{numbers};
-  PoolGeometry g;
-  g.rank = 3;
-  g.batch = read();
-  g.channels = read();
-  for (PoolAxis& axis : g.axis) {
-    axis.input = read();
-    axis.output = read();
-    axis.kernel = read();
-    axis.stride = read();
-    axis.padding = read();
-    axis.dilation = read();
-  }
+  const PoolGeometry g = read_pool_geometry(read);
   const auto count_as = static_cast<WindowCount>(read());
-  int bits = 0;
-  try {
-    cuda::with_index(cuda::largest_index(g), [&](auto index) { bits = 8 * sizeof(index); });
-  } catch (const std::runtime_error&) {  // too many elements for 64 bits
-    return 2;
-  }
-  if (bits == 64) return 2;
+  if (with_bits([&] { return cuda::largest_index(g); }, [](auto) {}) == 64) return 2;
   for (const PoolAxis& axis : g.axis) {
     if (!windows_agree(axis, count_as)) return 0;
   }
@@ -159,4 +177,74 @@ EMULATOR_EXPORT int emulator_pool_index(const int64_t* numbers) {
   const bool counts =
       count_as == WindowCount::kNone || narrow.divisor_of(0, 0, 0) == wide.divisor_of(0, 0, 0);
   return counts && most <= INT32_MAX ? 1 : 0;
+}
+
+/// The same of a max pooling with taps: what is computed of the last window.
+EMULATOR_EXPORT int emulator_tap_index(const int64_t* numbers) {
+  using namespace cnnops;
+  using Narrow = cuda::MaximumTap<float, int32_t>;
+  using Wide = cuda::MaximumTap<float, int64_t>;
+  Reader read{numbers};
+  const PoolGeometry g = read_pool_geometry(read);
+  if (with_bits([&] { return cuda::largest_index_of<Narrow>(g); }, [](auto) {}) == 64) return 2;
+  const cuda::PoolProblem<int32_t> narrow(g, false, WindowCount::kNone, 0, false, 1);
+  const cuda::PoolProblem<int64_t> wide(g, false, WindowCount::kNone, 0, false, 1);
+  int64_t window[3], last[3];
+  int32_t narrow_window[3], narrow_last[3];
+  for (int i = 0; i < 3; ++i) {
+    window[i] = g.axis[i].output - 1;
+    last[i] = wide.axis[i].inputs(window[i]).end - 1;
+    narrow_window[i] = static_cast<int32_t>(window[i]);
+    narrow_last[i] = static_cast<int32_t>(last[i]);
+  }
+  const int32_t place = Narrow::place(narrow, narrow_last[0], narrow_last[1], narrow_last[2]);
+  const bool same =
+      place == Wide::place(wide, last[0], last[1], last[2]) &&
+      Narrow::written(narrow, place, narrow_window) == Wide::written(wide, int64_t{place}, window);
+  return same ? 1 : 0;
+}
+
+/// Maxima with their taps and, by these, the gradient, by the kernels for 64-bit indices; nullptr,
+/// or what went wrong. `numbers`: batch, channels; of each axis input, output, kernel, stride,
+/// padding and dilation; whether tensors are channels_last, whether threads share windows.
+EMULATOR_EXPORT const char* emulator_wide_taps(const int64_t* numbers, const float* input,
+                                               float* output, uint8_t* taps, const float* grad,
+                                               float* grad_input) {
+  using namespace cnnops;
+  using Maxima = cuda::MaximumTap<float, int64_t>;
+  using Gradient = cuda::TapGradient<float, int64_t>;
+  Reader read{numbers};
+  const PoolGeometry g = read_pool_geometry(read);
+  const bool channels_last = read() != 0, shared = read() != 0;
+  const cuda::PoolProblem<int64_t> p(g, channels_last, WindowCount::kNone, 0, false, 1);
+  const cuda::PoolProblem<int64_t> back(g, channels_last, WindowCount::kNone, 0, true, 1);
+  const auto split_up = cuda::split_windows(g, p);
+  const auto blocks_of = [](int64_t count, int64_t size) {
+    return cuda::grid_of((count - 1) / size + 1);
+  };
+  static std::string wrong;
+  try {
+    simt::expose_memory(input, p.outer * p.source_plane() * p.inner * 4, false);
+    simt::expose_memory(output, p.dests() * 4, true);
+    simt::expose_memory(taps, p.dests(), true);
+    simt::expose_memory(grad, p.dests() * 4, false);
+    simt::expose_memory(grad_input, back.dests() * 4, true);
+    if (shared) {
+      SIMT_LAUNCH(
+          (cuda::pool_window<Maxima, 1>),
+          blocks_of(split_up.groups, cuda::kWindowThreads / (split_up.lanes * split_up.parts)),
+          dim3(cuda::kWindowThreads), 0, nullptr, p, split_up, input, output, taps);
+    } else {
+      SIMT_LAUNCH((cuda::pool_direct<Maxima, 1>), blocks_of(p.dests(), cuda::kDirectThreads),
+                  dim3(cuda::kDirectThreads), 0, nullptr, p, input, output, taps);
+    }
+    SIMT_LAUNCH((cuda::pool_direct<Gradient, 1>), blocks_of(back.dests(), cuda::kDirectThreads),
+                dim3(cuda::kDirectThreads), 0, nullptr, back, grad, grad_input, taps);
+    simt::forget_memory();
+    return nullptr;
+  } catch (const std::exception& error) {
+    simt::forget_memory();
+    wrong = error.what();
+    return wrong.c_str();
+  }
 }

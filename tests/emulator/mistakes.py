@@ -244,6 +244,42 @@ MISTAKES: tuple[tuple[str, str, str, str], ...] = (
         "",
     ),
     (
+        "pool_reduce.cuh",
+        "taps are counted from where a window enters the image",
+        "p.axis[1].start(at[1]), p.axis[2]",
+        "p.axis[1].inputs(at[1]).begin, p.axis[2]",
+    ),
+    (
+        "pool_reduce.cuh",
+        "slices of taps by the kernel of another axis",
+        "(at[0] - p.axis[0].start(z)) * p.axis[1].kernel +",
+        "(at[0] - p.axis[0].start(z)) * p.axis[2].kernel +",
+    ),
+    (
+        "pool_direct.cuh",
+        "taps as signed bytes",
+        "if (taps.at[k] == own)",
+        "if (static_cast<int8_t>(taps.at[k]) == own)",
+    ),
+    (
+        "pool_direct.cuh",
+        "gradients of other inputs are multiplied away, which NaN is not",
+        "if (taps.at[k] == own) Op::add(state[k], simt::to_float(values.at[k]), 0);",
+        "Op::add(state[k], simt::to_float(values.at[k]) * (taps.at[k] == own), 0);",
+    ),
+    (
+        "pool.cu",
+        "vectors of taps that are not aligned",
+        "vector_width<T>(g, channels_last, {source, dest, places})",
+        "vector_width<T>(g, channels_last, {source, dest})",
+    ),
+    (
+        "pool_plan.h",
+        "32 bits although places count planes of windows",
+        "return std::max(largest_index(g), places);",
+        "return largest_index(g);",
+    ),
+    (
         "pool_window.cuh",
         "slices of one row",
         "if (columns < count) {  // not one row",

@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cnnops import ops
+from cnnops import autograd, ops
 from emulator import library
 
 #: dense, strided, grouped, depthwise: input, weight, stride and groups.
@@ -57,6 +57,8 @@ def run() -> None:
             window = ((3, 3), (2, 2), (1, 1))
             values, indices = ops.max_pool_with_indices(x, *window, (1, 1), False)
             ops.max_pool_backward(values, indices, POOLED[2:])
+            values, taps = autograd.max_pool_with_taps(x, *window, (1, 1), False)
+            autograd.max_pool_taps_backward(values, taps, POOLED[2:], *window, (1, 1), False)
             y = ops.avg_pool(x, *window, False, True, None)
             ops.avg_pool_backward(y, POOLED[2:], *window, False, True, None)
             ops.adaptive_avg_pool(x, (5, 5))

@@ -67,6 +67,9 @@ PROBE(commit_and_wait)() {
 
 PROBE(move_bfloat16)(const bfloat16* from, bfloat16* to) { simt::store(to, simt::load(from)); }
 PROBE(move_double)(const double* from, double* to) { simt::store(to, simt::load(from)); }
+PROBE(move_2_bytes)(const Vector<uint8_t, 2>* from, Vector<uint8_t, 2>* to) {
+  simt::store(to, simt::load(from));
+}
 PROBE(move_4_bytes)(const Vector<bfloat16, 2>* from, Vector<bfloat16, 2>* to) {
   simt::store(to, simt::load(from));
 }

@@ -10,7 +10,7 @@ FILE = Path(__file__).with_name("budget.tsv")
 HEADER = (
     "# What each kernel may use. `make cuda-budget` writes it, `make cuda-report` holds a build\n"
     "# against it. For each architecture: registers of a thread at most /\n"
-    "# blocks on an SM at least.\n"
+    "# blocks on an SM at least; - where the last build for it had no such kernel.\n"
 )
 
 Key = tuple[str, str]  # kernel, architecture
@@ -47,6 +47,17 @@ def write(used: Mapping[Key, Entry], path: Path = FILE) -> None:
         cells = [f"{entry.registers}/{entry.blocks}" if entry else "-" for entry in entries]
         lines.append("\t".join([name, *cells]))
     path.write_text(HEADER + "\n".join(lines) + "\n")
+
+
+def updated(used: Mapping[Key, Entry], known: Mapping[Key, Entry]) -> dict[Key, Entry]:
+    """The budget after a build that uses `used`: what it was of architectures not built for.
+
+    Kernels that the build does not have are no more: they are compiled for all architectures.
+    """
+    archs, names = {arch for _, arch in used}, {name for name, _ in used}
+    others = {(name, arch): entry for (name, arch), entry in known.items()
+              if arch not in archs and name in names}  # fmt: skip
+    return {**others, **used}
 
 
 def compare(used: Mapping[Key, Entry], allowed: Mapping[Key, Entry]) -> list[str]:

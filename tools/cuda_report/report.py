@@ -68,7 +68,7 @@ def run(files: Sequence[Path], update: bool, pattern: str | None, console: Conso
     found = [sentence for kernel in kernels for sentence in broken_promises(kernel)]
     entries = {(kernel.name, kernel.arch): used(kernel) for kernel in kernels}
     if update:
-        budget.write(entries)
+        budget.write(budget.updated(entries, budget.read()))
     else:
         found += budget.compare(entries, budget.read())
     shown = [k for k in kernels if pattern is None or re.search(pattern, k.name)]
