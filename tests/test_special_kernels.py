@@ -85,7 +85,7 @@ SHAPES = {
         GROUPED, (1, 16, 9, 14), (16, 1, 5, 9), {"padding": (2, 4), "groups": 16}
     ),
     "narrow, less than two registers": Shape(
-        GROUPED, (1, 17, 12, 28), (17, 1, 5, 5), {"padding": 2, "groups": 17}
+        GROUPED, (1, 17, 12, 28), (17, 1, 5, 6), {"padding": 2, "groups": 17}
     ),
     "narrow, stride": Shape(
         (GROUPED[0], PHASED_BLOCKS[1], GROUPED[2]),
