@@ -290,8 +290,6 @@ SHAPES = {
     "in place, 1-d": Shape(IN_PLACE, (2, 3, 150), (3, 1, 4), {"padding": 3, "groups": 3}),
     "in place, 3-d": Shape(IN_PLACE, (1, 3, 4, 7, 40), (3, 1, 3, 3, 3), _same(1, 3)),
     "in place, many rows": Shape(IN_PLACE, (1, 1, 131, 20), (1, 1, 3, 3), {"padding": 1}),
-    # Many taps on wide rows.
-    "wide windows": Shape(GROUPED, (1, 17, 24, 40), (17, 1, 9, 9), {"padding": 4, "groups": 17}),
     # Shifted rows: shared and unshared zeros, none, more than the kernel spans; pieces of a row.
     "shifted": Shape(SHIFTED, (2, 19, 9, 33), (11, 19, 5, 5), {"padding": 2}),
     "shifted, no padding": Shape(SHIFTED, (1, 11, 40, 21), (20, 11, 3, 1), {"padding": (1, 0)}),

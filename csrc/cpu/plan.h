@@ -105,21 +105,19 @@ constexpr int64_t kNarrowRowOfWindows = 31;
 /// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
 constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
 
-/// So many taps of a kernel pay for blocks twice as large; and so many for blocks of any rows that
-/// stay in L2: windows along channels load least for each FMA.
-constexpr int64_t kManyTaps = 27, kTapsOfWindows = 31;
+/// So many taps of a kernel pay for blocks twice as large.
+constexpr int64_t kManyTaps = 27;
 
 /// Elements of a block of planes, at most, of a kernel of so many taps.
 inline int64_t most_block_elements(int64_t taps) {
-  return kMaxBlockElements * (taps < kManyTaps ? 1 : taps < kTapsOfWindows ? 2 : 4);
+  return kMaxBlockElements * (taps < kManyTaps ? 1 : 2);
 }
 
 /// Whether a register's worth of planes is best transposed, so that vectors run along channels.
 inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t narrow, int64_t lanes) {
   const Walk* walk = shape.walk;
   const int64_t plane = walk[0].size * walk[1].size * walk[2].size + shape.pixels();
-  const bool windows = shape.depth == 1 && shape.taps() >= kTapsOfWindows;
-  return (walk[2].count <= narrow || windows) && shape.groups * shape.depth >= lanes &&
+  return walk[2].count <= narrow && shape.groups * shape.depth >= lanes &&
          plane * lanes <= most_block_elements(shape.taps());
 }
 
