@@ -51,6 +51,12 @@ PHASED = ("", "phased_planar", "")
 PHASED_BLOCKS = ("", "phased_blocks", "")
 PHASED_LAST = ("", "phased_channels_last", "")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
+IN_PLACE = ("depthwise_planar", "depthwise_planar", "")
+
+
+def _same(padding: int, groups: int) -> dict[str, Any]:
+    return {"padding": padding, "groups": groups}
+
 
 SHAPES = {
     # One pixel and eight; channels that fill no register, blocks of 64 rows, groups, taps.
@@ -79,7 +85,7 @@ SHAPES = {
         GROUPED, (1, 16, 9, 14), (16, 1, 5, 9), {"padding": (2, 4), "groups": 16}
     ),
     "narrow, less than two registers": Shape(
-        GROUPED, (1, 17, 12, 28), (17, 1, 5, 5), {"padding": 2, "groups": 17}
+        GROUPED, (1, 17, 12, 28), (17, 1, 5, 6), {"padding": 2, "groups": 17}
     ),
     "narrow, stride": Shape(
         (GROUPED[0], PHASED_BLOCKS[1], GROUPED[2]),
@@ -217,21 +223,73 @@ SHAPES = {
         "circular",
     ),
     # Pairs of rows: rows of one, two, three and five registers, odd counts, strides, channels.
-    "pairs": Shape(DIRECT, (1, 3, 9, 37), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
-    "pairs, wide": Shape(DIRECT, (1, 2, 7, 75), (2, 1, 5, 5), {"padding": 2, "groups": 2}),
-    "pairs, two rows": Shape(DIRECT, (1, 3, 2, 30), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
+    "pairs": Shape(DIRECT, (1, 3, 9, 37), (3, 1, 3, 2), {"padding": 1, "groups": 3}),
+    "pairs, wide": Shape(DIRECT, (1, 2, 7, 75), (2, 1, 5, 6), {"padding": 2, "groups": 2}),
+    "pairs, two rows": Shape(DIRECT, (1, 3, 2, 30), (3, 1, 3, 2), {"padding": 1, "groups": 3}),
     "pairs, stride": Shape(
         (DIRECT[0], "", DIRECT[2]),
         (1, 3, 11, 41),
-        (3, 1, 3, 3),
+        (3, 1, 3, 2),
         {"stride": 2, "padding": 1, "groups": 3},
     ),
     "pairs, dilation": Shape(
-        DIRECT, (1, 3, 12, 40), (3, 1, 3, 3), {"dilation": 2, "padding": 2, "groups": 3}
+        DIRECT, (1, 3, 12, 40), (3, 1, 3, 2), {"dilation": 2, "padding": 2, "groups": 3}
     ),
     "pairs, sum over channels": Shape(
         (DIRECT[0], "", ""), (1, 6, 9, 25), (2, 3, 3, 3), {"padding": 1, "groups": 2}
     ),
+    # Rows in place: of one to five registers, the last of them whole and of one element; blocks of
+    # one to four rows, and one that overlaps; all numbers of taps; padding on one side, none, and
+    # more than a register's; strides of either axis; dilations; multipliers; the taps of a depth.
+    "in place": Shape(IN_PLACE, (2, 3, 10, 37), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
+    "in place, one register": Shape(IN_PLACE, (1, 3, 7, 16), (3, 1, 3, 3), _same(1, 3)),
+    "in place, one element more": Shape(IN_PLACE, (1, 3, 8, 65), (3, 1, 5, 5), _same(2, 3)),
+    "in place, 7 taps": Shape(IN_PLACE, (1, 2, 21, 56), (2, 1, 7, 7), _same(3, 2)),
+    "in place, narrow for 7 taps": Shape(IN_PLACE, (1, 2, 3, 4), (2, 1, 7, 7), _same(3, 2)),
+    "in place, tall kernel": Shape(
+        IN_PLACE, (1, 2, 70, 33), (2, 1, 21, 5), {"padding": (10, 2), "groups": 2}
+    ),
+    "in place, two rows": Shape(IN_PLACE, (1, 3, 2, 64), (3, 1, 3, 3), _same(1, 3)),
+    "in place, no padding": Shape(IN_PLACE, (1, 20, 9, 50), (20, 1, 2, 3), {"groups": 20}),
+    "in place, much padding": Shape(
+        ("direct_planar", "", ""), (1, 2, 5, 40), (2, 1, 3, 3), {"padding": (1, 4), "groups": 2}
+    ),
+    "in place, stride": Shape(
+        ("depthwise_planar", "", ""),
+        (2, 3, 11, 41),
+        (3, 1, 3, 3),
+        {"stride": 2, "padding": 1, "groups": 3},
+    ),
+    "in place, stride of 5 taps": Shape(
+        ("depthwise_planar", "", ""),
+        (1, 2, 16, 130),
+        (2, 1, 5, 5),
+        {"stride": 2, "padding": 2, "groups": 2},
+    ),
+    "in place, strides apart": Shape(
+        ("depthwise_planar", "", ""),
+        (1, 2, 20, 70),
+        (2, 1, 4, 7),
+        {"stride": (3, 1), "padding": (1, 3), "groups": 2},
+    ),
+    "in place, dilation": Shape(
+        IN_PLACE, (1, 3, 13, 40), (3, 1, 3, 3), {"dilation": 2, "padding": 2, "groups": 3}
+    ),
+    "in place, far dilation": Shape(
+        IN_PLACE, (1, 2, 5, 70), (2, 1, 3, 3), {"dilation": 8, "padding": 8, "groups": 2}
+    ),
+    "in place, stride and dilation": Shape(
+        ("depthwise_planar", "", ""),
+        (1, 2, 30, 40),
+        (2, 1, 3, 3),
+        {"stride": (2, 1), "dilation": (3, 2), "padding": (3, 2), "groups": 2},
+    ),
+    "in place, multiplier": Shape(
+        ("depthwise_planar", "", ""), (1, 3, 9, 40), (6, 1, 3, 3), {"padding": 1, "groups": 3}
+    ),
+    "in place, 1-d": Shape(IN_PLACE, (2, 3, 150), (3, 1, 4), {"padding": 3, "groups": 3}),
+    "in place, 3-d": Shape(IN_PLACE, (1, 3, 4, 7, 40), (3, 1, 3, 3, 3), _same(1, 3)),
+    "in place, many rows": Shape(IN_PLACE, (1, 1, 131, 20), (1, 1, 3, 3), {"padding": 1}),
     # Shifted rows: shared and unshared zeros, none, more than the kernel spans; pieces of a row.
     "shifted": Shape(SHIFTED, (2, 19, 9, 33), (11, 19, 5, 5), {"padding": 2}),
     "shifted, no padding": Shape(SHIFTED, (1, 11, 40, 21), (20, 11, 3, 1), {"padding": (1, 0)}),

@@ -50,6 +50,7 @@ struct ConvKernels {
   Kernel<Contraction<T>> broadcast_pixels;
   Kernel<Contraction<T>> few_pixels;
   Kernel<Contraction<T>> direct_planar;
+  Kernel<Contraction<T>> depthwise_planar;  // float and double with AVX-512 alone
   Kernel<Contraction<T>> grouped_channels_last;
   Kernel<Contraction<T>> grouped_planar;
   WinogradKernels<Contraction<T>> winograd;  // where sums are float

@@ -25,6 +25,7 @@ enum class Algorithm {
   broadcast_pixels,         // few channels in a group; vectors along destination channels
   few_pixels,               // few destination pixels; vectors along the weight as it lies
   direct_planar,            // few channels in a group; vectors along the width
+  depthwise_planar,         // one source channel in a group, few taps of the width; the same
   grouped_channels_last,    // 1, 2, 4 or 8 channels in and out of a group; vectors along channels
   grouped_planar,           // the same on transposed blocks of planes
   winograd,                 // stride 1, sums in float; in tiles of one of winograd_forms.h
@@ -119,6 +120,9 @@ inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t narro
   return walk[2].count <= narrow && shape.groups * shape.depth >= lanes &&
          plane * lanes <= most_block_elements(shape.taps());
 }
+
+/// Destination channels of a source channel, at most, each of which loads and shifts its rows.
+constexpr int64_t kMaxRowsInPlace = 2;
 
 /// Gathering im2col costs about an eighth of multiplying it, so more columns may not be dropped.
 constexpr int64_t kMaxDroppedShare = 16;
@@ -579,6 +583,28 @@ bool reads_dense_planes(const WeightContraction<T>& p) {
          planes_are_dense(p.grad_strides, {p.walk[0].count, p.walk[1].count, p.walk[2].count});
 }
 
+/// Whether the rows of a planar contraction with one source channel in a group are best read where
+/// they lie: what few taps read is shifted in registers. `choice` is what computes it otherwise.
+template <class T>
+bool suits_rows_in_place(const Contraction<T>& p, Algorithm choice, int64_t lanes) {
+  if (conv_kernels<T>().depthwise_planar.run == nullptr) return false;
+  if (p.depth > 1 || p.rows > plan::kMaxRowsInPlace) return false;
+  if (p.source_strides.axis[2] != 1 || p.dest_strides.axis[2] != 1) return false;
+  const bool wide = p.walk[2].count > plan::kNarrowRow;
+  if (choice == Algorithm::grouped_planar ? !wide : choice != Algorithm::direct_planar) {
+    return false;
+  }
+  const Walk& width = p.walk[2];
+  const int64_t taps = width.tap_count, span = width.high() - width.low();
+  const bool listed = taps == 3 || taps == 5 || (width.step == 1 && (taps == 4 || taps == 7));
+  if (!listed || width.mode != PaddingMode::zeros) return false;
+  if (width.step > 2 || (width.step == 2 && width.tap_distance() > 1)) return false;
+  const int64_t high = p.walk[1].high() - p.walk[1].low();
+  // Shifts reach the next register, and only the outermost registers the padding.
+  return high <= plan::kMaxDirectSpan && span <= lanes && width.low() >= -lanes &&
+         (width.count - 1) * width.step + width.low() <= width.size;
+}
+
 /// The plan of `p`, which is simplified first.
 template <class T>
 Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
@@ -589,6 +615,8 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
   } else if (channels_last && suits_amx<T>(p)) {
     choice = plan::kAmx;
+  } else if (suits_rows_in_place(p, choice.algorithm, kernels.lanes)) {
+    choice = {Algorithm::depthwise_planar, "few taps along rows, which are read where they lie"};
   } else if (choice.algorithm == Algorithm::gemm_channels_last &&
              suits_weight_rows(p, kernels.lanes)) {
     choice = {Algorithm::gemm_planar, "few pixels: the weight is read as it lies"};
@@ -614,6 +642,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::broadcast_pixels: return {choice, kernels.broadcast_pixels};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
+    case Algorithm::depthwise_planar: return {choice, kernels.depthwise_planar};
     case Algorithm::grouped_channels_last: return {choice, kernels.grouped_channels_last};
     case Algorithm::grouped_planar: return {choice, kernels.grouped_planar};
     default: break;  // the others are kernels of input gradients

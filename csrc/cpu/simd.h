@@ -194,6 +194,18 @@ inline Vec<Accumulator<T>> load_partial(const T* from, int64_t count) {
   return v;
 }
 
+#if defined(CNNOPS_TARGET_AVX512)
+/// Like load for the lanes whose bit of `mask` is set; the others are zero, and are not read.
+template <class T>
+inline Vec<T> load_masked(const T* from, uint32_t mask) {
+  if constexpr (sizeof(T) == 8) {
+    return (Vec<T>)_mm512_maskz_loadu_epi64(__mmask8(mask), from);
+  } else {
+    return (Vec<T>)_mm512_maskz_loadu_epi32(__mmask16(mask), from);
+  }
+}
+#endif
+
 /// Like store_narrow for the first `count` lanes.
 template <class T>
 inline void store_partial(T* to, Vec<Accumulator<T>> v, int64_t count) {

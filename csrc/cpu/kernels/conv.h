@@ -41,6 +41,12 @@
 //
 #include "cpu/kernels/direct_planar.h"
 //
+#if defined(CNNOPS_TARGET_AVX512)
+#include "cpu/kernels/row_blocks.h"
+//
+#include "cpu/kernels/depthwise_planar.h"
+#endif
+//
 #include "cpu/kernels/groups.h"
 //
 #include "cpu/kernels/grouped_window.h"
@@ -117,6 +123,18 @@ constexpr Kernel<Contraction<T>> amx_kernel() {
   return {"", nullptr, nullptr};
 }
 
+/// The kernel that shifts rows in registers; none but where an instruction does that, and for
+/// floating-point numbers that are their own accumulators.
+template <class T>
+constexpr Kernel<Contraction<T>> depthwise_kernel() {
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (__is_same(T, float) || __is_same(T, double)) {
+    return {"depthwise_planar", depthwise_planar<T>, footprint<T, DepthwisePlanarBlocking>};
+  }
+#endif
+  return {"", nullptr, nullptr};
+}
+
 /// The Winograd kernel of a form, and that for the gradient of the weight; none but where sums are
 /// float.
 template <class T, int kForm>
@@ -166,6 +184,7 @@ const ConvKernels<T>& conv_kernels() {
        weight_bytes<T, BroadcastPixelsBlocking>, gemm_channels_last_prepare<T>},
       {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},
       {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
+      depthwise_kernel<T>(),
       {"grouped_channels_last", grouped_channels_last<T>, footprint<T, GroupedTables>},
       {"grouped_planar", grouped_planar<T>, footprint<T, GroupedPlanarBlocking>},
       winograd_kernels<T>(forms),
