@@ -121,9 +121,9 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "indices": lambda x: torch.ops.cnnops.max_pool_with_indices(
         x, [3, 3], [2, 2], [1, 1], [1, 1], False
     )[1],
-    "taps": lambda x: torch.ops.cnnops.max_pool_with_taps(
-        x, [3, 3], [2, 2], [1, 1], [1, 1], False
-    )[1],
+    "taps": lambda x: torch.ops.cnnops.max_pool_with_taps(x, [3, 3], [2, 2], [1, 1], [1, 1], False)[
+        1
+    ],
     "mean": lambda x: torch.ops.cnnops.avg_pool(x, [4, 4], [4, 4], [0, 0], False, True, None),
     "mean backward": lambda x: torch.ops.cnnops.avg_pool_backward(
         x, [32, 32], [4, 4], [4, 4], [0, 0], False, True, None

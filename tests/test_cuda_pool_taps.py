@@ -200,9 +200,7 @@ def _numbers(values: list[int]) -> ctypes.Array[ctypes.c_int64]:
 @pytest.mark.parametrize("shared", [False, True], ids=["direct", "window"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", POOLINGS)
-def test_kernels_for_more_elements_than_32_bits_count(
-    name: str, layout: str, shared: bool
-) -> None:
+def test_kernels_for_more_elements_than_32_bits_count(name: str, layout: str, shared: bool) -> None:
     # The operators run them for tensors of at least 2^31 / 36 elements.
     pooling, memory_format = POOLINGS[name], LAYOUTS[layout]
     x = _filled(pooling.size, "nan", torch.float32).contiguous(memory_format=memory_format)

@@ -90,12 +90,8 @@ FAMILIES = (
     Family(r"pool_tile<.*", code=("STS", "LDS"), dynamic=_tile_bytes),
     Family(r"pool_window<.*", code=("LDG", "SHFL")),
     # Vectors of channels, and with each the bytes of its taps.
-    Family(
-        r"pool_direct<MaximumTap<b?float16, int>, 8>", code=("LDG.128", "STG.128", "STG.64")
-    ),
-    Family(
-        r"pool_direct<TapGradient<b?float16, int>, 8>", code=("LDG.128", "LDG.64", "STG.128")
-    ),
+    Family(r"pool_direct<MaximumTap<b?float16, int>, 8>", code=("LDG.128", "STG.128", "STG.64")),
+    Family(r"pool_direct<TapGradient<b?float16, int>, 8>", code=("LDG.128", "LDG.64", "STG.128")),
     Family(r"pool_direct<.*>, [248]>", code=("LDG.128", "STG.128")),
     # Element by element.
     Family(r"(pack_weight|fold_padding|join_chunks|join_shares)<.*", code=("LDG", "STG")),
