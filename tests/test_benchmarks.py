@@ -280,7 +280,7 @@ def test_command_times_stores_and_compares(tmp_path: Path) -> None:
     first = CliRunner().invoke(main, [*arguments, "--json", str(path)])
     assert first.exit_code == 0, first.output
     assert first.output.count("adaptive avg 6 256@13 b8") == 2 + 4  # in the table, in the summary
-    assert "pool_rows_by_windows" in first.output
+    assert "pool_blocks" in first.output
     assert torch.get_num_threads() == threads
 
     run = json.loads(path.read_text())
