@@ -13,12 +13,15 @@ namespace cnnops::cuda {
 
 constexpr int kDirectThreads = 256;
 
-/// Blocks on a multiprocessor, which bound registers: 64-bit indices take twice as many.
-template <class Index>
-constexpr int kDirectBlocks = sizeof(Index) == 8 ? 2 : 4;
+/// Blocks on a multiprocessor, which bound registers: 64-bit indices take twice as many, and
+/// doubles more than floats.
+template <class Op>
+constexpr int kDirectBlocks = sizeof(typename Op::Index) == 8   ? 2
+                              : sizeof(typename Op::Value) == 8 ? 3
+                                                                : 4;
 
 template <class Op, int kWidth>
-SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kDirectThreads, kDirectBlocks<typename Op::Index>)
+SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kDirectThreads, kDirectBlocks<Op>)
     pool_direct(SIMT_PARAMETER PoolProblem<typename Op::Index> p, const typename Op::T* source,
                 typename Op::T* dest, typename Op::Place* places) {
   using Index = typename Op::Index;
@@ -44,7 +47,10 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kDirectThreads, kDirectBlocks<typename Op::I
           const Index own = Op::tap(p, at, z, y, x);
 #pragma unroll
           for (int k = 0; k < kWidth; ++k) {
-            if (taps.at[k] == own) Op::add(state[k], simt::to_float(values.at[k]), 0);
+            // Zero leaves a sum as it is. Loads of those that count alone would be loads of single
+            // elements.
+            const auto value = simt::to_float(values.at[k]);
+            Op::add(state[k], taps.at[k] == own ? value : decltype(value)(0), 0);
           }
         } else {
           const Index place = Op::place(p, z, y, x);

@@ -178,11 +178,12 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kIndexedThreads, 4)
   }
 }
 
+/// Six blocks of them are all threads of the multiprocessors that hold the fewest.
 constexpr int kGatherThreads = 256;
 
 /// small[i] = large[indices[i]], one thread for each element.
 template <class T, class Index>
-SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kGatherThreads, 8)
+SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kGatherThreads, 6)
     pool_gather(SIMT_PARAMETER IndexedProblem<Index> p, const T* large, const int64_t* indices,
                 T* small) {
   const Index flat = static_cast<Index>(blockIdx.x) * kGatherThreads + threadIdx.x;

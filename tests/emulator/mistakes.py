@@ -258,14 +258,14 @@ MISTAKES: tuple[tuple[str, str, str, str], ...] = (
     (
         "pool_direct.cuh",
         "taps as signed bytes",
-        "if (taps.at[k] == own)",
-        "if (static_cast<int8_t>(taps.at[k]) == own)",
+        "taps.at[k] == own ?",
+        "static_cast<int8_t>(taps.at[k]) == own ?",
     ),
     (
         "pool_direct.cuh",
         "gradients of other inputs are multiplied away, which NaN is not",
-        "if (taps.at[k] == own) Op::add(state[k], simt::to_float(values.at[k]), 0);",
-        "Op::add(state[k], simt::to_float(values.at[k]) * (taps.at[k] == own), 0);",
+        "taps.at[k] == own ? value : decltype(value)(0)",
+        "value * (taps.at[k] == own)",
     ),
     (
         "pool.cu",
