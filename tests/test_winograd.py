@@ -84,6 +84,11 @@ def algorithm(
     return plan(name, shape, (rows, shape[1], *kernel), phase=phase, **options).algorithm
 
 
+def skip_layout_of_rank(layout: str, rank: int) -> None:
+    if rank == 1 and layout == "channels_last":
+        pytest.skip("torch has no channels_last format for 1-d tensors")
+
+
 def error(actual: Tensor, expected: Tensor) -> float:
     """The largest difference, as a fraction of the largest element."""
     assert actual.shape == expected.shape
@@ -279,8 +284,7 @@ def test_other_kernels_against_float64(
     isa: str,
     set_isa: Callable[[str], None],
 ) -> None:
-    if len(kernel) == 1 and layout == "channels_last":
-        pytest.skip("torch has no channels_last format for 1-d tensors")
+    skip_layout_of_rank(layout, len(kernel))
     set_isa(isa)
     # More on one side than on the other.
     padding = [part for side in same_padding(kernel, dilation) for part in (side, side + 1)]
@@ -303,8 +307,7 @@ def test_strides_against_float64(
     isa: str,
     set_isa: Callable[[str], None],
 ) -> None:
-    if len(kernel) == 1 and layout == "channels_last":
-        pytest.skip("torch has no channels_last format for 1-d tensors")
+    skip_layout_of_rank(layout, len(kernel))
     set_isa(isa)
     padding = tuple(part for side in same_padding(kernel) for part in (side, side + 1))
     check_against_float64(
@@ -404,8 +407,7 @@ def test_groups_against_float64(
     isa: str,
     set_isa: Callable[[str], None],
 ) -> None:
-    if len(kernel) == 1 and layout == "channels_last":
-        pytest.skip("torch has no channels_last format for 1-d tensors")
+    skip_layout_of_rank(layout, len(kernel))
     set_isa(isa)
     rank = len(kernel)
     weight = (rows, shape[1] // groups, *kernel)

@@ -42,7 +42,7 @@ void PlannedPool::list_windows(const PoolGeometry& g, WindowCount count, bool in
   }
   if (problem_.channels_last) return;
   problem_.cut = cut_into_blocks(problem_);
-  problem_.chunks = cut_into_chunks(problem_, lanes);
+  if (!can_block(problem_, lanes)) problem_.chunks = cut_into_chunks(problem_, lanes);
 }
 
 namespace {

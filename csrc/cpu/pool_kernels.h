@@ -102,7 +102,7 @@ struct PoolProblem {
   bool inverse;         // is the gradient of the inputs wanted?
   PoolAlgorithm algorithm;
   PoolCut cut;        // of blocks
-  PoolChunks chunks;  // of shuffled rows
+  PoolChunks chunks;  // of shuffled rows, where there are no blocks
 };
 
 /// Outputs from inputs, or where `p.inverse` the other way round.
