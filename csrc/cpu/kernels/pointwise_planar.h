@@ -2,55 +2,67 @@
 // for each image and group, where source and dest are matrices as they lie.
 //
 // Nothing is gathered and no sum waits in scratch: tiles read planes of the source and write planes
-// of the destination. Each row of a panel in place is another page, which no prefetcher of the
-// processor follows. So the first tile of rows fetches planes ahead of those that it multiplies and
-// copies the panel while it reads it; the tiles after it read the copy. K is cut so that the planes
-// of a panel stay in L1.
+// of the destination, in place. Each row of a panel in place is another page, which no prefetcher
+// of the processor follows, and so is each row of a tile's sums. So while a tile multiplies it
+// fetches planes ahead of those that it multiplies, from wherever they are, and the lines that the
+// tile after it writes. That hides what copies of panels would save, unless registers of every
+// other plane span two lines: then panels are copied, and always one that ends within a register.
 // An item is (image, group, block of panels, row block). Neighbouring items of a thread share the
-// copied panels of their block.
+// copied panel of their block.
 
 /// Panels of a block at most: a tile of rows goes through them one after another, and so writes
 /// each plane of the destination in runs of a kilobyte. Where the source is larger than the
-/// destination, a block is one panel: what the next panel reads comes while this one is multiplied.
+/// destination, a block is one panel, which stays in the caches near the core.
 constexpr int64_t kBlockPanels = 4;
 
 /// Elements of the planes of a block that has several panels: 64 KB of floats come from L2 as fast
 /// as a tile takes them.
 constexpr int64_t kBlockElements = 1 << 14;
 
-/// Planes that are multiplied at a time: a panel of 40 KB of floats stays in L1.
-constexpr int64_t kPlanesAtOnce = 160;
-
 /// Planes, and weights of a row, that are fetched ahead.
-constexpr int64_t kPlanesAhead = 4, kWeightsAhead = 8;
+constexpr int64_t kPlanesAhead = 6, kWeightsAhead = 8;
+
+/// Planes that are multiplied at a time: a panel of 128 KB of floats stays in L2, from where it
+/// comes as fast as from L1, and sums of fewer would have to be read again.
+constexpr int64_t kPlanesAtOnce = 512;
+
+/// Planes of a panel that stay in L1: 40 KB of floats.
+constexpr int64_t kPlanesInL1 = 160;
+
+/// Whether planes `distance` bytes apart are fetched ahead, since no prefetcher of the processor
+/// follows them. A plane of a panel that is one line, as with registers of 32 bytes, costs as much
+/// to fetch as it gains.
+inline bool fetches_planes(int64_t distance) {
+  return CNNOPS_VECTOR_BYTES == 64 && distance >= 2048;
+}
 
 /// Up to kTileVectors registers of pixels, and where their planes are read.
 template <class A>
 struct PlanePanel {
   int64_t pixel, width;  // the first pixel, and how many there are in whole registers
   int64_t last;          // pixels of the last register
-  A* copy;               // planes side by side, or space for them
   const A* planes;       // where they are read,
   int64_t plane;         // and the elements from one to the next
 
-  bool is_copied() const { return planes == copy; }
-  void read_copy() { planes = copy, plane = width; }
-
-  /// Turns to `depth` planes of the source, `stride` elements apart, with space for a copy. They
-  /// are read in place unless a part of a register ends them: then they are copied at once.
-  void read(const A* source, int64_t stride, int64_t depth, A* space) {
-    constexpr int lanes = kLanes<A>;
-    copy = space, planes = source + pixel, plane = stride;
-    if (last == lanes) return;
-    for (int64_t k = 0; k < depth; ++k) {
-      const A* from = planes + k * stride;
-      A* to = copy + k * width;
-      for (int64_t i = 0; i < width - lanes; i += lanes) store(to + i, load(from + i));
-      store(to + width - lanes, load_partial(from + width - lanes, last));
-    }
-    read_copy();
-  }
+  /// Turns to planes of the source, `stride` elements apart.
+  void read(const A* source, int64_t stride) { planes = source + pixel, plane = stride; }
+  /// Turns to a copy of these, side by side.
+  void read_copy(const A* copy) { planes = copy, plane = width; }
 };
+
+/// Copies `depth` planes of a panel side by side, of the last register what there is.
+template <class A>
+void copy_planes(const PlanePanel<A>& panel, int64_t depth, A* to) {
+  const int64_t last = panel.width - kLanes<A>;
+  const A* from = panel.planes;
+  for (int64_t k = 0; k < depth; ++k, from += panel.plane, to += panel.width) {
+    for (int64_t i = 0; i < last; i += kLanes<A>) {
+      __builtin_prefetch(from + kPlanesAhead * panel.plane + i);
+      store(to + i, load(from + i));
+    }
+    store(to + last, load_partial(from + last, panel.last));
+  }
+}
 
 /// What the tiles of an item share.
 struct PlaneTiles {
@@ -60,32 +72,33 @@ struct PlaneTiles {
   bool accumulate;                  // to what is in the destination
 };
 
-/// A tile: kRows rows of the weight times the planes of a panel, which are copied if kCopies.
-template <class A, int kRows, int kVectors, bool kCopies>
+/// A tile: kRows rows of the weight times the planes of a panel, fetched ahead if kFetches. Brings
+/// the lines at `next`, where the tile after it writes.
+template <class A, int kRows, int kVectors, bool kFetches>
 void multiply_planes(const PlaneTiles& tiles, const A* weight, const PlanePanel<A>& panel,
-                     const A* bias, A* dest) {
-  TileSums<A, kRows, kVectors> sums;
+                     const A* bias, A* dest, const A* next) {
+  using Sums = TileSums<A, kRows, kVectors>;
+  Sums sums;
   const A* rows[kRows];
 #pragma GCC unroll 6
   for (int i = 0; i < kRows; ++i) rows[i] = weight + i * tiles.weight_row;
   const A* planes = panel.planes;
-  A* copy = panel.copy;
   const int64_t depth = tiles.depth, plane = panel.plane, step = tiles.weight_step;
   int64_t offset = 0;
-  const auto multiply_plane = [&] {
-    if constexpr (kCopies) sums.fetch(planes + kPlanesAhead * plane);
+  // Called at two places, and the sums would not stay in registers were it not inlined at both.
+  const auto multiply_plane = [&]() __attribute__((always_inline)) {
+    if constexpr (kFetches) Sums::fetch(planes + kPlanesAhead * plane);
     __builtin_prefetch(rows[kRows - 1] + offset + kWeightsAhead * step);
-    sums.template add_products<kCopies>(rows, offset, planes, copy);
+    sums.add_products(rows, offset, planes);
     planes += plane, offset += step;
-    if constexpr (kCopies) copy += kVectors * kLanes<A>;
   };
-  int64_t k = 0;
-  for (; k < depth - kRows; ++k) multiply_plane();
-  // The lines that sums go to come while the last planes are multiplied.
-  for (const A* row = dest; k < depth; ++k, row += tiles.pitch) {
-    sums.fetch(row);
-    multiply_plane();
+  // One row of lines at a time: all at once, they would hold up the planes.
+  const int64_t part = depth / kRows;
+  for (int i = 0; i < kRows; ++i, next += tiles.pitch) {
+    Sums::fetch_to_write(next);
+    for (int64_t k = 0; k < part; ++k) multiply_plane();
   }
+  for (int64_t k = part * kRows; k < depth; ++k) multiply_plane();
   if (bias != nullptr) sums.add_bias(bias);
   sums.store_to(dest, tiles.pitch, panel.last, tiles.accumulate);
 }
@@ -100,12 +113,14 @@ struct PointwisePlanarBlocking {
   int64_t blocks;        // of these
   int64_t row_block, row_blocks;
   bool packs;                          // the weight
+  bool copies;                         // every panel, not just one that ends within a register
   bool whole;                          // panels are copied with all of K,
   int64_t copied_depth;                // else so many planes at a time
   int64_t packed_bytes, buffer_bytes;  // of the call, of each thread
 
   explicit PointwisePlanarBlocking(const Contraction<T>& p) : panels(p.walk[2].count) {
     pixels = p.walk[2].count;
+    copies = p.source_strides.channel % kLanes<A> != 0 && p.rows > 2 * kTileRows;
     depth_block = even_part(p.depth, kPlanesAtOnce);
     const int64_t images = p.batch * p.groups;
     // Fewer panels where there would be too few items.
@@ -121,7 +136,8 @@ struct PointwisePlanarBlocking {
     packed_bytes = packs ? sizeof(A) * p.groups * p.rows * p.depth : 0;
     whole = p.depth * columns * int64_t(sizeof(A)) <= kPanelBytes;
     copied_depth = whole ? p.depth : depth_block;
-    buffer_bytes = sizeof(A) * block_panels() * columns * copied_depth;
+    const int64_t copied = copies ? block_panels() : pixels % kLanes<A> != 0;
+    buffer_bytes = sizeof(A) * copied * columns * copied_depth;
   }
 
   /// Panels of a block at most, and the first of a block.
@@ -175,42 +191,48 @@ void pointwise_planar(const Contraction<T>& p) {
         const int64_t pixel = blocking.panels.begin(first + i);
         const int64_t width = blocking.panels.begin(first + i + 1) - pixel;
         const int64_t left = blocking.pixels - pixel;
-        panels[i] = {pixel, width, left < width ? left % lanes : lanes, nullptr, nullptr, 0};
+        panels[i] = {pixel, width, left < width ? left % lanes : lanes, nullptr, 0};
       }
+      const int64_t past = panels[count - 1].pixel + panels[count - 1].width;
       const bool again = blocking.whole && copied == rest;
       copied = rest;
       for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
         const int64_t to_go = p.depth - k;
         const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
-        const PlaneTiles tiles{strides.row, strides.depth, depth, p.dest_strides.channel, k > 0};
+        const bool ends = depth == to_go;
+        const int64_t plane = p.source_strides.channel, pitch = p.dest_strides.channel;
+        const PlaneTiles tiles{strides.row, strides.depth, depth, pitch, k > 0};
         for (int64_t i = 0; i < count; ++i) {
-          A* space = buffer.as<A>() + i * blocking.columns * blocking.copied_depth;
-          if (blocking.whole) space += k * panels[i].width;
-          if (again) {
-            panels[i].copy = space;
-            panels[i].read_copy();
-          } else {
-            panels[i].read(source + k * p.source_strides.channel, p.source_strides.channel, depth,
-                           space);
-          }
+          panels[i].read(source + k * plane, plane);
+          if (!blocking.copies && panels[i].last == lanes) continue;
+          A* copy = buffer.as<A>() + (blocking.whole ? k * panels[i].width : 0);
+          if (blocking.copies) copy += i * blocking.columns * blocking.copied_depth;
+          if (!again) copy_planes(panels[i], depth, copy);
+          panels[i].read_copy(copy);
         }
         for (int64_t row = 0; row < rows; row += kTileRows) {
           const int some = int(rows - row < kTileRows ? rows - row : kTileRows);
-          const A* added = bias != nullptr && k + depth == p.depth ? bias + row : nullptr;
+          const A* added = bias != nullptr && ends ? bias + row : nullptr;
           const A* from = matrix + row * strides.row + k * strides.depth;
+          A* to = dest + row * pitch;
+          // After the last panel the next rows, or the same rows of what follows.
+          const A* after = row + some < rows ? to + some * pitch : dest;
+          const int64_t turn = row + some < rows || !ends ? panels[0].pixel : past;
           for (int64_t i = 0; i < count; ++i) {
-            PlanePanel<A>& panel = panels[i];
-            const bool copies = !panel.is_copied() && rows > kTileRows;
-            A* to = dest + row * p.dest_strides.channel + panel.pixel;
+            const PlanePanel<A>& panel = panels[i];
+            const A* next = i + 1 < count ? to + panels[i + 1].pixel : after + turn;
+            const bool is_near = depth <= kPlanesInL1 && (row > 0 || again);
+            const bool fetches = !is_near && fetches_planes(panel.plane * sizeof(A));
+            A* at = to + panel.pixel;
             with_tile_size(some, int(panel.width / lanes), [&](auto height, auto width) {
               constexpr int kRows = decltype(height)::value, kVectors = decltype(width)::value;
-              if constexpr (kRows == kTileRows) {
-                if (copies) {
-                  multiply_planes<A, kRows, kVectors, true>(tiles, from, panel, added, to);
-                  return panel.read_copy();
+              if constexpr (CNNOPS_VECTOR_BYTES == 64 && kRows == kTileRows) {
+                if (fetches) {
+                  return multiply_planes<A, kRows, kVectors, true>(tiles, from, panel, added, at,
+                                                                   next);
                 }
               }
-              multiply_planes<A, kRows, kVectors, false>(tiles, from, panel, added, to);
+              multiply_planes<A, kRows, kVectors, false>(tiles, from, panel, added, at, next);
             });
           }
         }

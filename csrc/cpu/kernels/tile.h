@@ -111,9 +111,14 @@ struct TileSums {
   }
 
   /// Brings the lines that a row of sums goes to.
-  static inline void fetch(const A* row) {
+  static inline void fetch_to_write(const A* row) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) __builtin_prefetch(row + j * lanes, 1);
+  }
+  /// Brings the lines of a row of B.
+  static inline void fetch(const A* row) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(row + j * lanes);
   }
 
  private:
@@ -147,7 +152,7 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
     for (; k < until; ++k) multiply_row();
     // The lines that sums go to come while the last positions are multiplied.
     for (const A* row = c; k < in.run; ++k, row += pitch) {
-      sums.fetch(row);
+      sums.fetch_to_write(row);
       multiply_row();
     }
   }
