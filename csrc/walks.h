@@ -137,13 +137,13 @@ void swap_parts(WeightContraction<T>& p) {
 
 /// Exchanges source and grad where that makes neighbours in the weight out of what a kernel
 /// computes side by side, its rows in registers of `lanes`. The kernel transposes the part with the
-/// rows, which takes about as long as multiplying it with 8 others, and so does storing a weight
+/// rows, which takes about as long as multiplying it with 16 others, and so does storing a weight
 /// across its layout.
 template <class T>
 void exchange_parts(WeightContraction<T>& p, int64_t lanes) {
   if (!parts_are_alike(p) || p.dest_strides.depth != 1 || p.dest_strides.row == 1) return;
   const auto work = [lanes](int64_t rows, int64_t depth) {
-    return in_registers(rows, lanes) * (8 + depth);
+    return in_registers(rows, lanes) * (16 + depth);
   };
   const int64_t pixels = p.batch * p.walk[2].count;
   const int64_t more = (work(p.depth, p.rows) - work(p.rows, p.depth)) * pixels;

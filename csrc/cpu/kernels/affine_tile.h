@@ -25,20 +25,22 @@ struct AffineOperands {
   int64_t row_step;     // elements from row to row
   const int64_t* runs;  // where each run starts, in elements from `a`
   int64_t run_count;
-  int64_t run;     // positions k of a run
-  int64_t k_step;  // elements from one k to the next
-  const A* b;      // [run_count * run] rows of whole registers
-  int64_t b_step;  // elements from one row of B to the next
+  int64_t run;        // positions k of a run
+  int64_t k_step;     // elements from one k to the next
+  const A* b;         // [run_count * run] rows of whole registers
+  int64_t b_step;     // elements from one row of B to the next
+  int64_t ahead = 0;  // unless 0: elements to the rows, each dense, that the next tile reads
 };
 
 /// Where a tile goes, and what is added to it.
 template <class A>
 struct AffineResult {
   A* c;
-  int64_t pitch;          // elements from row to row
-  int64_t last;           // lanes of the last register of a row that are stored
-  const A* add;           // whole registers: a bias, or C itself
-  int64_t add_pitch = 0;  // 0 for a bias
+  int64_t pitch;           // elements from row to row
+  int64_t last;            // lanes of the last register of a row that are stored
+  const A* add;            // whole registers: a bias, or C itself
+  int64_t add_pitch = 0;   // 0 for a bias
+  bool continues = false;  // the next tile writes the rows that follow
 };
 
 /// Rows next to each other, kNeighbours, take one pointer and constant distances.
@@ -51,10 +53,25 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sum[i][j] = load(out.add + i * out.add_pitch + j * lanes);
   }
+  // What the next tile writes comes while this one multiplies, and so, run by run, what it reads.
+  if (out.continues) {
+#pragma GCC unroll 1
+    for (int64_t i = kRows; i < 2 * kRows; ++i) {
+      for (int j = 0; j < kVectors; ++j) __builtin_prefetch(out.c + i * out.pitch + j * lanes, 1);
+    }
+  }
   const A* b = in.b;
   const int64_t one = in.row_step, two = 2 * one, three = 3 * one;
   int64_t r = 0;
   do {
+    if (in.ahead != 0) {
+      const A* row = in.a + in.runs[r] + in.ahead;
+#pragma GCC unroll 1
+      for (int i = 0; i < kRows; ++i, row += one) {
+#pragma GCC unroll 1
+        for (int64_t k = 0; k < in.run; k += 64 / int64_t(sizeof(A))) __builtin_prefetch(row + k);
+      }
+    }
     // Every fourth row has a pointer and the others a distance from it: as few as that stay in
     // general registers. The compiler would rather keep a distance for each row, on the stack.
     const A* fourth[(kRows + 3) / 4];

@@ -30,6 +30,10 @@ inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLa
   }
 }
 
+/// What a pixel reads is fetched in pieces of so many elements: a tile that fetches all that the
+/// next one reads at once would wait for it. Shorter pixels the processor's prefetchers bring.
+constexpr int64_t kFetchedRun = 64;
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct BroadcastPixelsBlocking {
@@ -37,6 +41,7 @@ struct BroadcastPixelsBlocking {
   int64_t inner, padded_rows, widest;  // K, destination channels, those of a tile
   SourceBlockLayout layout;
   SourceRuns runs;
+  bool fetches;                       // tiles what the next one reads and writes
   bool slides;                        // pixels read what their neighbours read
   bool stores;                        // tiles write the destination
   int64_t weight_bytes, table_bytes;  // of the call; tables of biases and runs
@@ -48,8 +53,10 @@ struct BroadcastPixelsBlocking {
         widest(EvenBlocks<A>(p.rows).widest()),
         layout(SourceBlockLayout::make<T>(p, p.source_strides)),
         runs(p, layout),
+        fetches(is_pointwise(p) && runs.step == 1 && p.depth >= kFetchedRun),
         slides(neighbours_share_taps(p.walk[2])),
         stores(__is_same(T, A) && p.dest_strides.channel == 1) {
+    if (fetches) runs.cut(kFetchedRun);
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     table_bytes = sizeof(A) * p.groups * padded_rows +
                   sizeof(int64_t) * (runs.count + p.walk[0].tap_count * p.walk[1].tap_count);
@@ -152,6 +159,9 @@ struct BroadcastPixels {
     SlidingOperands<A> sliding = sliding_operands(source, weight);
     const int64_t most = slides ? even_part(block.width, kSlidingPixels)
                                 : even_part(block.width, affine_rows(vectors));
+    // The first columns of a block of pixels read them first.
+    if (blocking.fetches && column == 0) tile.ahead = most * pixel;
+    result.continues = blocking.fetches;
     for (int64_t h = 0; h < block.rows; ++h) {
       for (int64_t w = 0; w < block.width; w += most) {
         const int64_t pixels = block.width - w < most ? block.width - w : most;

@@ -3,13 +3,17 @@
 //
 // Pixels go in chunks of about kPixelChunk. For a chunk the source rows of a block of channels are
 // copied once for each kernel line (strips.h), or read where they lie under a 1x1 kernel, and a
-// tile broadcasts from six places in them; with much padding from six channels for one tap, so that
+// tile broadcasts from six places in them, or from as many channels as the registers hold where
+// these meet few destination channels; with much padding from six channels for one tap, so that
 // padding can be left out. grad is transposed through registers. Items are (group, block of
 // channels, block of rows, split): a split is a fixed share of the chunks with its own sums, used
 // where there are too few blocks, and the splits are added in order. Without splits an item stores
 // its part of the weight while its sums are in cache.
 
 constexpr int64_t kPixelChunk = 256;
+
+/// Pixels of a chunk that few destination channels make narrow: more of a plane is read at a time.
+constexpr int64_t kLongPixelChunk = 1024;
 
 /// About so much of K is in a block of channels, for each of which grad is transposed again.
 constexpr int64_t kInnerBlock = 64 * kTileRows;
@@ -178,6 +182,19 @@ bool reads_runs_in_place(const WeightContraction<T>& p) {
   return __is_same(T, Accumulator<T>) && inside;
 }
 
+/// Registers of destination channels that are too few for the tile of tile.h, whose six sums of a
+/// register do not hide the latency of an FMA.
+constexpr int64_t kFewRegisters = 1;
+
+/// Whether tiles take as many channels of the source as the registers hold, which must lie evenly:
+/// there are few destination channels, and planes do not share the sets of L1.
+template <class T>
+bool suits_even_channels(const WeightContraction<T>& p) {
+  using A = Accumulator<T>;
+  return p.rows <= kFewRegisters * kLanes<A> && p.depth > kTileRows && reads_runs_in_place(p) &&
+         p.source_strides.channel * int64_t(sizeof(A)) % 4096 != 0;
+}
+
 /// From this share of padding on it is left out, although tiles of one tap each may be less full.
 constexpr double kMuchPadding = 0.15;
 
@@ -189,7 +206,8 @@ struct WeightGemmPlanarBlocking {
   Strips strips;
   int64_t taps, inner, channel_block, blocks;  // inner is K
   int64_t padded_rows, row_block, row_blocks;
-  bool in_place;                         // the source is read where it lies
+  bool in_place;                         // the source is read where it lies,
+  bool even;                             // many channels to a tile
   bool by_tap;                           // tiles keep to a tap, and leave padding out
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
   bool direct;                           // the sums are the weight,
@@ -198,7 +216,8 @@ struct WeightGemmPlanarBlocking {
   int64_t item_sum_bytes;                // of each thread
   int64_t strip_bytes, grad_bytes, pointer_bytes, segment_bytes;  // of each thread
 
-  explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p) : strips(p, kPixelChunk, true) {
+  explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p)
+      : strips(p, suits_even_channels(p) ? kLongPixelChunk : kPixelChunk, true) {
     taps = p.taps();
     inner = p.depth * taps;
     // Blocks of about as many channels each.
@@ -212,6 +231,7 @@ struct WeightGemmPlanarBlocking {
     if (halves && row_blocks == 1) row_blocks = 2;
     row_block = round_up(ceil_div(padded_rows, row_blocks), kLanes<A>);
     in_place = reads_runs_in_place(p);
+    even = suits_even_channels(p);
     by_tap = !in_place && padding_share(p) > kMuchPadding;
     set = p.groups * inner * padded_rows;
     splits =
@@ -321,6 +341,39 @@ void point_to_source(const WeightContraction<T>& p, const Strips& strips,
   }
 }
 
+/// Multiplies channels [first, first + count) of the source, where they lie, with a panel of grad,
+/// [pixel][width]: a tile is of as many channels as the registers hold. `starts` is space for where
+/// the runs start.
+template <class T>
+void multiply_even_channels(const WeightContraction<T>& p, const Strips& strips,
+                            const Strips::Chunk& chunk, const T* source, int64_t first,
+                            int64_t count, const Accumulator<T>* grad, int64_t width,
+                            const Rows<Accumulator<T>>& sums, bool adds, int64_t* starts) {
+  using A = Accumulator<T>;
+  const int vectors = vectors_for<A>(width);
+  const A* channels = reinterpret_cast<const A*>(source) + first * p.source_strides.channel;
+  for (int64_t r = 0; r < chunk.rows; ++r) {
+    starts[r] = strips.source_row(source, p.source_strides, chunk.row + r, 0) - source + chunk.x +
+                p.walk[2].taps[0].offset;
+  }
+  alignas(64) const A zeros[kFewRegisters * kLanes<A>] = {};
+  const int64_t step = even_part(count, affine_rows(vectors));
+  for (int64_t i = 0; i < count; i += step) {
+    A* to = sums.at(i);
+    const AffineOperands<A> tile{channels + i * p.source_strides.channel,
+                                 p.source_strides.channel,
+                                 starts,
+                                 chunk.rows,
+                                 chunk.width,
+                                 1,
+                                 grad,
+                                 width};
+    const AffineResult<A> result{to, sums.pitch, kLanes<A>, adds ? to : zeros,
+                                 adds ? sums.pitch : 0};
+    multiply_affine<A>(tile, result, count - i < step ? count - i : step, vectors);
+  }
+}
+
 template <class T>
 void weight_gemm_planar(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
@@ -378,9 +431,9 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
             !blocking.in_place && strips.positions(chunk.width) == chunk.width * strips.step;
         const int64_t runs = joined ? 1 : chunk.rows;
         const T* source = p.source + group * p.depth * p.source_strides.channel;
-        if (blocking.in_place) {
+        if (blocking.in_place && !blocking.even) {
           point_to_source(p, strips, chunk, source, channel, channels, pointers);
-        } else {
+        } else if (!blocking.in_place) {
           point_to_strips(p, strips, chunk, source, channel, channels, runs, strip_buffer.as<A>(),
                           pointers);
         }
@@ -390,6 +443,13 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
                        p.grad_strides, rows_here, dest_runs, dest_run_count, pixels, grad);
         for (int64_t block = 0; block < columns.count; ++block) {
           const int64_t column = columns.begin(block), width = columns.begin(block + 1) - column;
+          if (blocking.even) {
+            multiply_even_channels<T>(p, strips, chunk, source, channel, channels,
+                                      grad + column * pixels, width,
+                                      {sums.data + column, sums.pitch}, index > chunk_begin,
+                                      reinterpret_cast<int64_t*>(pointers));
+            continue;
+          }
           if (blocking.by_tap) {
             multiply_taps<T>(p, strips, chunk, source, channels, strip_buffer.as<A>(),
                              grad + column * pixels, width, {sums.data + column, sums.pitch},
