@@ -10,12 +10,11 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import devices
 import pytest
-from emulator import build, library
+from emulator import library
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 MOST = 2**31 - 1
 

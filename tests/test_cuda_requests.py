@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-from emulator import build, report
+import devices
+from emulator import report
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 
 def test_no_request_takes_more_transactions_than_its_budget() -> None:
