@@ -206,6 +206,30 @@ def test_maxima_of_volumes(emulated: Any, name: str, ceil: bool, layout: str, va
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
+# kernel_size and stride of each kernel along H of 40 rows.
+TALL = {"pool_direct": (2, 3), "pool_tile": (5, 1), "pool_window": (20, 21)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", TALL)
+def test_windows_that_have_the_input_between_their_taps(
+    emulated: Any, name: str, layout: str
+) -> None:
+    # Of two columns the taps read neither: one is in the padding before, one in that behind them.
+    height, stride = TALL[name]
+    x = torch.randn(2, 8, 40, 2)
+    windows = ([height, 2], [stride, 1], [0, 1], [1, 3])
+    expected = F.max_pool2d(x, *windows, return_indices=True)
+    x = x.contiguous(memory_format=LAYOUTS[layout])
+    with library.counting() as costs:
+        found = emulated.max_pool_with_indices(x, *windows, False)
+        ran = {cost.kernel for cost in costs()}
+    if layout == "contiguous":
+        assert all(name in kernel for kernel in ran)
+    assert torch.all(expected[0] == -torch.inf)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("divisor", [None, 6, -7])
 @pytest.mark.parametrize("include", [False, True])
 @pytest.mark.parametrize("ceil", [False, True])

@@ -286,6 +286,18 @@ MISTAKES: tuple[tuple[str, str, str, str], ...] = (
         "if (rows > 1) {",
     ),
     (
+        "pool_problem.h",
+        "the elements of a window that reads none",
+        "begin < end ? (end - begin - 1) / step + 1 : 0",
+        "(end - begin - 1) / step + 1",
+    ),
+    (
+        "pool_tile.cuh",
+        "dilation along H",
+        "(Op::kBackward ? 1 : p.axis[1].dilation) * tile.width",
+        "tile.width",
+    ),
+    (
         "pool_direct.cuh",
         "dilation along H",
         "y += height.step",
