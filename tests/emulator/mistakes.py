@@ -348,8 +348,20 @@ MISTAKES: tuple[tuple[str, str, str, str], ...] = (
     (
         "depthwise_plan.h",
         "elements between taps that 32 bits do not count",
-        "double(reached(p.axis[2], tile.width)) > 1e6 ||",
-        "double(reached(p.axis[2], tile.width)) > 1e30 ||",
+        "double(reached(p.axis[2], tile.width)) > 1e6;",
+        "double(reached(p.axis[2], tile.width)) > 1e30;",
+    ),
+    (
+        "depthwise_plan.h",
+        "planes of a block that begin in the same banks",
+        "tile.plane_pitch = (apart + kBanks) % kBanks;",
+        "tile.plane_pitch = 0;",
+    ),
+    (
+        "describe.h",
+        "32 bits for positions far before the tensor",
+        "std::fmax(std::fabs(double(walk.low())), std::fabs(double(walk.high())))",
+        "std::fabs(double(walk.high()))",
     ),
     (
         "depthwise_plan.h",
