@@ -97,6 +97,13 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def emulated() -> Any:
+    """The operators on emulated CUDA kernels; torch.ops.cnnops stays those of the CPU."""
+    library.library()
+    return torch.ops.cnnops_emulated
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Emulated tests: their own schedule, named where they fail, and fewer examples."""

@@ -52,6 +52,12 @@ def missing(device: str) -> str | None:
     return None
 
 
+#: Marks tests that run on the emulator without the fixture `device`.
+needs_emulator = pytest.mark.skipif(
+    missing("cuda-emulated") is not None, reason=f"{missing('cuda-emulated')}"
+)
+
+
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Parametrizes tests that use the fixture `device`."""
     if "device" not in metafunc.fixturenames:

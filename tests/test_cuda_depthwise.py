@@ -9,25 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import devices
 import pytest
 import torch
-from emulator import build, library
+from emulator import library
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 LAYOUTS = {
     "contiguous": {2: torch.contiguous_format, 3: torch.contiguous_format},
     "channels_last": {2: torch.channels_last, 3: torch.channels_last_3d},
 }
-
-
-@pytest.fixture(scope="module")
-def emulated() -> Any:
-    """The emulated operators."""
-    assert "convolution" in library.names()
-    return torch.ops.cnnops_emulated
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import devices
 import pytest
-from emulator import build, library
+from emulator import library
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 MOST = 2**31 - 1
 
@@ -123,7 +122,8 @@ def test_positions_fit(place: int, of_weight: bool) -> None:
     # Kernels mark what is read as zero by a position of -2^30, to which others are added.
     half = 2**29
     for far in ({"offset": -half}, {"offset": half}, {"step": half}, {"offset_step": half},
-                {"count": half // 2 + 1}, {"size": half}):  # fmt: skip
+                {"count": half // 2 + 1}, {"size": half},
+                {"offset": -half, "offset_step": half // 2}):  # fmt: skip
         assert not _with_axis(place, **far).fits(of_weight), far
     for near in ({"offset": -half // 16}, {"offset": half // 16}, {"step": half // 16},
                  {"offset_step": half // 16}, {"count": half // 64},

@@ -14,12 +14,10 @@ from math import inf, nan
 import devices
 import pytest
 import torch
-from emulator import build, library
+from emulator import library
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 SIZE = [5, 7]

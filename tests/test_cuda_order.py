@@ -11,11 +11,9 @@ from collections.abc import Iterator
 import devices
 import pytest
 import torch
-from emulator import build, library
+from emulator import library
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 SUMS = (2.0**27, -(2.0**27), 1.0)
 GEOMETRY = ([1, 1], [0] * 4, [1, 1])

@@ -7,24 +7,17 @@ reference.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import devices
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator import build, library
+from emulator import library
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-@pytest.fixture(scope="module")
-def emulated() -> object:
-    """The emulated operators."""
-    assert "max_pool" in library.names()
-    return torch.ops.cnnops_emulated
 
 
 # Planes of (1, 1) to many slices, and indices that meet in one position, rise, or are anything.
@@ -55,7 +48,7 @@ def _indexed(
 @pytest.mark.parametrize("indices", INDICES)
 @pytest.mark.parametrize("plane", PLANES)
 def test_scattering_adds_in_the_order_of_the_cpu(
-    emulated: object, plane: str, indices: str, layout: str, dtype: torch.dtype
+    emulated: Any, plane: str, indices: str, layout: str, dtype: torch.dtype
 ) -> None:
     size = PLANES[plane]
     values, at = _indexed(size, indices, layout, dtype)
@@ -71,7 +64,7 @@ def test_scattering_adds_in_the_order_of_the_cpu(
 @pytest.mark.parametrize("outside", [-1, 0, 2**40, -(2**63)])
 @pytest.mark.parametrize("where", [(0, 1), (-1, -1)], ids=["first", "last"])
 def test_an_index_outside_makes_its_plane_nan(
-    emulated: object, plane: str, layout: str, outside: int, where: tuple[int, int]
+    emulated: Any, plane: str, layout: str, outside: int, where: tuple[int, int]
 ) -> None:
     # Also the slices of the plane that no index near the wrong one touches.
     size = PLANES[plane]
@@ -86,11 +79,11 @@ def test_an_index_outside_makes_its_plane_nan(
         ours = getattr(emulated, name)(values, wrong, size)
         torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
     gathered[(1, 3, *where)] = torch.nan
-    ours = emulated.max_pool_gather(large, wrong)  # type: ignore[attr-defined]
+    ours = emulated.max_pool_gather(large, wrong)
     torch.testing.assert_close(ours, gathered, rtol=0, atol=0, equal_nan=True)
 
 
-def test_indices_of_many_channels(emulated: object) -> None:
+def test_indices_of_many_channels(emulated: Any) -> None:
     # Several blocks of channels, each of several slices and chunks.
     size = (9, 16)
     at = torch.randint(0, 144, (2, 70, 7, 8)).contiguous(memory_format=torch.channels_last)
@@ -99,21 +92,21 @@ def test_indices_of_many_channels(emulated: object) -> None:
         ours = getattr(emulated, name)(values, at, size)
         assert torch.equal(ours, getattr(torch.ops.cnnops, name)(values, at, size))
     large = torch.randn(2, 70, *size).contiguous(memory_format=torch.channels_last)
-    ours = emulated.max_pool_gather(large, at)  # type: ignore[attr-defined]
+    ours = emulated.max_pool_gather(large, at)
     assert torch.equal(ours, torch.ops.cnnops.max_pool_gather(large, at))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_indices_of_planes_smaller_than_what_is_moved(emulated: object, layout: str) -> None:
+def test_indices_of_planes_smaller_than_what_is_moved(emulated: Any, layout: str) -> None:
     # As of adaptive pools to larger sizes.
     size = (3, 4)
     at = torch.randint(0, 12, (2, 5, 9, 31)).contiguous(memory_format=LAYOUTS[layout])
     values = torch.randn(at.shape).contiguous(memory_format=LAYOUTS[layout])
     large = torch.randn(2, 5, *size).contiguous(memory_format=LAYOUTS[layout])
     cpu = torch.ops.cnnops
-    found = emulated.max_pool_gather(large, at)  # type: ignore[attr-defined]
+    found = emulated.max_pool_gather(large, at)
     assert torch.equal(found, cpu.max_pool_gather(large, at))
-    found = emulated.max_pool_backward(values, at, size)  # type: ignore[attr-defined]
+    found = emulated.max_pool_backward(values, at, size)
     assert torch.equal(found, cpu.max_pool_backward(values, at, size))
 
 
@@ -140,7 +133,7 @@ POOLINGS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("name", POOLINGS)
 def test_the_plan_runs_the_kernel_made_for_the_shape(
-    emulated: object, name: str, dtype: torch.dtype
+    emulated: Any, name: str, dtype: torch.dtype
 ) -> None:
     size, kernel, stride, padding, layout = POOLINGS[name]
     x = torch.randn(size).to(dtype).contiguous(memory_format=LAYOUTS[layout])
@@ -172,13 +165,13 @@ def _filled(size: tuple[int, ...], values: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("values", ["ties", "nan", "infinite"])
 @pytest.mark.parametrize("name", POOLINGS)
-def test_maxima_are_torchs_among_equals(emulated: object, name: str, values: str) -> None:
+def test_maxima_are_torchs_among_equals(emulated: Any, name: str, values: str) -> None:
     size, kernel, stride, padding, layout = POOLINGS[name]
     x = _filled(size, values)
     expected = F.max_pool2d(x, kernel, stride, padding, return_indices=True)
     x = x.contiguous(memory_format=LAYOUTS[layout])
     windows = ([kernel] * 2, [stride] * 2, [padding] * 2)
-    found = emulated.max_pool_with_indices(x, *windows, [1, 1], False)  # type: ignore[attr-defined]
+    found = emulated.max_pool_with_indices(x, *windows, [1, 1], False)
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -199,20 +192,42 @@ LAYOUTS_3D = {"contiguous": torch.contiguous_format, "channels_last": torch.chan
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize("name", VOLUMES)
-def test_maxima_of_volumes(
-    emulated: object, name: str, ceil: bool, layout: str, values: str
-) -> None:
+def test_maxima_of_volumes(emulated: Any, name: str, ceil: bool, layout: str, values: str) -> None:
     x = _filled(VOLUME, values)
     arguments = VOLUMES[name]
     expected = F.max_pool3d(x, *arguments, ceil_mode=ceil, return_indices=True)
     x = x.contiguous(memory_format=LAYOUTS_3D[layout])
     windows = [list(argument) for argument in arguments]
     with library.counting() as costs:
-        found = emulated.max_pool_with_indices(x, *windows, ceil)  # type: ignore[attr-defined]
+        found = emulated.max_pool_with_indices(x, *windows, ceil)
         ran = {cost.kernel for cost in costs()}
     if layout == "contiguous":
         assert all(name.split(",")[0] in kernel for kernel in ran)
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+# kernel_size and stride of each kernel along H of 40 rows.
+TALL = {"pool_direct": (2, 3), "pool_tile": (5, 1), "pool_window": (20, 21)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", TALL)
+def test_windows_that_have_the_input_between_their_taps(
+    emulated: Any, name: str, layout: str
+) -> None:
+    # Of two columns the taps read neither: one is in the padding before, one in that behind them.
+    height, stride = TALL[name]
+    x = torch.randn(2, 8, 40, 2)
+    windows = ([height, 2], [stride, 1], [0, 1], [1, 3])
+    expected = F.max_pool2d(x, *windows, return_indices=True)
+    x = x.contiguous(memory_format=LAYOUTS[layout])
+    with library.counting() as costs:
+        found = emulated.max_pool_with_indices(x, *windows, False)
+        ran = {cost.kernel for cost in costs()}
+    if layout == "contiguous":
+        assert all(name in kernel for kernel in ran)
+    assert torch.all(expected[0] == -torch.inf)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("divisor", [None, 6, -7])
@@ -221,7 +236,7 @@ def test_maxima_of_volumes(
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["pool_tile", "pool_window", "pool_direct"])
 def test_means_of_volumes(
-    emulated: object, name: str, layout: str, ceil: bool, include: bool, divisor: int | None
+    emulated: Any, name: str, layout: str, ceil: bool, include: bool, divisor: int | None
 ) -> None:
     kernel, stride, padding, _ = VOLUMES[name]
     x = torch.randint(-9, 10, VOLUME).double().requires_grad_()
@@ -231,15 +246,15 @@ def test_means_of_volumes(
     windows = [list(argument) for argument in (kernel, stride, padding)]
     how = (*windows, ceil, include, divisor)
     x, g = (it.detach().contiguous(memory_format=LAYOUTS_3D[layout]) for it in (x, g))
-    found = emulated.avg_pool(x.float(), *how)  # type: ignore[attr-defined]
+    found = emulated.avg_pool(x.float(), *how)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
-    found = emulated.avg_pool_backward(g.float(), list(VOLUME[2:]), *how)  # type: ignore[attr-defined]
+    found = emulated.avg_pool_backward(g.float(), list(VOLUME[2:]), *how)
     torch.testing.assert_close(found.double(), input64, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("include", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradients_of_means_of_several_tiles(emulated: object, layout: str, include: bool) -> None:
+def test_gradients_of_means_of_several_tiles(emulated: Any, layout: str, include: bool) -> None:
     # Tiles begin at inputs that meet the last window of theirs in any phase of the stride, and
     # windows at the borders, which count fewer elements, belong to the first and last tiles only.
     windows = ([4, 5], [2, 3], [1, 2], True, include, None)
@@ -248,58 +263,58 @@ def test_gradients_of_means_of_several_tiles(emulated: object, layout: str, incl
     g = torch.randint_like(y, -9, 10)
     (expected,) = torch.autograd.grad(y, x, g)
     g = g.float().contiguous(memory_format=LAYOUTS[layout])
-    found = emulated.avg_pool_backward(g, [41, 140], *windows)  # type: ignore[attr-defined]
+    found = emulated.avg_pool_backward(g, [41, 140], *windows)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", POOLINGS)
-def test_means_are_rounded_once(emulated: object, name: str, dtype: torch.dtype) -> None:
+def test_means_are_rounded_once(emulated: Any, name: str, dtype: torch.dtype) -> None:
     # Sums take more bits than the type has. Backward windows have 4 elements, so that the result is
     # the only one that is not exact.
     size, kernel, stride, padding, layout = POOLINGS[name]
     x = torch.randint(-40, 41, size).to(dtype).contiguous(memory_format=LAYOUTS[layout])
     windows = ([kernel] * 2, [stride] * 2, [padding] * 2)
     sums = F.avg_pool2d(x.double(), kernel, stride, padding, divisor_override=1)
-    found = emulated.avg_pool(x, *windows, False, True, None)  # type: ignore[attr-defined]
+    found = emulated.avg_pool(x, *windows, False, True, None)
     assert torch.equal(found, (sums.float() / kernel**2).to(dtype))
     x64 = x.double().requires_grad_()
     y64 = F.avg_pool2d(x64, 2, 1)
     g = torch.randint(-1000, 1001, y64.shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
     (expected,) = torch.autograd.grad(y64, x64, g.double())
     back = (list(size[2:]), [2, 2], [1, 1], [0, 0], False, True, None)
-    found = emulated.avg_pool_backward(g, *back)  # type: ignore[attr-defined]
+    found = emulated.avg_pool_backward(g, *back)
     assert torch.equal(found, expected.to(dtype))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size, output", [((9, 21), (4, 5)), ((40, 13), (3, 2)), ((3, 4), (7, 6))])
 def test_adaptive_windows(
-    emulated: object, size: tuple[int, int], output: tuple[int, int], layout: str
+    emulated: Any, size: tuple[int, int], output: tuple[int, int], layout: str
 ) -> None:
     # Neighbouring windows of different sizes, shared elements, and repeated ones.
     x = _filled((2, 3, *size), "ties").contiguous(memory_format=LAYOUTS[layout])
     expected = F.adaptive_max_pool2d(x, output, return_indices=True)
-    found = emulated.adaptive_max_pool(x, list(output))  # type: ignore[attr-defined]
+    found = emulated.adaptive_max_pool(x, list(output))
     assert all(map(torch.equal, found, expected))
     x64 = x.double().requires_grad_()
     y64 = F.adaptive_avg_pool2d(x64, output)
     g = torch.randint_like(y64, -9, 10).contiguous(memory_format=LAYOUTS[layout])
     (input64,) = torch.autograd.grad(y64, x64, g)
-    found = emulated.adaptive_avg_pool(x, list(output))  # type: ignore[attr-defined]
+    found = emulated.adaptive_avg_pool(x, list(output))
     torch.testing.assert_close(found.double(), y64, rtol=1e-6, atol=1e-6)
-    found = emulated.adaptive_avg_pool_backward(g.float(), list(size))  # type: ignore[attr-defined]
+    found = emulated.adaptive_avg_pool_backward(g.float(), list(size))
     torch.testing.assert_close(found.double(), input64, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("divisor", [None, 3, -2])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_quotients_of_integers_are_truncated_one_by_one(
-    emulated: object, layout: str, divisor: int | None
+    emulated: Any, layout: str, divisor: int | None
 ) -> None:
     g = torch.randint(-50, 51, (2, 3, 5, 6)).contiguous(memory_format=LAYOUTS[layout])
     back = (g, [9, 11], [3, 3], [2, 2], [1, 1], False, False, divisor)
-    found = emulated.avg_pool_backward(*back)  # type: ignore[attr-defined]
+    found = emulated.avg_pool_backward(*back)
     expected = torch.zeros(2, 3, 11, 13, dtype=torch.int64)
     ones = torch.zeros(11, 13, dtype=torch.int64)
     ones[1:10, 1:12] = 1
@@ -332,14 +347,14 @@ SAMPLES = [
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_windows_of_any_samples_lie_inside(
-    emulated: object, sample: float, dtype: torch.dtype
+    emulated: Any, sample: float, dtype: torch.dtype
 ) -> None:
     x = torch.randn(2, 3, 9, 14).to(dtype)
     samples = torch.rand(2, 3, 2).to(dtype)
     samples[1, :, 0] = sample
     samples[0, 2] = sample
     call = (x, [2, 3], [4, 5], samples)
-    found = emulated.fractional_max_pool(*call)  # type: ignore[attr-defined]
+    found = emulated.fractional_max_pool(*call)
     expected = torch.ops.cnnops.fractional_max_pool(*call)
     assert all(map(torch.equal, found, expected))
 
@@ -354,12 +369,12 @@ def test_windows_of_any_samples_lie_inside(
     ],
 )
 def test_windows_of_samples_are_placed_in_16_bits(
-    emulated: object, size: tuple[int, ...], output: tuple[int, int], dtype: torch.dtype
+    emulated: Any, size: tuple[int, ...], output: tuple[int, int], dtype: torch.dtype
 ) -> None:
     # Torch rounds every step of the formula to the type of the samples: that decides some places.
     x = torch.randn(size).to(dtype)
     samples = torch.rand(*size[:2], 2).to(dtype)
-    found = emulated.fractional_max_pool(x, [2, 2], list(output), samples)  # type: ignore[attr-defined]
+    found = emulated.fractional_max_pool(x, [2, 2], list(output), samples)
     expected = F.fractional_max_pool2d(x, 2, output, _random_samples=samples, return_indices=True)
     assert all(map(torch.equal, found, expected))
 
@@ -375,30 +390,28 @@ FAR_POOLINGS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", FAR_POOLINGS)
-def test_positions_beyond_32_bits(emulated: object, name: str, layout: str) -> None:
+def test_positions_beyond_32_bits(emulated: Any, name: str, layout: str) -> None:
     kernel, stride, padding, dilation = FAR_POOLINGS[name]
     x = torch.randn(2, 9, 8, 11).contiguous(memory_format=LAYOUTS[layout])
     cpu = torch.ops.cnnops
     windows = (kernel, stride, padding)
     expected = cpu.max_pool_with_indices(x, *windows, dilation, False)
     with library.counting() as costs:
-        found = emulated.max_pool_with_indices(x, *windows, dilation, False)  # type: ignore[attr-defined]
+        found = emulated.max_pool_with_indices(x, *windows, dilation, False)
         (kernel_name,) = {cost.kernel for cost in costs()}
     assert name in kernel_name
     assert "long int" in kernel_name
     assert all(map(torch.equal, found, expected))
     expected = cpu.avg_pool(x, *windows, False, False, None)
-    found = emulated.avg_pool(x, *windows, False, False, None)  # type: ignore[attr-defined]
+    found = emulated.avg_pool(x, *windows, False, False, None)
     torch.testing.assert_close(found, expected)
     back = (expected, [8, 11], *windows, False, False, None)
-    found = emulated.avg_pool_backward(*back)  # type: ignore[attr-defined]
+    found = emulated.avg_pool_backward(*back)
     torch.testing.assert_close(found, cpu.avg_pool_backward(*back))
 
 
 @pytest.mark.parametrize("kernel, name", [(5, "pool_direct"), (40, "pool_window")])
-def test_planes_of_more_elements_than_32_bits_count(
-    emulated: object, kernel: int, name: str
-) -> None:
+def test_planes_of_more_elements_than_32_bits_count(emulated: Any, kernel: int, name: str) -> None:
     # Of the memory of such a plane only what windows read is ever touched.
     step, count = 2**27, 17
     x = torch.empty(1, 1, (count - 1) * step + kernel, dtype=torch.bfloat16)
@@ -407,35 +420,35 @@ def test_planes_of_more_elements_than_32_bits_count(
         x[0, 0, window * step : window * step + kernel] = values[window]
     windows = ([kernel], [step], [0])
     with library.counting() as costs:
-        found, at = emulated.max_pool_with_indices(x, *windows, [1], False)  # type: ignore[attr-defined]
+        found, at = emulated.max_pool_with_indices(x, *windows, [1], False)
         assert all(name in cost.kernel for cost in costs())
     assert torch.equal(found[0, 0], values.amax(1).to(x.dtype))
     assert torch.equal(at[0, 0], torch.arange(count) * step + values.argmax(1))
-    found = emulated.avg_pool(x, *windows, False, True, None)  # type: ignore[attr-defined]
+    found = emulated.avg_pool(x, *windows, False, True, None)
     assert torch.equal(found[0, 0], values.float().mean(1).to(x.dtype))
     at[0, 0, 3] = x.numel()
     gathered = values.amax(1).to(x.dtype)
     gathered[3] = torch.nan
-    found = emulated.max_pool_gather(x, at)  # type: ignore[attr-defined]
+    found = emulated.max_pool_gather(x, at)
     torch.testing.assert_close(found[0, 0], gathered, rtol=0, atol=0, equal_nan=True)
     x[..., -kernel:] = -torch.inf
-    _, at = emulated.max_pool_with_indices(x, *windows, [1], False)  # type: ignore[attr-defined]
+    _, at = emulated.max_pool_with_indices(x, *windows, [1], False)
     assert at[0, 0, -1] == x.numel() - kernel
 
 
-def test_fractional_windows_of_planes_of_more_elements_than_32_bits_count(emulated: object) -> None:
+def test_fractional_windows_of_planes_of_more_elements_than_32_bits_count(emulated: Any) -> None:
     x = torch.empty(1, 1, 1, 2**31 + 2, dtype=torch.bfloat16)
     starts = [0, 2**30, 2**31]
     for start in starts:
         x[..., start : start + 2] = torch.tensor([start / 2**30, start / 2**30 + 1])
     samples = torch.zeros(1, 1, 2, dtype=x.dtype)
-    found, at = emulated.fractional_max_pool(x, [1, 2], [1, 3], samples)  # type: ignore[attr-defined]
+    found, at = emulated.fractional_max_pool(x, [1, 2], [1, 3], samples)
     assert found.flatten().tolist() == [1, 2, 3]
     assert at.flatten().tolist() == [start + 1 for start in starts]
 
 
-def test_adaptive_windows_of_products_beyond_32_bits(emulated: object) -> None:
+def test_adaptive_windows_of_products_beyond_32_bits(emulated: Any) -> None:
     # Window o begins at o * 92681 / 46341.
     x = torch.randn(1, 1, 92681)
-    found = emulated.adaptive_avg_pool(x, [46341])  # type: ignore[attr-defined]
+    found = emulated.adaptive_avg_pool(x, [46341])
     torch.testing.assert_close(found, torch.nn.functional.adaptive_avg_pool1d(x, 46341))

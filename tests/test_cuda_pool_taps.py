@@ -10,23 +10,15 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+import devices
 import pytest
 import torch
-from emulator import build, library
+from emulator import library
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
-
-
-@pytest.fixture(scope="module")
-def emulated() -> Any:
-    """The emulated operators."""
-    assert "max_pool_with_taps" in library.names()
-    return torch.ops.cnnops_emulated
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from emulator import build, report
+from typing import Any
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+import devices
+import pytest
+import torch
+from emulator import library, report
+
+pytestmark = devices.needs_emulator
 
 
 def test_no_request_takes_more_transactions_than_its_budget() -> None:
@@ -26,3 +28,16 @@ def test_shared_memory_is_used_without_bank_conflicts() -> None:
     }
     apart = ("pool_tile", "pool_scatter", "depthwise_planar", "depthwise_weight_")
     assert [kernel for kernel in conflicts if not kernel.startswith(apart)] == []
+
+
+@pytest.mark.parametrize("side", [5, 7, 14])
+def test_planes_that_share_a_depthwise_block_meet_no_bank_conflicts(
+    emulated: Any, side: int
+) -> None:
+    x, w = torch.randn(1, 64, side, side), torch.randn(64, 1, 3, 3)
+    with library.counting() as costs:
+        emulated.convolution(x, w, None, [1, 1], [1] * 4, [1, 1], 64, "zeros")
+        reads = [cost for cost in costs() if cost.kind == "shared read"]
+    assert reads
+    assert all("depthwise_planar" in cost.kernel for cost in reads)
+    assert [cost for cost in reads if cost.transactions > cost.ideal] == []

@@ -14,12 +14,10 @@ from typing import Any
 import devices
 import pytest
 import torch
-from emulator import build, library
+from emulator import library
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = [devices.needs_emulator, pytest.mark.usefixtures("emulated")]
 
 SIZE = (3, 4, 7)
 KERNEL = (2, 3, 4)
@@ -77,11 +75,6 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "channels_last": _channels_last,
     "apart": _apart,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _emulated() -> None:
-    assert "convolution" in library.names()  # which loads it
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

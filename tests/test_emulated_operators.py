@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import devices
 import pytest
 import torch
-from emulator import build, library
+from emulator import library
 
 from cnnops import functional
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 
 def of_cpu(namespace: str) -> set[str]:

@@ -7,12 +7,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import devices
 import pytest
 from emulator import build
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 KERNELS = Path(__file__).parent / "emulator" / "planted" / "kernels.cuh"
 SCHEDULES = ["ascending", "descending", "ahead", "random"]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 
+import devices
 import pytest
 import torch
-from emulator import build, library
+from emulator import library
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 LANES = range(32)
 

@@ -10,12 +10,10 @@ import devices
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator import build, library
+from emulator import library
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 TYPE_NAMES = {
     torch.float32: "float",

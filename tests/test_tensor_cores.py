@@ -11,11 +11,9 @@ import devices
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator import build, library
+from emulator import library
 
-pytestmark = pytest.mark.skipif(
-    build.missing() is not None, reason=f"the emulator cannot be built: {build.missing()}"
-)
+pytestmark = devices.needs_emulator
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 

@@ -113,10 +113,9 @@ inline bool shrink(PlanarTile& tile, int run) {
   return true;
 }
 
-/// Elements that a patch of 32-bit arithmetic may have before it is known to be too large.
+/// Is the patch of the tile so large that its sizes might not fit an int? It fits no block anyway.
 inline bool is_far_too_large(const Shape<int32_t>& p, const PlanarTile& tile) {
-  return double(reached(p.axis[1], tile.height)) * double(reached(p.axis[2], tile.width)) > 1e6 ||
-         double(p.axis[1].taps) * double(p.axis[2].taps) > 1e6;
+  return double(reached(p.axis[1], tile.height)) * double(reached(p.axis[2], tile.width)) > 1e6;
 }
 
 // ---- forward and gradient for the input ----------------------------------------------------------

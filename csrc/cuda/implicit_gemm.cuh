@@ -1,16 +1,16 @@
 // Convolution on tensor cores: the forward pass, and each phase of the gradient for the input.
 //
-// With pixels (batch, position) as rows, destination channels as columns and (tap, source channel)
-// as the reduction axis, a convolution of channels_last tensors is the matrix product
+// A convolution of channels_last tensors is the matrix product
 //     dest[pixel, row] = sum over k of im2col[pixel, k] * weight[row, k]
-// of which im2col is never in memory: the copies to shared memory read `source` where each of its
-// vectors lies, and write zeros where a tap falls on padding.
+// where a pixel is (batch, position), a row of the weight is a destination channel, and k, the
+// reduction axis, is (tap, source channel). im2col is never in memory: the copies to shared memory
+// read `source` where each of its vectors lies, and write zeros where a tap falls on padding.
 //
-// A block computes a tile of kM pixels x kN channels of a group; blocks that differ only in
-// channels and group are neighbours in the grid, so that the pixels they share come from L2. It
-// walks the reduction axis in slabs of kSlab elements, kStages - 1 of them in flight, with one
-// barrier a slab. A thread copies one and the same vector column of every slab, for a few pixels
-// and a few weight rows: it knows one place on the reduction axis, which serves all of them, and
+// A block computes a tile of kM pixels x kN rows of a group. Blocks of the same pixels, which
+// differ in rows and group, are neighbours in the grid, so that the source they share comes from
+// L2. A block walks the reduction axis in slabs of kSlab elements, kStages - 1 of them in flight,
+// with one barrier a slab. A thread copies one and the same vector column of every slab, for a few
+// pixels and a few rows: it knows one place on the reduction axis, which serves all of them, and
 // per pixel an offset and a position, to which the tap adds. Few of the loop's instructions are
 // thus addresses: per copied vector an addition and a bounds check for each axis.
 //
@@ -69,8 +69,8 @@ struct ReductionPlace {
   SIMT_DEVICE Index channel_stride() const { return kDense ? 1 : p.source_strides.channel; }
   SIMT_DEVICE Index depth_stride() const { return kDense ? 1 : p.weight_strides.depth; }
 
-  /// Offsets of the tap and channel, or the one place that stands for all beyond the end: offsets
-  /// of taps that there are not could be too large for Index.
+  /// Computes the offsets of this tap and channel. All places beyond the end become one, with
+  /// offsets of 0: those of taps that do not exist could be too large for Index.
   SIMT_DEVICE void settle() {
     if (!inside()) {
       tap[0] = p.axis[0].taps;
@@ -95,7 +95,7 @@ struct Pixel {
   Index position[kAxes];
 
   Pixel() = default;
-  /// Pixel `index`, or for what a tile has beyond the last one that: its result is dropped.
+  /// Pixel `index`; the last one stands in for those beyond it, whose results are dropped.
   template <class T>
   SIMT_DEVICE Pixel(const Problem<T, Index>& p, Index group, Index index) {
     const Index last = p.pixels() - 1;
@@ -109,7 +109,7 @@ struct Pixel {
     }
   }
 
-  /// Whether the pixel reads an element at `place` of the reduction axis, and its offset.
+  /// Whether the pixel reads an element at `place` of the reduction axis; `found` is its offset.
   template <bool kMapped, class T, bool kDense>
   SIMT_DEVICE bool find(const ReductionPlace<T, Index, kDense>& place, Index& found) const {
     Index read[kAxes];
@@ -169,7 +169,7 @@ class OperandCopies {
   const Problem<T, Index>& p;
   ReductionPlace<T, Index, true> place;
   Pixel<Index> pixel[kPixels];
-  Index row;  // the first
+  Index row;  // the first that this thread copies
   Index row_offset;
 };
 
@@ -238,7 +238,7 @@ class OperandCopies<T, Index, Tile, Copies::elements> {
   const Problem<T, Index>& p;
   ReductionPlace<T, Index, false> place;
   Pixel<Index> own;
-  Index row;  // the first
+  Index row;  // the first that this thread copies
   Index row_offset;
 };
 
@@ -272,6 +272,7 @@ SIMT_DEVICE Index dest_offset(const Problem<T, Index>& p, Index pixel) {
   return offset;
 }
 
+/// Block x takes a tile, counted along rows, then groups, then pixels; block y a share of its sums.
 template <class T, class Index, class Tile, Copies kCopies>
 SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(Tile::kThreads, Tile::kBlocks)
     implicit_gemm(SIMT_PARAMETER Problem<T, Index> p, SIMT_PARAMETER Share share) {

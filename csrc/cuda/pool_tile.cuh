@@ -18,6 +18,10 @@ constexpr int kTileThreads = 256;
 constexpr int kTileOutputsPerThread = 4;
 constexpr int kTileOutputs = kTileThreads * kTileOutputsPerThread;
 
+/// Blocks on a multiprocessor: five leave 48 registers to a thread, four the 64 that doubles need.
+template <class Value>
+constexpr int kTileBlocks = sizeof(Value) == 8 ? 4 : 5;
+
 /// The tile of a block: outputs of some planes, and the most source elements that they reach.
 struct PoolTile {
   int planes = 1;
@@ -42,7 +46,7 @@ int64_t tile_bytes(const PoolTile& tile) {
 }
 
 template <class Op>
-SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kTileThreads, 4)
+SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kTileThreads, kTileBlocks<typename Op::Value>)
     pool_tile(SIMT_PARAMETER PoolProblem<int32_t> p, SIMT_PARAMETER PoolTile tile,
               const typename Op::T* source, typename Op::T* dest, typename Op::Place* places) {
   using Value = typename Op::Value;
@@ -76,11 +80,26 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kTileThreads, 4)
   const Range<int32_t> columns = reached(2, left, right);
   const Range<int32_t> depth = p.template gathered<Op::kBackward>(0, slice);
 
+  // Where the window of each output begins and ends in `partial`, the same in all slices. Computed
+  // in the loop over them, the compiler would hold the coordinates too, in more registers.
   State state[kTileOutputsPerThread];
+  int first[kTileOutputsPerThread], end[kTileOutputsPerThread];
+  const int row_step = (Op::kBackward ? 1 : p.axis[1].dilation) * tile.width;
 #pragma unroll
-  for (int k = 0; k < kTileOutputsPerThread; ++k) state[k] = Op::start(-1);
+  for (int k = 0; k < kTileOutputsPerThread; ++k) {
+    state[k] = Op::start(-1);
+    int32_t x = thread + k * kTileThreads;
+    int32_t y = split(x, tile.by_width);
+    const int32_t plane = split(y, tile.by_height);
+    const bool inside = x + left < right && y + top < bottom && plane < planes;
+    const Range<int32_t> range = p.template gathered<Op::kBackward>(1, y + top);
+    first[k] = (plane * tile.source_height + range.begin - rows.begin) * tile.width + x;
+    end[k] = inside ? first[k] + (range.end - range.begin) * tile.width : first[k];
+  }
 
   for (int32_t z = depth.begin; z < depth.end; z += depth.step) {
+    // Unrolling takes registers and gains nothing: each load waits for the store before it.
+#pragma unroll 1
     for (int i = thread; i < tile.planes * tile.source_height * tile.source_width;
          i += kTileThreads) {
       int32_t x = i;
@@ -113,13 +132,7 @@ SIMT_KERNEL void SIMT_LAUNCH_BOUNDS(kTileThreads, 4)
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kTileOutputsPerThread; ++k) {
-      int32_t x = thread + k * kTileThreads;
-      int32_t y = split(x, tile.by_width);
-      const int32_t plane = split(y, tile.by_height);
-      if (x + left >= right || y + top >= bottom || plane >= planes) continue;
-      const Range<int32_t> range = p.template gathered<Op::kBackward>(1, y + top);
-      for (int32_t at = range.begin; at < range.end; at += range.step) {
-        const int from = (plane * tile.source_height + at - rows.begin) * tile.width + x;
+      for (int from = first[k]; from < end[k]; from += row_step) {
         int32_t place = 0;
         if constexpr (Op::kHasPlaces) place = simt::load_shared(&partial_at[from]);
         Op::add(state[k], simt::load_shared(&partial[from]), place);

@@ -286,6 +286,18 @@ MISTAKES: tuple[tuple[str, str, str, str], ...] = (
         "if (rows > 1) {",
     ),
     (
+        "pool_problem.h",
+        "the elements of a window that reads none",
+        "begin < end ? (end - begin - 1) / step + 1 : 0",
+        "(end - begin - 1) / step + 1",
+    ),
+    (
+        "pool_tile.cuh",
+        "dilation along H",
+        "(Op::kBackward ? 1 : p.axis[1].dilation) * tile.width",
+        "tile.width",
+    ),
+    (
         "pool_direct.cuh",
         "dilation along H",
         "y += height.step",
@@ -336,8 +348,20 @@ MISTAKES: tuple[tuple[str, str, str, str], ...] = (
     (
         "depthwise_plan.h",
         "elements between taps that 32 bits do not count",
-        "double(reached(p.axis[2], tile.width)) > 1e6 ||",
-        "double(reached(p.axis[2], tile.width)) > 1e30 ||",
+        "double(reached(p.axis[2], tile.width)) > 1e6;",
+        "double(reached(p.axis[2], tile.width)) > 1e30;",
+    ),
+    (
+        "depthwise_plan.h",
+        "planes of a block that begin in the same banks",
+        "tile.plane_pitch = (apart + kBanks) % kBanks;",
+        "tile.plane_pitch = 0;",
+    ),
+    (
+        "describe.h",
+        "32 bits for positions far before the tensor",
+        "std::fmax(std::fabs(double(walk.low())), std::fabs(double(walk.high())))",
+        "std::fabs(double(walk.high()))",
     ),
     (
         "depthwise_plan.h",

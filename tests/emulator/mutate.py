@@ -46,6 +46,7 @@ DEADLINE = 180
 EMULATED = (
     "cuda-emulated or tensor_cores or fma_convolution or cuda_depthwise or cuda_pool"
     " or cuda_addresses or cuda_nan or cuda_order or cuda_strides or cuda_index_widths"
+    " or cuda_requests"
 )
 
 
@@ -66,7 +67,7 @@ class Kernel:
 _CONV = ("cuda_strides.py", "cuda_addresses.py", "cuda_nan.py", "cuda_order.py")
 _MMA = ("tensor_cores.py", *_CONV)
 _FMA = ("fma_convolution.py", *_CONV)
-_DEPTHWISE = ("cuda_depthwise.py", *_CONV)
+_DEPTHWISE = ("cuda_depthwise.py", "cuda_requests.py", *_CONV)
 _ANY = ("tensor_cores.py", "fma_convolution.py", "cuda_depthwise.py", *_CONV)
 _POOL = Kernel(("pool.cu",), ("cuda_pool.py", "cuda_pool_taps.py", "pool.py", "cuda_addresses.py"))
 _POOL_INDEX = Kernel(("pool.cu", "limits.cpp"), ("cuda_index_widths.py", *_POOL.tests))
