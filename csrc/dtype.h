@@ -4,8 +4,13 @@
 
 #include <cstdint>
 
-/// Calls X(T) for every storage type with convolution kernels.
-#define CNNOPS_FOR_EACH_CONV_TYPE(X) X(float) X(double) X(bfloat16) X(float16) X(int64_t)
+/// Calls X(T) for every storage type with convolution kernels: those whose sums are float, and the
+/// others.
+#define CNNOPS_FOR_EACH_FLOAT_SUM_TYPE(X) X(float) X(bfloat16) X(float16)
+#define CNNOPS_FOR_EACH_OTHER_SUM_TYPE(X) X(double) X(int64_t)
+#define CNNOPS_FOR_EACH_CONV_TYPE(X) \
+  CNNOPS_FOR_EACH_FLOAT_SUM_TYPE(X)  \
+  CNNOPS_FOR_EACH_OTHER_SUM_TYPE(X)
 
 namespace cnnops {
 

@@ -1,6 +1,7 @@
 // Opens the compilation of the kernel bodies for one instruction set. A file in this folder defines
 // CNNOPS_TARGET_AVX2 or CNNOPS_TARGET_AVX512 (or neither: baseline), includes this, and then the
-// kernels inside the namespace of its instruction set.
+// kernels inside the namespace of its instruction set. Convolutions are two files each, by what the
+// kernels add up in, so that two processors compile them in half the time.
 //
 // The target pragma comes after every system header and stays on to the end of the file: template
 // bodies are compiled with the target in force where they are instantiated. Kernels use no std::

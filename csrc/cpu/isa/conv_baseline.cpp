@@ -1,3 +1,4 @@
+#define CNNOPS_INSTANTIATED_TYPES CNNOPS_FOR_EACH_FLOAT_SUM_TYPE
 #include "cpu/conv_kernels.h"
 #include "cpu/isa/begin.h"
 

@@ -1,5 +1,6 @@
-// The convolution kernels of one instruction set. Included by isa/conv_*.cpp inside the namespace
-// of the instruction set; the kernels build on each other in this order.
+// The convolution kernels of one instruction set, for CNNOPS_INSTANTIATED_TYPES. Included by
+// isa/conv_*.cpp inside the namespace of the instruction set; the kernels build on each other in
+// this order.
 
 #include "cpu/kernels/tile.h"
 //
@@ -213,4 +214,4 @@ const ConvKernels<T>& conv_kernels() {
 }
 
 #define CNNOPS_INSTANTIATE_KERNELS(T) template const ConvKernels<T>& conv_kernels<T>();
-CNNOPS_FOR_EACH_CONV_TYPE(CNNOPS_INSTANTIATE_KERNELS)
+CNNOPS_INSTANTIATED_TYPES(CNNOPS_INSTANTIATE_KERNELS)

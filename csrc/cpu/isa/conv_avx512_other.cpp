@@ -1,0 +1,12 @@
+#if defined(__x86_64__)
+#define CNNOPS_TARGET_AVX512
+#define CNNOPS_INSTANTIATED_TYPES CNNOPS_FOR_EACH_OTHER_SUM_TYPE
+#include "cpu/conv_kernels.h"
+#include "cpu/isa/begin.h"
+
+namespace cnnops::avx512 {
+#include "cpu/simd.h"
+//
+#include "cpu/kernels/conv.h"
+}  // namespace cnnops::avx512
+#endif
