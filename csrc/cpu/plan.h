@@ -105,12 +105,20 @@ constexpr int64_t kNarrowRowOfWindows = 31;
 /// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
 constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
 
-/// So many taps of a kernel pay for blocks twice as large.
-constexpr int64_t kManyTaps = 27;
+/// So many taps of a kernel pay for blocks twice as large, and so many for 1 MB of floats.
+constexpr int64_t kManyTaps = 27, kHundredsOfTaps = 256;
+
+/// The same for depthwise kernels. Windows hold more pixels with longer registers: so many taps of
+/// a row, times lanes, and what they save pays for transposing rows of any width.
+constexpr int64_t kManyTapsOfRow = 240;
+inline int64_t narrow_row_of_windows(const ContractionShape& shape, int64_t lanes) {
+  const Walk& width = shape.walk[2];
+  return width.tap_count * lanes >= kManyTapsOfRow ? width.count : kNarrowRowOfWindows;
+}
 
 /// Elements of a block of planes, at most, of a kernel of so many taps.
 inline int64_t most_block_elements(int64_t taps) {
-  return kMaxBlockElements * (taps < kManyTaps ? 1 : 2);
+  return kMaxBlockElements * (taps < kManyTaps ? 1 : taps < kHundredsOfTaps ? 2 : 8);
 }
 
 /// Whether a register's worth of planes is best transposed, so that vectors run along channels.
@@ -404,7 +412,7 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
   if (plan::groups_fill_registers(shape, lanes)) {
     if (channels_last) return plan::kGroupedChannelsLast;
-    const int64_t narrow = depthwise ? plan::kNarrowRowOfWindows : plan::kNarrowRow;
+    const int64_t narrow = depthwise ? plan::narrow_row_of_windows(shape, lanes) : plan::kNarrowRow;
     if (dense_planes && plan::suits_transposed_blocks(shape, narrow, lanes)) {
       return plan::kGroupedPlanar;
     }
@@ -434,7 +442,9 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   const bool depthwise = shape.rows == 1 && shape.depth == 1;
   if (plan::groups_fill_registers(shape, lanes)) {
     if (channels_last) return plan::kGroupedChannelsLast;
-    if (dense_planes && plan::suits_transposed_blocks(shape, plan::kNarrowRowOfWindows, lanes)) {
+    const int64_t narrow =
+        depthwise ? plan::narrow_row_of_windows(shape, lanes) : plan::kNarrowRowOfWindows;
+    if (dense_planes && plan::suits_transposed_blocks(shape, narrow, lanes)) {
       return plan::kGroupedPlanar;
     }
   }
