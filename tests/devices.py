@@ -52,10 +52,14 @@ def missing(device: str) -> str | None:
     return None
 
 
+def needs(device: str) -> pytest.MarkDecorator:
+    """Skips a test where it cannot run on `device`, and says why not."""
+    reason = missing(device)
+    return pytest.mark.skipif(reason is not None, reason=f"{reason}")
+
+
 #: Marks tests that run on the emulator without the fixture `device`.
-needs_emulator = pytest.mark.skipif(
-    missing("cuda-emulated") is not None, reason=f"{missing('cuda-emulated')}"
-)
+needs_emulator = needs("cuda-emulated")
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -64,9 +68,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         return
     marker = metafunc.definition.get_closest_marker("devices")
     values = [
-        pytest.param(device, marks=[pytest.mark.skipif(reason is not None, reason=f"{reason}")])
+        pytest.param(device, marks=[needs(device)])
         for device in (marker.args if marker else DEVICES)
-        for reason in (missing(device),)
     ]
     metafunc.parametrize("device", values, indirect=True, scope="module")
 

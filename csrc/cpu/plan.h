@@ -102,19 +102,19 @@ constexpr int64_t kNarrowRow = 16;
 /// element of theirs is worth fewer FMAs than loads, of which windows along channels take fewer.
 constexpr int64_t kNarrowRowOfWindows = 31;
 
-/// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
-constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
-
-/// So many taps of a kernel pay for blocks twice as large, and so many for 1 MB of floats.
-constexpr int64_t kManyTaps = 27, kHundredsOfTaps = 256;
-
-/// The same for depthwise kernels. Windows hold more pixels with longer registers: so many taps of
-/// a row, times lanes, and what they save pays for transposing rows of any width.
+/// The widest such row of a depthwise kernel. Windows hold more pixels with longer registers: so
+/// many taps of a row, times lanes, and what they save pays for transposing rows of any width.
 constexpr int64_t kManyTapsOfRow = 240;
 inline int64_t narrow_row_of_windows(const ContractionShape& shape, int64_t lanes) {
   const Walk& width = shape.walk[2];
   return width.tap_count * lanes >= kManyTapsOfRow ? width.count : kNarrowRowOfWindows;
 }
+
+/// Planes of so many channels as a register holds stay in L1 or L2, source and destination.
+constexpr int64_t kMaxBlockElements = int64_t(1) << 15;
+
+/// So many taps of a kernel pay for blocks twice as large, and so many for 1 MB of floats.
+constexpr int64_t kManyTaps = 27, kHundredsOfTaps = 256;
 
 /// Elements of a block of planes, at most, of a kernel of so many taps.
 inline int64_t most_block_elements(int64_t taps) {

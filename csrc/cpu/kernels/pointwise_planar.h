@@ -29,12 +29,11 @@ constexpr int64_t kPlanesAtOnce = 512;
 /// Planes of a panel that stay in L1: 40 KB of floats.
 constexpr int64_t kPlanesInL1 = 160;
 
-/// Whether planes `distance` bytes apart are fetched ahead, since no prefetcher of the processor
-/// follows them. A plane of a panel that is one line, as with registers of 32 bytes, costs as much
-/// to fetch as it gains.
-inline bool fetches_planes(int64_t distance) {
-  return CNNOPS_VECTOR_BYTES == 64 && distance >= 2048;
-}
+/// Whether planes are fetched ahead: one that is a single line in a panel, as with registers of 32
+/// bytes, costs as much to fetch as it gains. The processor's prefetchers follow planes that are
+/// nearer than kFarBytes.
+constexpr bool kFetchesPlanes = CNNOPS_VECTOR_BYTES == 64;
+constexpr int64_t kFarBytes = 2048;
 
 /// Up to kTileVectors registers of pixels, and where their planes are read.
 template <class A>
@@ -221,12 +220,12 @@ void pointwise_planar(const Contraction<T>& p) {
           for (int64_t i = 0; i < count; ++i) {
             const PlanePanel<A>& panel = panels[i];
             const A* next = i + 1 < count ? to + panels[i + 1].pixel : after + turn;
-            const bool is_near = depth <= kPlanesInL1 && (row > 0 || again);
-            const bool fetches = !is_near && fetches_planes(panel.plane * sizeof(A));
+            const bool in_l1 = depth <= kPlanesInL1 && (row > 0 || again);
+            const bool fetches = !in_l1 && panel.plane * int64_t(sizeof(A)) >= kFarBytes;
             A* at = to + panel.pixel;
             with_tile_size(some, int(panel.width / lanes), [&](auto height, auto width) {
               constexpr int kRows = decltype(height)::value, kVectors = decltype(width)::value;
-              if constexpr (CNNOPS_VECTOR_BYTES == 64 && kRows == kTileRows) {
+              if constexpr (kFetchesPlanes && kRows == kTileRows) {
                 if (fetches) {
                   return multiply_planes<A, kRows, kVectors, true>(tiles, from, panel, added, at,
                                                                    next);

@@ -180,11 +180,12 @@ struct SourceRuns {
     count = shape.taps() / (joins ? taps_w : 1);
   }
 
-  /// Cuts each into even runs of at most `most` elements, if there are such.
+  /// Cuts each into even runs of at most `most` elements and at least half of that, if there are
+  /// such.
   void cut(int64_t most) {
     int64_t parts = ceil_div(run, most);
-    while (parts < run && run % parts != 0) ++parts;
-    if (run / parts * 2 < most) return;
+    while (2 * run >= most * parts && run % parts != 0) ++parts;
+    if (2 * run < most * parts) return;
     run /= parts, count *= parts, of_tap = parts;
   }
 

@@ -186,13 +186,16 @@ bool reads_runs_in_place(const WeightContraction<T>& p) {
 /// register do not hide the latency of an FMA.
 constexpr int64_t kFewRegisters = 1;
 
-/// Whether tiles take as many channels of the source as the registers hold, which must lie evenly:
-/// there are few destination channels, and planes do not share the sets of L1.
+/// Planes at a multiple of so many bytes share the sets of L1.
+constexpr int64_t kBytesOfSets = 4096;
+
+/// Whether tiles take as many channels of a source in place as the registers hold: there are few
+/// destination channels, and planes do not share the sets of L1.
 template <class T>
 bool suits_even_channels(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
-  return p.rows <= kFewRegisters * kLanes<A> && p.depth > kTileRows && reads_runs_in_place(p) &&
-         p.source_strides.channel * int64_t(sizeof(A)) % 4096 != 0;
+  return p.rows <= kFewRegisters * kLanes<A> && p.depth > kTileRows &&
+         p.source_strides.channel * int64_t(sizeof(A)) % kBytesOfSets != 0;
 }
 
 /// From this share of padding on it is left out, although tiles of one tap each may be less full.
@@ -203,11 +206,11 @@ template <class T>
 struct WeightGemmPlanarBlocking {
   using A = Accumulator<T>;
   static constexpr int64_t columns = kTileColumns<A>;
+  bool in_place;  // the source is read where it lies,
+  bool even;      // many channels to a tile
   Strips strips;
   int64_t taps, inner, channel_block, blocks;  // inner is K
   int64_t padded_rows, row_block, row_blocks;
-  bool in_place;                         // the source is read where it lies,
-  bool even;                             // many channels to a tile
   bool by_tap;                           // tiles keep to a tap, and leave padding out
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
   bool direct;                           // the sums are the weight,
@@ -217,7 +220,9 @@ struct WeightGemmPlanarBlocking {
   int64_t strip_bytes, grad_bytes, pointer_bytes, segment_bytes;  // of each thread
 
   explicit WeightGemmPlanarBlocking(const WeightContraction<T>& p)
-      : strips(p, suits_even_channels(p) ? kLongPixelChunk : kPixelChunk, true) {
+      : in_place(reads_runs_in_place(p)),
+        even(in_place && suits_even_channels(p)),
+        strips(p, even ? kLongPixelChunk : kPixelChunk, true) {
     taps = p.taps();
     inner = p.depth * taps;
     // Blocks of about as many channels each.
@@ -230,8 +235,6 @@ struct WeightGemmPlanarBlocking {
     row_blocks = ceil_div(padded_rows, kGradRows);
     if (halves && row_blocks == 1) row_blocks = 2;
     row_block = round_up(ceil_div(padded_rows, row_blocks), kLanes<A>);
-    in_place = reads_runs_in_place(p);
-    even = suits_even_channels(p);
     by_tap = !in_place && padding_share(p) > kMuchPadding;
     set = p.groups * inner * padded_rows;
     splits =
@@ -326,14 +329,21 @@ void multiply_taps(const WeightContraction<T>& p, const Strips& strips, const St
   }
 }
 
+/// Where row `r` of a chunk reads channel 0 of the source, in place.
+template <class T>
+const T* run_in_place(const WeightContraction<T>& p, const Strips& strips,
+                      const Strips::Chunk& chunk, const T* source, int64_t r) {
+  return strips.source_row(source, p.source_strides, chunk.row + r, 0) + chunk.x +
+         p.walk[2].taps[0].offset;
+}
+
 /// Points each channel [first, first + count) to its runs of the source: [tile][run][kTileRows].
 template <class T>
 void point_to_source(const WeightContraction<T>& p, const Strips& strips,
                      const Strips::Chunk& chunk, const T* source, int64_t first, int64_t count,
                      const Accumulator<T>** to) {
   for (int64_t r = 0; r < chunk.rows; ++r) {
-    const T* row = strips.source_row(source, p.source_strides, chunk.row + r, 0) + chunk.x +
-                   p.walk[2].taps[0].offset;
+    const T* row = run_in_place(p, strips, chunk, source, r);
     for (int64_t c = 0; c < count; ++c) {
       to[(c / kTileRows * chunk.rows + r) * kTileRows + c % kTileRows] =
           reinterpret_cast<const Accumulator<T>*>(row + (first + c) * p.source_strides.channel);
@@ -353,8 +363,7 @@ void multiply_even_channels(const WeightContraction<T>& p, const Strips& strips,
   const int vectors = vectors_for<A>(width);
   const A* channels = reinterpret_cast<const A*>(source) + first * p.source_strides.channel;
   for (int64_t r = 0; r < chunk.rows; ++r) {
-    starts[r] = strips.source_row(source, p.source_strides, chunk.row + r, 0) - source + chunk.x +
-                p.walk[2].taps[0].offset;
+    starts[r] = run_in_place(p, strips, chunk, source, r) - source;
   }
   alignas(64) const A zeros[kFewRegisters * kLanes<A>] = {};
   const int64_t step = even_part(count, affine_rows(vectors));
@@ -431,11 +440,11 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
             !blocking.in_place && strips.positions(chunk.width) == chunk.width * strips.step;
         const int64_t runs = joined ? 1 : chunk.rows;
         const T* source = p.source + group * p.depth * p.source_strides.channel;
-        if (blocking.in_place && !blocking.even) {
-          point_to_source(p, strips, chunk, source, channel, channels, pointers);
-        } else if (!blocking.in_place) {
+        if (!blocking.in_place) {
           point_to_strips(p, strips, chunk, source, channel, channels, runs, strip_buffer.as<A>(),
                           pointers);
+        } else if (!blocking.even) {
+          point_to_source(p, strips, chunk, source, channel, channels, pointers);
         }
         const int64_t found = cut_into_segments(p, strips.first_pixel(chunk), pixels, segments);
         const int64_t dest_run_count = join_runs(p.grad_strides, segments, found, dest_runs);
