@@ -41,8 +41,11 @@ demo: build
 	$(VENV)/bin/cnnops check
 	$(VENV)/bin/cnnops info
 
+# As many tests at a time as there are processors, up to 8. Threads that wait for each other sleep,
+# instead of keeping the other tests from running.
+test: export OMP_WAIT_POLICY := passive
 test: build
-	$(PY) -m pytest --exitfirst $(PYTEST_ARGS)
+	$(PY) -m pytest --exitfirst --numprocesses=$(JOBS) --maxprocesses=8 $(PYTEST_ARGS)
 
 sanitize: emulator-asan emulator-tsan
 

@@ -26,18 +26,23 @@ def test_weight_gradient_of_many_channels(dtype: torch.dtype, layout: str) -> No
     assert ((found.double() - expected).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("layout", list(LAYOUTS))
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_gradient_of_max_pooling_of_large_planes(dtype: torch.dtype, layout: str) -> None:
+@pytest.mark.parametrize(
+    ("layout", "sizes"),
+    [("nchw", (1, 2, 700, 650)), ("nchw", (1, 22, 90, 171)), ("nhwc", (1, 70, 90, 71))],
+)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradient_of_max_pooling_of_large_planes(
+    dtype: torch.dtype, stride: int, layout: str, sizes: tuple[int, ...]
+) -> None:
     """Overlapping windows: sums of a narrow type form in float32, some positions at a time."""
-    sizes = (1, 2, 700, 650) if layout == "nchw" else (1, 70, 90, 71)
     image = torch.randn(sizes).to(dtype).contiguous(memory_format=LAYOUTS[layout]).requires_grad_()
-    output = F.max_pool2d(image, 3, 1)
+    output = F.max_pool2d(image, 3, stride, 1)
     gradient = torch.randn(output.shape).to(dtype)
     (found,) = torch.autograd.grad(output, image, gradient)
     wide = image.detach().double().requires_grad_()
     (expected,) = torch.autograd.grad(
-        torch.nn.functional.max_pool2d(wide, 3, 1), wide, gradient.double()
+        torch.nn.functional.max_pool2d(wide, 3, stride, 1), wide, gradient.double()
     )
     eps = torch.finfo(dtype).eps
     assert ((found.double() - expected).abs() <= eps * expected.abs() + 1e-5).all()

@@ -47,6 +47,7 @@ PRODUCTS = ("", "fold_taps_planar", "")
 PRODUCTS_LAST = ("", "fold_taps_channels_last", "")
 BROADCAST = ("broadcast_pixels", "broadcast_pixels", "weight_broadcast_pixels")
 FORWARD_BROADCAST = ("broadcast_pixels", "", "weight_broadcast_pixels")
+INTERLEAVED = ("broadcast_pixels", "", "")
 PHASED = ("", "phased_planar", "")
 PHASED_BLOCKS = ("", "phased_blocks", "")
 PHASED_LAST = ("", "phased_channels_last", "")
@@ -83,6 +84,9 @@ SHAPES = {
     "narrow depthwise": Shape(GROUPED, (2, 21, 7, 7), (21, 1, 3, 3), {"padding": 1, "groups": 21}),
     "narrow, wide kernel": Shape(
         GROUPED, (1, 16, 9, 14), (16, 1, 5, 9), {"padding": (2, 4), "groups": 16}
+    ),
+    "rows of many taps, as wide as they are": Shape(
+        GROUPED, (1, 16, 40, 41), (16, 1, 31, 31), {"padding": 15, "groups": 16}
     ),
     "narrow, less than two registers": Shape(
         GROUPED, (1, 17, 12, 28), (17, 1, 5, 6), {"padding": 2, "groups": 17}
@@ -196,6 +200,34 @@ SHAPES = {
         FORWARD_BROADCAST, (1, 24, 9, 12), (32, 24, 1, 1), {"stride": 2}, channels_last=True
     ),
     "broadcast, without padding": Shape(FORWARD_BROADCAST, (2, 12, 14, 9), (16, 12, 5, 3)),
+    "broadcast, planes interleaved": Shape(
+        INTERLEAVED, (2, 3, 19, 27), (64, 3, 5, 4), {"stride": 2, "padding": 2}
+    ),
+    "broadcast, planes interleaved, without padding": Shape(
+        INTERLEAVED, (2, 2, 14, 16), (16, 2, 5, 3)
+    ),
+    "broadcast, planes interleaved, in groups": Shape(
+        INTERLEAVED, (1, 8, 12, 14), (32, 4, 3, 3), {"padding": 1, "groups": 2}
+    ),
+    "broadcast, planes interleaved, dilation": Shape(
+        INTERLEAVED, (1, 3, 12, 17), (54, 3, 3, 3), {"dilation": 2}
+    ),
+    "broadcast, planes interleaved, many blocks": Shape(
+        INTERLEAVED, (1, 3, 700, 20), (32, 3, 3, 5), {"padding": (1, 2)}
+    ),
+    "broadcast, planes interleaved, 1-d": Shape(
+        INTERLEAVED, (3, 4, 45), (48, 4, 6), {"stride": 2, "padding": 3}
+    ),
+    "broadcast, planes interleaved, 3-d": Shape(
+        INTERLEAVED, (1, 3, 4, 6, 13), (16, 3, 2, 3, 3), {"padding": 1}
+    ),
+    "broadcast, planes interleaved, reflecting": Shape(
+        ("", "", ""),
+        (1, 3, 9, 12),
+        (16, 3, 3, 5),
+        {"padding": (1, 2), "groups": 1},
+        padding_mode="reflect",
+    ),
     "broadcast, 1-d": Shape(BROADCAST, (2, 12, 2100), (32, 12, 5), {"padding": 2}),
     "broadcast, 3-d": Shape(
         BROADCAST, (1, 32, 3, 4, 18), (32, 16, 2, 3, 3), {"padding": 1, "groups": 2}

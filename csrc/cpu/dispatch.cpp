@@ -96,6 +96,13 @@ template <class T>
 const ConvKernels<T>& conv_kernels() {
   CNNOPS_SELECT(conv_kernels, T)
 }
+#if defined(__x86_64__)
+template <>
+const ConvKernels<int64_t>& conv_kernels() {
+  const Isa isa = current().load(std::memory_order_relaxed);
+  return isa == kBaseline ? baseline::conv_kernels<int64_t>() : avx2::conv_kernels<int64_t>();
+}
+#endif
 template <class T>
 const PoolKernels<T>& pool_kernels() {
   CNNOPS_SELECT(pool_kernels, T)

@@ -66,7 +66,15 @@ inline T widen(T value) {
   return value;
 }
 inline float widen(bfloat16 value) { return bit_cast<float>(uint32_t(value.bits) << 16); }
-inline float widen(float16 value) {
+
+// Where no instruction converts halves, a call does: kernels would be mostly conversions otherwise.
+#if defined(CNNOPS_TARGET_AVX512) || defined(CNNOPS_TARGET_AVX2)
+#define CNNOPS_HALF_CONVERSION inline
+#else
+#define CNNOPS_HALF_CONVERSION [[gnu::noinline]] inline
+#endif
+
+CNNOPS_HALF_CONVERSION float widen(float16 value) {
 #if defined(CNNOPS_TARGET_AVX512) || defined(CNNOPS_TARGET_AVX2)
   return _cvtsh_ss(value.bits);
 #else
@@ -91,7 +99,7 @@ inline bfloat16 narrow<bfloat16>(float value) {
   return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 template <>
-inline float16 narrow<float16>(float value) {
+CNNOPS_HALF_CONVERSION float16 narrow<float16>(float value) {
 #if defined(CNNOPS_TARGET_AVX512) || defined(CNNOPS_TARGET_AVX2)
   return {uint16_t(_cvtss_sh(value, 0))};
 #else

@@ -1,6 +1,6 @@
 #if defined(__x86_64__)
 #define CNNOPS_TARGET_AVX512
-#define CNNOPS_INSTANTIATED_TYPES CNNOPS_FOR_EACH_OTHER_SUM_TYPE
+#define CNNOPS_INSTANTIATED_TYPES(X) X(double)
 #include "cpu/conv_kernels.h"
 #include "cpu/isa/begin.h"
 

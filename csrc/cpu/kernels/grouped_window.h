@@ -64,7 +64,7 @@ struct Window {
     while (high > low && positions[high - 1] < 0) --high;
     if (step != 1 || low == high) return;
     first = low < pixels ? 0 : low - pixels + 1;
-    taps = (high < taps ? high : taps) - first;
+    taps = whole = (high < taps ? high : taps) - first;
     positions += first;
   }
 };
@@ -72,14 +72,14 @@ struct Window {
 /// sums += every step-th tap of one line from `first` on, for source channels kChannel and on of
 /// every group. `c` is the first channel; the weights of (tap, source channel) are `pitch` elements
 /// apart, taps ascending. Inlined, so that sums are registers.
-template <class T, int kGroup, int kChannel, int kPixels, WindowReads kReads, bool kDense>
+template <class T, int kGroup, int kChannel, int kPixels, WindowReads kReads>
 [[gnu::always_inline]] inline void slide(const Window<T>& in, const T* line, int64_t first,
                                          const Accumulator<T>* weight, int64_t pitch, int64_t c,
                                          int64_t count, Vec<Accumulator<T>> (&sums)[kPixels]) {
   using A = Accumulator<T>;
   const int64_t* positions = in.positions + first;
   const T* inside = kReads == WindowReads::inside ? line + *positions + c : nullptr;
-  const int64_t step = kDense ? 1 : in.step, inside_step = step * in.position;
+  const int64_t step = in.step, inside_step = step * in.position;
   const auto next = [&] {
     if constexpr (kReads == WindowReads::inside) {
       const T* from = inside;
@@ -96,7 +96,7 @@ template <class T, int kGroup, int kChannel, int kPixels, WindowReads kReads, bo
 #pragma GCC unroll 8
   for (int i = 0; i < kPixels - 1; ++i) window[i] = next();
   const A* at = weight + (first * kGroup + kChannel) * pitch;
-  const int64_t taps = kDense ? in.taps : in.whole + (first < in.rest ? 1 : 0);
+  const int64_t taps = in.whole + (first < in.rest ? 1 : 0);
   const int64_t weight_step = step * kGroup * pitch;
   for (int64_t t = 0; t < taps; t += kPixels) {
 #pragma GCC unroll 8
@@ -110,8 +110,7 @@ template <class T, int kGroup, int kChannel, int kPixels, WindowReads kReads, bo
     }
   }
   if constexpr (kChannel + 1 < kGroup) {
-    slide<T, kGroup, kChannel + 1, kPixels, kReads, kDense>(in, line, first, weight, pitch, c,
-                                                            count, sums);
+    slide<T, kGroup, kChannel + 1, kPixels, kReads>(in, line, first, weight, pitch, c, count, sums);
   }
 }
 
@@ -127,14 +126,9 @@ inline void window_block(const Window<T>& in, const Accumulator<T>* weight,
   for (int64_t line = 0; line < in.line_count; ++line) {
     if (in.lines[line] == nullptr) continue;
     const Accumulator<T>* of_line = weight + (line * in.line_taps + in.first) * kGroup * pitch + c;
-    if (in.step == 1) {
-      slide<T, kGroup, 0, kPixels, kReads, true>(in, in.lines[line], 0, of_line, pitch, c, count,
-                                                 sums);
-      continue;
-    }
     for (int64_t first = 0; first < in.step; ++first) {
-      slide<T, kGroup, 0, kPixels, kReads, false>(in, in.lines[line], first, of_line, pitch, c,
-                                                  count, sums);
+      slide<T, kGroup, 0, kPixels, kReads>(in, in.lines[line], first, of_line, pitch, c, count,
+                                           sums);
     }
   }
 #pragma GCC unroll 8

@@ -3,7 +3,8 @@
 //
 // Where a tensor is all that already it is read in place. Else the source rows and positions under
 // the block are copied for one group: planar tensors as planes, channels_last ones pixel by pixel,
-// so that a copy moves whole runs in either layout.
+// so that a copy moves whole runs in either layout. A few planes are interleaved to pixels as well,
+// so that all that a pixel reads of a row is one run and not one for each tap.
 
 /// A copied block and what meets it stay in L2.
 constexpr int64_t kSourceBlockBytes = 128 << 10;
@@ -11,6 +12,41 @@ constexpr int64_t kSourceBlockBytes = 128 << 10;
 /// Destination pixels of a block, of one row or several: their sums in scratch stay in L2 as well.
 /// The plan bounds rows by it too (kWidestBlock).
 constexpr int64_t kBlockPixels = 1024;
+
+/// Interleaves 2 to kMaxInterleaved rows by shuffles.
+template <class A>
+struct Interleaving {
+  static constexpr int lanes = kLanes<A>;
+  using Lanes = Vec<typename IndexOf<sizeof(A)>::type>;
+  int64_t rows;
+  // What row c adds to register r: a lane of it, or what is there already.
+  Lanes lane[kMaxInterleaved][kMaxInterleaved];
+
+  explicit Interleaving(int64_t rows) : rows(rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < rows; ++c) {
+        for (int64_t i = 0; i < lanes; ++i) {
+          const int64_t at = r * lanes + i;
+          lane[r][c][i] = at % rows == c ? lanes + at / rows : i;
+        }
+      }
+    }
+  }
+
+  /// to[i * rows + c] = from[c * pitch + i] for `count` positions i, rounded up to whole registers
+  /// on both sides.
+  void run(const A* from, int64_t pitch, int64_t count, A* to) const {
+    for (int64_t i = 0; i < count; i += lanes) {
+      for (int64_t r = 0; r < rows; ++r, to += lanes) {
+        Vec<A> pixels{};
+        for (int64_t c = 0; c < rows; ++c) {
+          pixels = __builtin_shuffle(pixels, load(from + c * pitch + i), lane[r][c]);
+        }
+        store(to, pixels);
+      }
+    }
+  }
+};
 
 /// Destination rows [h, h + rows) and pixels [w, w + width) of them.
 struct PixelBlock {
@@ -20,11 +56,13 @@ struct PixelBlock {
 /// How blocks are cut and lie.
 struct SourceBlockLayout {
   bool in_place, planar;
+  bool interleaved;     // planes, few enough, as pixels
   int64_t rows, width;  // destination rows and pixels of a row, at most
   int64_t low[2];       // smallest tap offset of height and width
   int64_t span[2];      // largest minus smallest
   Strides strides;      // of the copied block, or of the source
-  int64_t elements;     // of a copied block
+  int64_t line;         // elements of a row of a plane before it is interleaved
+  int64_t elements;     // of a copied block, and behind it the rows that are interleaved
   Walk positions;       // the width with all its positions, at step 1
   Inside inside;        // of those that the source has
 
@@ -34,8 +72,10 @@ struct SourceBlockLayout {
     const Walk* walk = shape.walk;
     SourceBlockLayout layout;
     layout.planar = source.channel != 1 || shape.depth == 1;
-    layout.in_place = __is_same(T, A) && walk[0].reads_inside() && walk[1].reads_inside() &&
-                      walk[2].reads_inside();
+    layout.interleaved =
+        layout.planar && walk[2].tap_count > 1 && shape.depth > 1 && shape.depth <= kMaxInterleaved;
+    layout.in_place = __is_same(T, A) && !layout.interleaved && walk[0].reads_inside() &&
+                      walk[1].reads_inside() && walk[2].reads_inside();
     layout.width = even_part(walk[2].count, kBlockPixels);
     for (int i = 0; i < 2; ++i) {
       layout.low[i] = walk[1 + i].low();
@@ -60,13 +100,17 @@ struct SourceBlockLayout {
     layout.rows = even_part(walk[1].count, layout.rows);
     const int64_t rows = walk[1].positions(layout.rows);
     layout.elements = layout.in_place ? 0 : shape.depth * walk[0].tap_count * rows * row;
+    // Rows of planes, and as much room where the last interleaved row fills up its registers.
+    layout.line = layout.interleaved ? round_up(row, kLanes<A>) : 0;
+    layout.elements += 2 * shape.depth * layout.line;
     layout.strides = source;
     if (layout.in_place) return layout;
-    const int64_t pixel = layout.planar ? 1 : shape.depth;
+    const bool planes = layout.planar && !layout.interleaved;
+    const int64_t pixel = planes ? 1 : shape.depth;
     layout.strides.axis[2] = pixel;
     layout.strides.axis[1] = row * pixel;
     layout.strides.axis[0] = rows * row * pixel;
-    layout.strides.channel = layout.planar ? walk[0].tap_count * layout.strides.axis[0] : 1;
+    layout.strides.channel = planes ? walk[0].tap_count * layout.strides.axis[0] : 1;
     return layout;
   }
 
@@ -125,24 +169,27 @@ void copy_source_block(const ContractionShape& shape, const SourceBlockLayout& l
   // Channels go one by one or, as parts of pixels, all together.
   const int64_t channels = layout.planar ? shape.depth : 1;
   const int64_t depth = layout.planar ? 1 : shape.depth;
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-      const int64_t z = walk[0].resolve(block.d * walk[0].step + walk[0].taps[td].offset);
-      const T* plane = source + block.image * from.batch + c * from.channel + z * from.axis[0];
-      A* out = to + c * layout.strides.channel + td * layout.strides.axis[0];
-      for (int64_t r = 0; r < rows; ++r, out += layout.strides.axis[1]) {
-        const int64_t y = walk[1].resolve(block.h * walk[1].step + layout.low[0] + r);
-        const T* row = plane + y * from.axis[1];
+  const Interleaving<A> interleaving(layout.interleaved ? channels : 0);
+  A* planes = to + layout.elements - channels * layout.line;
+  for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+    const int64_t z = walk[0].resolve(block.d * walk[0].step + walk[0].taps[td].offset);
+    A* out = to + td * layout.strides.axis[0];
+    for (int64_t r = 0; r < rows; ++r, out += layout.strides.axis[1]) {
+      const int64_t y = walk[1].resolve(block.h * walk[1].step + layout.low[0] + r);
+      const T* row = source + block.image * from.batch + z * from.axis[0] + y * from.axis[1];
+      for (int64_t c = 0; c < channels; ++c, row += from.channel) {
+        A* line = layout.interleaved ? planes + c * layout.line : out + c * layout.strides.channel;
         if (z < 0 || y < 0) {
-          fill(out, positions * depth, A(0));
+          fill(line, positions * depth, A(0));
         } else if (layout.planar) {
           gather_run(layout.positions, layout.inside, layout.low[1], x, positions, row,
-                     from.axis[2], out);
+                     from.axis[2], line);
         } else {
           gather_pixels(layout.positions, layout.inside, layout.low[1], x, positions, row,
-                        from.axis[2], depth, depth, out);
+                        from.axis[2], depth, depth, line);
         }
       }
+      if (layout.interleaved) interleaving.run(planes, layout.line, positions, out);
     }
   }
 }

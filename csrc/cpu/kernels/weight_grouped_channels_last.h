@@ -83,21 +83,6 @@ inline void correlate_pixels(const CorrelatedRow<T>& row, int64_t tap,
     end = until < end ? until : end;
   }
   if (end < begin) end = begin;
-  const auto border = [&](int64_t from, int64_t until) {
-    for (int64_t w = from; w < until; ++w) {
-      const Vec<A> g = read(row.grad + w * row.grad_pixel);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTaps; ++t) {
-        const int64_t x = walk.resolve(w * walk.step + offset[t]);
-        if (x < 0) continue;
-#pragma GCC unroll 8
-        for (int l = 0; l < kLines; ++l) {
-          correlate_channels<A, kGroup, 0>(g, read(source[l] + x * row.source_pixel), sum[l][t]);
-        }
-      }
-    }
-  };
-  border(0, begin);
   for (int64_t w = begin; w < end; ++w) {
     const Vec<A> g = read(row.grad + w * row.grad_pixel);
     const int64_t first = w * walk.step;
@@ -110,7 +95,19 @@ inline void correlate_pixels(const CorrelatedRow<T>& row, int64_t tap,
       }
     }
   }
-  border(end, walk.count);
+  // The borders, left and right in one loop: they are rare, and twice the code to compile.
+  for (int64_t w = begin > 0 ? 0 : end; w < walk.count; w = w + 1 == begin ? end : w + 1) {
+    const Vec<A> g = read(row.grad + w * row.grad_pixel);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTaps; ++t) {
+      const int64_t x = walk.resolve(w * walk.step + offset[t]);
+      if (x < 0) continue;
+#pragma GCC unroll 8
+      for (int l = 0; l < kLines; ++l) {
+        correlate_channels<A, kGroup, 0>(g, read(source[l] + x * row.source_pixel), sum[l][t]);
+      }
+    }
+  }
 #pragma GCC unroll 8
   for (int l = 0; l < kLines; ++l) {
 #pragma GCC unroll 8
