@@ -20,14 +20,9 @@ const std::vector<const char*>& available_isas();
 /// Switches every later call in the process to the kernels of `name`; raises as current_isa does.
 void set_isa(const char* name);
 
-/// The kernels of the instruction set in use, for one storage type (dtype.h). Convolutions of
-/// integers have none of AVX-512, whose products of 64 bits made them a third as fast as AVX2's.
+/// The kernels of the instruction set in use, for one storage type (dtype.h).
 template <class T>
 const ConvKernels<T>& conv_kernels();
-#if defined(__x86_64__)
-template <>
-const ConvKernels<int64_t>& conv_kernels();
-#endif
 template <class T>
 const PoolKernels<T>& pool_kernels();
 
