@@ -126,10 +126,6 @@ struct WeightStrides {
 /// Direct kernels keep the phases of so large a stride at most.
 constexpr int64_t kMaxDirectStep = 8;
 
-/// Kernels that broadcast pixels interleave so many planes at most: a register of pixels takes a
-/// shuffle for each plane.
-constexpr int64_t kMaxInterleaved = 4;
-
 /// Winograd tiles take so many phases of a dilation.
 constexpr int64_t kMaxWinogradDilation = 12;
 

@@ -13,40 +13,31 @@ constexpr int64_t kSourceBlockBytes = 128 << 10;
 /// The plan bounds rows by it too (kWidestBlock).
 constexpr int64_t kBlockPixels = 1024;
 
-/// Interleaves 2 to kMaxInterleaved rows by shuffles.
+/// Most planes that are interleaved: a register of pixels takes a shuffle for each plane.
+constexpr int64_t kMaxInterleaved = 4;
+
+/// to[i * kRows + c] = from[c * pitch + i] for `count` positions i, rounded up to whole registers
+/// on both sides.
+template <int kRows, class A>
+inline void interleave_rows(const A* from, int64_t pitch, int64_t count, A* to) {
+  constexpr int lanes = kLanes<A>;
+  for (int64_t i = 0; i < count; i += lanes, to += kRows * lanes) {
+    Vec<A> all[kRows];
+    for (int c = 0; c < kRows; ++c) all[c] = load(from + c * pitch + i);
+    interleave_all<kRows, A>(all);
+    for (int c = 0; c < kRows; ++c) store(to + c * lanes, all[c]);
+  }
+}
+
+/// The same for 2 to kMaxInterleaved rows.
 template <class A>
-struct Interleaving {
-  static constexpr int lanes = kLanes<A>;
-  using Lanes = Vec<typename IndexOf<sizeof(A)>::type>;
-  int64_t rows;
-  // What row c adds to register r: a lane of it, or what is there already.
-  Lanes lane[kMaxInterleaved][kMaxInterleaved];
-
-  explicit Interleaving(int64_t rows) : rows(rows) {
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < rows; ++c) {
-        for (int64_t i = 0; i < lanes; ++i) {
-          const int64_t at = r * lanes + i;
-          lane[r][c][i] = at % rows == c ? lanes + at / rows : i;
-        }
-      }
-    }
+inline void interleave_rows(int64_t rows, const A* from, int64_t pitch, int64_t count, A* to) {
+  switch (rows) {
+    case 2: return interleave_rows<2>(from, pitch, count, to);
+    case 3: return interleave_rows<3>(from, pitch, count, to);
+    default: return interleave_rows<4>(from, pitch, count, to);
   }
-
-  /// to[i * rows + c] = from[c * pitch + i] for `count` positions i, rounded up to whole registers
-  /// on both sides.
-  void run(const A* from, int64_t pitch, int64_t count, A* to) const {
-    for (int64_t i = 0; i < count; i += lanes) {
-      for (int64_t r = 0; r < rows; ++r, to += lanes) {
-        Vec<A> pixels{};
-        for (int64_t c = 0; c < rows; ++c) {
-          pixels = __builtin_shuffle(pixels, load(from + c * pitch + i), lane[r][c]);
-        }
-        store(to, pixels);
-      }
-    }
-  }
-};
+}
 
 /// Destination rows [h, h + rows) and pixels [w, w + width) of them.
 struct PixelBlock {
@@ -169,7 +160,6 @@ void copy_source_block(const ContractionShape& shape, const SourceBlockLayout& l
   // Channels go one by one or, as parts of pixels, all together.
   const int64_t channels = layout.planar ? shape.depth : 1;
   const int64_t depth = layout.planar ? 1 : shape.depth;
-  const Interleaving<A> interleaving(layout.interleaved ? channels : 0);
   A* planes = to + layout.elements - channels * layout.line;
   for (int64_t td = 0; td < walk[0].tap_count; ++td) {
     const int64_t z = walk[0].resolve(block.d * walk[0].step + walk[0].taps[td].offset);
@@ -189,7 +179,7 @@ void copy_source_block(const ContractionShape& shape, const SourceBlockLayout& l
                         from.axis[2], depth, depth, line);
         }
       }
-      if (layout.interleaved) interleaving.run(planes, layout.line, positions, out);
+      if (layout.interleaved) interleave_rows(channels, planes, layout.line, positions, out);
     }
   }
 }

@@ -95,7 +95,7 @@ inline void correlate_pixels(const CorrelatedRow<T>& row, int64_t tap,
       }
     }
   }
-  // The borders, left and right in one loop: they are rare, and twice the code to compile.
+  // The borders, left and right: one loop for both, as they are rare and two take long to compile.
   for (int64_t w = begin > 0 ? 0 : end; w < walk.count; w = w + 1 == begin ? end : w + 1) {
     const Vec<A> g = read(row.grad + w * row.grad_pixel);
 #pragma GCC unroll 8
