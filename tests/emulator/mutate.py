@@ -222,7 +222,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = chosen(parsed)
     (FOLDER / "cuda").mkdir(parents=True, exist_ok=True)
     tests = {f"tests/test_{test}" for it in wanted for test in KERNELS[it.file].tests}
-    if failed := run_tests(build.build("library"), sorted(tests)):
+    if failed := run_tests(build.build("library"), sorted(tests), 6 * DEADLINE):
         raise SystemExit(f"without any mutation: {failed}")
     record = FOLDER / "found.json"
     known = json.loads(record.read_text()) if record.exists() else {}

@@ -372,6 +372,35 @@ class PackedColumns {
   Scratch packed_;
 };
 
+/// A slice of the weight where it lies: `rows` rows, `step` elements apart, of `count` elements.
+template <class T>
+struct WeightSlice {
+  const T* from;
+  int64_t rows, step, count;
+
+  /// Elements [k, k + count) of K, for `width` columns from `column` on.
+  WeightSlice(const Contraction<T>& p, int64_t group, int64_t column, int64_t width, int64_t k,
+              int64_t count)
+      : from(p.weight + group * p.weight_strides.group + column * p.weight_strides.row + k),
+        rows(p.rows - column < width ? p.rows - column : width),
+        step(p.weight_strides.row),
+        count(count) {}
+
+  void pack(Accumulator<T>* to, int64_t width) const {
+    load_planes(from, step, rows, 1, count, to, width);
+  }
+  /// Brings to L2 the part of tile `tile` of `tiles`: rows are too short for the processor to see
+  /// where they go.
+  void fetch(int64_t tile, int64_t tiles) const {
+    const int64_t end = (tile + 1) * rows / tiles;
+    for (int64_t r = tile * rows / tiles; r < end; ++r) {
+      for (int64_t k = 0; k < count; k += 64 / int64_t(sizeof(T))) {
+        __builtin_prefetch(from + r * step + k, 0, 2);
+      }
+    }
+  }
+};
+
 template <class T>
 void gemm_channels_last(const Contraction<T>& p) {
   using A = Accumulator<T>;
@@ -411,6 +440,11 @@ void gemm_channels_last(const Contraction<T>& p) {
     if (!in_place) tile_rows += pixel_block * taps;
     const T** lines = pixel_rows + pixel_block * taps * (in_place ? 1 : 2);
     A* sums = sum_buffer.as<A>();
+    const auto slice_of = [&](int64_t item, int64_t k, int64_t some) {
+      const int64_t group = item / (pixel_blocks * column_parts), block = item % column_parts;
+      const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;
+      return WeightSlice<T>(p, group, column, width, k, some);
+    };
     int64_t pointed = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item / (pixel_blocks * column_parts);
@@ -449,12 +483,12 @@ void gemm_channels_last(const Contraction<T>& p) {
               tile.b += (tap * depth + c) * tile.b_step;
               if (packs_slices) {
                 A* panel = copied.as<A>();
-                if (i == 0) {
-                  load_planes(p.weight + group * p.weight_strides.group +
-                                  column * p.weight_strides.row + tap * depth + c,
-                              p.weight_strides.row,
-                              p.rows - column < width ? p.rows - column : width, 1,
-                              tap_count * channels, panel, width);
+                const int64_t k = tap * depth + c, here = tap_count * channels;
+                if (i == 0) slice_of(item, k, here).pack(panel, width);
+                const int64_t next = last_slice ? 0 : k + here, left = inner - next;
+                if (!last_slice || item + 1 < end) {
+                  slice_of(last_slice ? item + 1 : item, next, left < here ? left : here)
+                      .fetch(i / kTileRows, ceil_div(count, kTileRows));
                 }
                 tile.b = panel;
               }
