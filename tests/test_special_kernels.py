@@ -36,6 +36,7 @@ class Shape:
 
 GROUPED = ("grouped_planar", "grouped_planar", "weight_grouped_planar")
 POINTWISE = ("pointwise_planar", "pointwise_planar", "weight_gemm_planar")
+LONG_PLANES = ("pointwise_planar", "pointwise_planar", "weight_pointwise_planar")
 FEW = ("few_pixels", "few_pixels", "")
 SLIDING = ("grouped_channels_last", "grouped_channels_last", "weight_grouped_channels_last")
 SHIFTED = ("shifted_planar", "shifted_planar", "")
@@ -73,11 +74,19 @@ SHAPES = {
     "pointwise": Shape(POINTWISE, (2, 19, 9, 11), (13, 19, 1, 1)),
     "pointwise, whole registers": Shape(POINTWISE, (1, 40, 8, 16), (17, 40, 1, 1)),
     "pointwise, deep": Shape(POINTWISE, (1, 300, 8, 10), (7, 300, 1, 1)),
-    "pointwise, many panels": Shape(POINTWISE, (1, 9, 40, 33), (21, 9, 1, 1)),
+    "pointwise, many panels": Shape(LONG_PLANES, (1, 9, 40, 33), (21, 9, 1, 1)),
     "pointwise, small plane": Shape(POINTWISE, (1, 170, 5, 5), (110, 170, 1, 1)),
     "pointwise, row blocks": Shape(POINTWISE, (1, 330, 9, 10), (200, 330, 1, 1)),
-    "pointwise, whole pages": Shape(POINTWISE, (1, 20, 32, 64), (14, 20, 1, 1)),
+    "pointwise, whole pages": Shape(LONG_PLANES, (1, 20, 32, 64), (14, 20, 1, 1)),
     "pointwise, in groups": Shape(POINTWISE, (1, 36, 9, 8), (30, 12, 1, 1), {"groups": 3}),
+    "pointwise, whole pages of small planes": Shape(POINTWISE, (1, 20, 16, 32), (14, 20, 1, 1)),
+    # Long planes: parts of tiles and of registers, chunks, splits, blocks of rows, images, groups.
+    "long planes": Shape(LONG_PLANES, (2, 19, 30, 41), (13, 19, 1, 1)),
+    "long planes, split": Shape(LONG_PLANES, (3, 7, 40, 60), (5, 7, 1, 1)),
+    "long planes, many rows": Shape(LONG_PLANES, (1, 20, 33, 40), (150, 20, 1, 1)),
+    "long planes, deep": Shape(LONG_PLANES, (1, 300, 1030), (7, 300, 1)),
+    "long planes, two rows": Shape(LONG_PLANES, (1, 66, 64, 64), (2, 66, 1, 1)),
+    "long planes, in groups": Shape(LONG_PLANES, (2, 36, 1100), (30, 12, 1), {"groups": 3}),
     "pointwise, 1-d": Shape(POINTWISE, (2, 20, 75), (11, 20, 1)),
     "pointwise, 3-d": Shape(POINTWISE, (1, 20, 3, 5, 6), (11, 20, 1, 1, 1)),
     # Planes of narrow rows; a last register of channels that overlaps; strides and dilations.
@@ -352,6 +361,18 @@ SHAPES = {
     "transposed, in pieces": Shape(TRANSPOSED, (1, 33, 500), (130, 33, 4), {"padding": 3}),
     "transposed, stride": Shape(
         (TRANSPOSED[0], "", ""), (2, 34, 12, 15), (70, 34, 3, 4), {"stride": (2, 3), "padding": 1}
+    ),
+    "transposed, rows in pieces": Shape(
+        (TRANSPOSED[0], "", ""), (1, 40, 9, 450), (36, 40, 3, 3), {"stride": 2, "padding": (1, 0)}
+    ),
+    "transposed, unread ends of rows": Shape(
+        (TRANSPOSED[0], "", ""), (3, 40, 7, 16), (36, 40, 3, 2), {"stride": (2, 5)}
+    ),
+    "transposed, images": Shape(
+        (TRANSPOSED[0], "", ""), (5, 40, 6, 7), (36, 40, 3, 3), {"stride": 2, "padding": 1}
+    ),
+    "transposed, rows far apart": Shape(
+        (TRANSPOSED[0], "", ""), (2, 40, 19, 9), (36, 40, 2, 3), {"stride": (4, 1), "padding": 1}
     ),
     "transposed, in groups": Shape(
         TRANSPOSED, (1, 99, 6, 10), (102, 33, 2, 3), {"padding": 1, "groups": 3}

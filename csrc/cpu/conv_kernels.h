@@ -62,6 +62,7 @@ struct ConvKernels {
   Kernel<InputGradient<T>> phased_channels_last;
 
   Kernel<WeightContraction<T>> weight_gemm_planar;
+  Kernel<WeightContraction<T>> weight_pointwise_planar;  // float and double
   Kernel<WeightContraction<T>> weight_gemm_channels_last;
   Kernel<WeightContraction<T>> weight_broadcast_pixels;
   Kernel<WeightContraction<T>> weight_direct_planar;

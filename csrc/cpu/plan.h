@@ -92,6 +92,11 @@ inline bool groups_fill_registers(const Channels& shape, int64_t lanes) {
 /// A plane of four 512-bit registers of floats; the panels of a GEMM hold pixels of several images.
 constexpr int64_t kMinPlane = 64;
 
+/// Pixels of planes that pay for adding up the lanes of a sum of each pair of channels; source
+/// channels up to which such sums of a few rows stay in L2; and channels on the smaller side up to
+/// which transposing the other side takes longer than that.
+constexpr int64_t kMinLongPlane = 1024, kMaxLongPlanes = 512, kFewLongPlanes = 24;
+
 /// More destination pixels than this would pay for packing the weight.
 constexpr int64_t kFewPixels = 8;
 
@@ -615,6 +620,18 @@ bool suits_rows_in_place(const Contraction<T>& p, Algorithm choice, int64_t lane
          (width.count - 1) * width.step + width.low() <= width.size;
 }
 
+/// Whether the weight gradient of a 1x1 kernel is best added up along the pixels of both sides: few
+/// channels meet those that would be transposed, the planes are long beside what adding up lanes
+/// takes, and the sums of a few rows stay in cache.
+template <class T>
+bool suits_products_of_planes(const WeightContraction<T>& p) {
+  if (conv_kernels<T>().weight_pointwise_planar.run == nullptr) return false;
+  const int64_t fewer = std::min(p.rows, p.depth);
+  return p.batch > 0 && fewer > 0 && fewer <= plan::kFewLongPlanes && parts_are_alike(p) &&
+         p.source_strides.axis[2] == 1 && p.grad_strides.axis[2] == 1 &&
+         p.walk[2].count >= plan::kMinLongPlane && p.depth <= plan::kMaxLongPlanes;
+}
+
 /// The plan of `p`, which is simplified first.
 template <class T>
 Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
@@ -668,7 +685,11 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
   if (const int form = winograd_form(p, channels_last, kernels.lanes); form >= 0) {
     return {plan::kWinograd, kernels.weight_winograd[form]};
   }
+  if (choice.algorithm == Algorithm::gemm_planar && suits_products_of_planes(p)) {
+    choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
+  }
   switch (choice.algorithm) {
+    case Algorithm::pointwise_planar: return {choice, kernels.weight_pointwise_planar};
     case Algorithm::gemm_planar:
       exchange_parts(p, kernels.lanes);
       return {choice, kernels.weight_gemm_planar};

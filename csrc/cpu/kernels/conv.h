@@ -71,6 +71,7 @@
 #include "cpu/kernels/weight_broadcast_pixels.h"
 //
 #include "cpu/kernels/weight_direct_planar.h"
+#include "cpu/kernels/weight_pointwise_planar.h"
 //
 #include "cpu/kernels/weight_grouped_channels_last.h"
 //
@@ -136,6 +137,18 @@ constexpr Kernel<Contraction<T>> depthwise_kernel() {
   return {"", nullptr, nullptr};
 }
 
+/// The weight gradient of 1x1 kernels over planes; none but for numbers that are their own
+/// accumulators.
+template <class T>
+constexpr Kernel<WeightContraction<T>> weight_pointwise_kernel() {
+  if constexpr (__is_same(T, float) || __is_same(T, double)) {
+    return {"weight_pointwise_planar", weight_pointwise_planar<T>,
+            weight_footprint<T, WeightPointwisePlanarBlocking>};
+  } else {
+    return {"", nullptr, nullptr};
+  }
+}
+
 /// The Winograd kernel of a form, and that for the gradient of the weight; none but where sums are
 /// float.
 template <class T, int kForm>
@@ -197,6 +210,7 @@ const ConvKernels<T>& conv_kernels() {
       {"phased_channels_last", phased_channels_last<T>,
        gradient_footprint<T, PhasedGroupsBlocking>},
       {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
+      weight_pointwise_kernel<T>(),
       {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
        weight_footprint<T, WeightGemmChannelsLastBlocking>},
       {"weight_broadcast_pixels", weight_broadcast_pixels<T>,

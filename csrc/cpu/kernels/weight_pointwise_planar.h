@@ -1,0 +1,207 @@
+// Weight gradient of a 1x1 kernel over planes as they lie, vectors along the pixels of both sides:
+// dest[m][c] = sum over images and pixels of grad[m][pixel] * source[c][pixel].
+//
+// A tile loads a register of pixels of a few channels of each side and keeps the sum of every pair,
+// lane by lane: nothing is copied, transposed or broadcast, and 10 loads serve 24 FMAs (7 serve 12
+// where there are 16 registers). Sums of all pairs of an item wait in L2 for the next chunk of
+// pixels, [row][channel][lanes]; lanes are added up once, at the end, squares of pairs at a time,
+// which long planes pay for. Of a chunk a few channels of the source stay in L1 while those of grad
+// go by. Items are (group, block of rows, split); a split is a fixed share of the chunks, and the
+// splits are added in order.
+
+/// Channels of grad and of the source in a tile.
+constexpr int kDotRows = CNNOPS_VECTOR_BYTES == 64 ? 4 : 3;
+constexpr int kDotDepth = CNNOPS_VECTOR_BYTES == 64 ? 6 : 4;
+
+/// Bytes of a plane in a chunk: so much of two tiles' channels of the source, and of the rows of
+/// one tile, fits L1.
+constexpr int64_t kDotBytes = 2048;
+constexpr int64_t kDotTiles = 2;
+
+/// Bytes of the sums of an item, which stay in L2 beside a chunk; and rows of an item, at most and,
+/// for having more items, at least.
+constexpr int64_t kDotSumBytes = 256 << 10;
+constexpr int64_t kMostDotRows = 64, kLeastDotRows = 16;
+
+/// Pixels of a split at least: adding up the lanes of a pair takes about as long as 200 of them.
+constexpr int64_t kMinDotPixels = 1536;
+
+/// How a call is cut, and the scratch that it takes.
+template <class T>
+struct WeightPointwisePlanarBlocking {
+  int64_t row_block, row_blocks;    // channels of grad
+  int64_t chunk, chunks_of_image;   // pixels
+  int64_t splits, chunks_of_split;  // chunks of all images
+  int64_t set;                      // elements of the weight
+  int64_t shared_bytes, sum_bytes;  // sums of splits; of each thread
+
+  explicit WeightPointwisePlanarBlocking(const WeightContraction<T>& p) {
+    constexpr int64_t lanes = kLanes<T>, lane_bytes = sizeof(T) * lanes;
+    const int64_t pixels = p.walk[2].count;
+    chunk = round_up(even_part(pixels, kDotBytes / int64_t(sizeof(T))), lanes);
+    chunks_of_image = ceil_div(pixels, chunk);
+    const int64_t chunks = p.batch * chunks_of_image;
+
+    const int64_t fit = kDotSumBytes / (p.depth * lane_bytes);
+    const int64_t wanted = ceil_div(p.groups * p.rows, kWantedItems);
+    int64_t rows = wanted < kLeastDotRows ? kLeastDotRows : wanted;
+    rows = rows < kMostDotRows ? rows : kMostDotRows;
+    rows = rows < fit ? rows : fit < 1 ? 1 : fit;
+    row_block = round_up(even_part(p.rows, rows), kDotRows);
+    row_blocks = ceil_div(p.rows, row_block);
+
+    set = p.groups * p.rows * p.depth;
+    const int64_t most = p.batch * pixels / kMinDotPixels;
+    splits = choose_splits(p.groups * row_blocks, chunks, set * int64_t(sizeof(T)));
+    if (splits > most) splits = most < 1 ? 1 : most;
+    chunks_of_split = ceil_div(chunks, splits);
+    splits = ceil_div(chunks, chunks_of_split);
+    shared_bytes = splits > 1 ? sizeof(T) * splits * set : 0;
+    sum_bytes = lane_bytes * row_block * p.depth;
+  }
+
+  Footprint footprint() const { return {kDotRows, kDotDepth, shared_bytes, sum_bytes}; }
+};
+
+/// Channels of one side for a tile: neighbours `pitch` elements apart.
+template <class T>
+struct DotOperand {
+  const T* from;
+  int64_t pitch;
+};
+
+/// sums[i][j] += grad channel i * source channel j, lane by lane, over `count` pixels; sums of a
+/// row of pairs are `pitch` elements apart.
+template <class T, int kRows, int kDepth>
+void multiply_planes(const DotOperand<T>& grad, const DotOperand<T>& source, int64_t count, T* sums,
+                     int64_t pitch) {
+  constexpr int lanes = kLanes<T>;
+  Vec<T> sum[kRows][kDepth];
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 6
+    for (int j = 0; j < kDepth; ++j) sum[i][j] = load(sums + i * pitch + j * lanes);
+  }
+  const auto add = [&](const auto& read) {
+    Vec<T> g[kRows];
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) g[i] = read(grad.from + i * grad.pitch);
+#pragma GCC unroll 6
+    for (int j = 0; j < kDepth; ++j) {
+      const Vec<T> x = read(source.from + j * source.pitch);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) sum[i][j] += g[i] * x;
+    }
+  };
+  int64_t at = 0;
+  for (; at + lanes <= count; at += lanes) {
+    add([at](const T* plane) { return load(plane + at); });
+  }
+  if (at < count) add([=](const T* plane) { return load_partial(plane + at, count - at); });
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 6
+    for (int j = 0; j < kDepth; ++j) store(sums + i * pitch + j * lanes, sum[i][j]);
+  }
+}
+
+/// The same for 1 to kDotRows by 1 to kDotDepth channels.
+template <class T, int kRows = kDotRows, int kDepth = kDotDepth>
+void multiply_planes(int64_t rows, int64_t depth, const DotOperand<T>& grad,
+                     const DotOperand<T>& source, int64_t count, T* sums, int64_t pitch) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return multiply_planes<T, kRows - 1, kDepth>(rows, depth, grad, source, count, sums, pitch);
+    }
+  }
+  if constexpr (kDepth > 1) {
+    if (depth < kDepth) {
+      return multiply_planes<T, kRows, kDepth - 1>(rows, depth, grad, source, count, sums, pitch);
+    }
+  }
+  multiply_planes<T, kRows, kDepth>(grad, source, count, sums, pitch);
+}
+
+/// to[j * step] = the lanes of from[j], added up, for `count` registers.
+template <class T>
+void add_up_lanes(const T* from, int64_t count, T* to, int64_t step) {
+  constexpr int lanes = kLanes<T>;
+  for (int64_t first = 0; first < count; first += lanes, from += lanes * lanes) {
+    const int64_t some = count - first < lanes ? count - first : lanes;
+    Vec<T> square[lanes] = {};
+    for (int64_t j = 0; j < some; ++j) square[j] = load(from + j * lanes);
+    transpose<T>(square);
+    for (int half = lanes / 2; half > 0; half /= 2) {
+      for (int j = 0; j < half; ++j) square[j] += square[j + half];
+    }
+    if (step == 1) {
+      store_partial(to + first, square[0], some);
+    } else {
+      for (int64_t j = 0; j < some; ++j) to[(first + j) * step] = square[0][j];
+    }
+  }
+}
+
+template <class T>
+void weight_pointwise_planar(const WeightContraction<T>& p) {
+  constexpr int lanes = kLanes<T>;
+  const WeightPointwisePlanarBlocking<T> blocking(p);
+  const int64_t splits = blocking.splits, row_blocks = blocking.row_blocks;
+  const int64_t depth = p.depth, pitch = depth * lanes, pixels = p.walk[2].count;
+  const int64_t block = kDotTiles * kDotDepth;
+  Scratch workspace(blocking.shared_bytes);
+
+  parallel_for(p.groups * row_blocks * splits, 1, [&](int64_t begin, int64_t end) {
+    Scratch sum_buffer(blocking.sum_bytes);
+    T* sums = sum_buffer.as<T>();
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t split = item % splits, first = item / splits % row_blocks * blocking.row_block;
+      const int64_t group = item / splits / row_blocks;
+      const int64_t left = p.rows - first,
+                    rows = left < blocking.row_block ? left : blocking.row_block;
+      const T* grad = p.grad + (group * p.rows + first) * p.grad_strides.channel;
+      const T* source = p.source + group * depth * p.source_strides.channel;
+      fill(sums, rows * pitch, T(0));
+
+      const int64_t chunks = p.batch * blocking.chunks_of_image;
+      const int64_t last = (split + 1) * blocking.chunks_of_split;
+      for (int64_t i = split * blocking.chunks_of_split; i < (last < chunks ? last : chunks); ++i) {
+        const int64_t image = i / blocking.chunks_of_image;
+        const int64_t pixel = i % blocking.chunks_of_image * blocking.chunk;
+        const int64_t count = pixels - pixel < blocking.chunk ? pixels - pixel : blocking.chunk;
+        const DotOperand<T> of_grad{grad + image * p.grad_strides.batch + pixel,
+                                    p.grad_strides.channel};
+        const DotOperand<T> of_source{source + image * p.source_strides.batch + pixel,
+                                      p.source_strides.channel};
+        for (int64_t c = 0; c < depth; c += block) {
+          const int64_t until = c + block < depth ? c + block : depth;
+          for (int64_t row = 0; row < rows; row += kDotRows) {
+            const DotOperand<T> g{of_grad.from + row * of_grad.pitch, of_grad.pitch};
+            for (int64_t j = c; j < until; j += kDotDepth) {
+              const DotOperand<T> x{of_source.from + j * of_source.pitch, of_source.pitch};
+              multiply_planes<T>(rows - row, until - j, g, x, count, sums + row * pitch + j * lanes,
+                                 pitch);
+            }
+          }
+        }
+      }
+
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t m = first + row;
+        T* to = p.dest + group * p.dest_strides.group + m * p.dest_strides.row;
+        int64_t step = p.dest_strides.depth;
+        if (splits > 1) {
+          to = workspace.as<T>() + split * blocking.set + (group * p.rows + m) * depth, step = 1;
+        }
+        add_up_lanes(sums + row * pitch, depth, to, step);
+      }
+    }
+  });
+  for (int64_t i = 0; splits > 1 && i < blocking.set; ++i) {
+    T sum = 0;
+    for (int64_t s = 0; s < splits; ++s) sum += workspace.as<T>()[s * blocking.set + i];
+    const int64_t channel = i % depth, row = i / depth;
+    p.dest[row / p.rows * p.dest_strides.group + row % p.rows * p.dest_strides.row +
+           channel * p.dest_strides.depth] = sum;
+  }
+}
