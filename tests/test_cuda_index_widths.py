@@ -122,7 +122,7 @@ def test_positions_fit(place: int, of_weight: bool) -> None:
     # Kernels mark what is read as zero by a position of -2^30, to which others are added.
     half = 2**29
     for far in ({"offset": -half}, {"offset": half}, {"step": half}, {"offset_step": half},
-                {"count": half // 2 + 1}, {"size": half},
+                {"count": half // 2 + 1}, {"size": half}, {"count": 2**15, "step": 2**15},
                 {"offset": -half, "offset_step": half // 2}):  # fmt: skip
         assert not _with_axis(place, **far).fits(of_weight), far
     for near in ({"offset": -half // 16}, {"offset": half // 16}, {"step": half // 16},
