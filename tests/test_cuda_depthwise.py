@@ -131,6 +131,7 @@ LAYERS = {
     "planes that blocks do not share evenly": Layer((2, 7, 12, 20), (3, 3), (1, 1)),
     "wide": Layer((1, 3, 3, 129), (3, 3), (1, 1)),
     "as wide as a tile": Layer((1, 3, 5, 64), (3, 3), (1, 1)),
+    "wide, in vectors": Layer((1, 3, 3, 132), (3, 3), (1, 1)),
     "a column more than a tile": Layer((1, 3, 5, 65), (3, 3), (1, 1)),
     "strided, tiles below each other": Layer((1, 2, 121, 131), (3, 3), (1, 1), 2),
     # The gradient for the input has whole vectors of outputs that lie two apart.
