@@ -375,9 +375,10 @@ class PackedColumns {
 /// A slice of the weight where it lies: `rows` rows, `step` elements apart, of `count` elements.
 template <class T>
 struct WeightSlice {
-  const T* from;
-  int64_t rows, step, count;
+  const T* from = nullptr;
+  int64_t rows = 0, step = 0, count = 0;
 
+  WeightSlice() = default;  // none
   /// Elements [k, k + count) of K, for `width` columns from `column` on.
   WeightSlice(const Contraction<T>& p, int64_t group, int64_t column, int64_t width, int64_t k,
               int64_t count)
@@ -468,8 +469,19 @@ void gemm_channels_last(const Contraction<T>& p) {
           tile.zeros = zero_tap.as<A>();
           const bool first_slice = tap == 0 && c == 0;
           const bool last_slice = tap + tap_count == taps && c + channels == depth;
+          WeightSlice<T> following;
+          if (packs_slices) {
+            const int64_t k = tap * depth + c, here = tap_count * channels;
+            slice_of(item, k, here)
+                .pack(copied.as<A>(), blocks.begin(block_end) - blocks.begin(block_begin));
+            const int64_t next = last_slice ? 0 : k + here, left = inner - next;
+            if (!last_slice || item + 1 < end) {
+              following = slice_of(last_slice ? item + 1 : item, next, left < here ? left : here);
+            }
+          }
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
+            following.fetch(i / kTileRows, ceil_div(count, kTileRows));
             tile.rows = tile_rows + (i * taps + tap * kTileRows);
             for (int64_t block = block_begin; block < block_end; ++block) {
               const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;
@@ -481,17 +493,7 @@ void gemm_channels_last(const Contraction<T>& p) {
               tile.b = packs ? weights + (group * padded_rows + column) * inner
                              : weights + group * p.weight_strides.group + column;
               tile.b += (tap * depth + c) * tile.b_step;
-              if (packs_slices) {
-                A* panel = copied.as<A>();
-                const int64_t k = tap * depth + c, here = tap_count * channels;
-                if (i == 0) slice_of(item, k, here).pack(panel, width);
-                const int64_t next = last_slice ? 0 : k + here, left = inner - next;
-                if (!last_slice || item + 1 < end) {
-                  slice_of(last_slice ? item + 1 : item, next, left < here ? left : here)
-                      .fetch(i / kTileRows, ceil_div(count, kTileRows));
-                }
-                tile.b = panel;
-              }
+              if (packs_slices) tile.b = copied.as<A>();
               if (!packs) {
                 // Rows of a weight in place are pages apart: the first tile copies what others
                 // read.
