@@ -80,6 +80,8 @@ SHAPES = {
     "pointwise, whole pages": Shape(LONG_PLANES, (1, 20, 32, 64), (14, 20, 1, 1)),
     "pointwise, in groups": Shape(POINTWISE, (1, 36, 9, 8), (30, 12, 1, 1), {"groups": 3}),
     "pointwise, whole pages of small planes": Shape(POINTWISE, (1, 20, 16, 32), (14, 20, 1, 1)),
+    "pointwise, 1-d": Shape(POINTWISE, (2, 20, 75), (11, 20, 1)),
+    "pointwise, 3-d": Shape(POINTWISE, (1, 20, 3, 5, 6), (11, 20, 1, 1, 1)),
     # Long planes: parts of tiles and of registers, chunks, splits, blocks of rows, images, groups.
     "long planes": Shape(LONG_PLANES, (2, 19, 30, 41), (13, 19, 1, 1)),
     "long planes, split": Shape(LONG_PLANES, (3, 7, 40, 60), (5, 7, 1, 1)),
@@ -87,8 +89,6 @@ SHAPES = {
     "long planes, deep": Shape(LONG_PLANES, (1, 300, 1030), (7, 300, 1)),
     "long planes, two rows": Shape(LONG_PLANES, (1, 66, 64, 64), (2, 66, 1, 1)),
     "long planes, in groups": Shape(LONG_PLANES, (2, 36, 1100), (30, 12, 1), {"groups": 3}),
-    "pointwise, 1-d": Shape(POINTWISE, (2, 20, 75), (11, 20, 1)),
-    "pointwise, 3-d": Shape(POINTWISE, (1, 20, 3, 5, 6), (11, 20, 1, 1, 1)),
     # Planes of narrow rows; a last register of channels that overlaps; strides and dilations.
     "narrow depthwise": Shape(GROUPED, (2, 21, 7, 7), (21, 1, 3, 3), {"padding": 1, "groups": 21}),
     "narrow, wide kernel": Shape(

@@ -242,6 +242,8 @@ inline bool suits_broadcast_sums(const ContractionShape& shape, bool channels_la
 
 constexpr Choice kBroadcastPixels{Algorithm::broadcast_pixels,
                                   "few channels: pixels are broadcast to registers of them"};
+constexpr Choice kPointwisePlanar{Algorithm::pointwise_planar,
+                                  "1x1: planes are multiplied where they lie"};
 constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
                                 "rows too narrow for registers, channels fill them"};
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
@@ -648,7 +650,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
              suits_weight_rows(p, kernels.lanes)) {
     choice = {Algorithm::gemm_planar, "few pixels: the weight is read as it lies"};
   } else if (choice.algorithm == Algorithm::gemm_planar && suits_planes(p)) {
-    choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
+    choice = plan::kPointwisePlanar;
   } else if (suits_weight_as_pixels(p)) {
     exchange_parts(p);
     choice = {Algorithm::gemm_planar, "few pixels: vectors along the weight, read as it lies"};
@@ -686,7 +688,7 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
     return {plan::kWinograd, kernels.weight_winograd[form]};
   }
   if (choice.algorithm == Algorithm::gemm_planar && suits_products_of_planes(p)) {
-    choice = {Algorithm::pointwise_planar, "1x1: planes are multiplied where they lie"};
+    choice = plan::kPointwisePlanar;
   }
   switch (choice.algorithm) {
     case Algorithm::pointwise_planar: return {choice, kernels.weight_pointwise_planar};

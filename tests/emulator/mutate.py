@@ -41,6 +41,8 @@ _FORK = multiprocessing.get_context("fork")
 
 #: Seconds for the tests of a mutant; they take a third of that where nothing is wrong.
 DEADLINE = 180
+#: The same for those of many kernels, or all.
+LONG_DEADLINE = 6 * DEADLINE
 
 #: Emulated tests, of all that there are; those of the modules that have no device are all emulated.
 EMULATED = (
@@ -190,7 +192,7 @@ def verdict_on(mutant: Mutant, thorough: bool) -> str:
     tests = [f"tests/test_{name}" for name in kernel.tests]
     failed = run_tests(built, tests)
     if failed is None and thorough:
-        failed = run_tests(built, ["tests"], 6 * DEADLINE)
+        failed = run_tests(built, ["tests"], LONG_DEADLINE)
     return f"found by {failed}" if failed else "survives"
 
 
@@ -222,7 +224,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = chosen(parsed)
     (FOLDER / "cuda").mkdir(parents=True, exist_ok=True)
     tests = {f"tests/test_{test}" for it in wanted for test in KERNELS[it.file].tests}
-    if failed := run_tests(build.build("library"), sorted(tests), 6 * DEADLINE):
+    if failed := run_tests(build.build("library"), sorted(tests), LONG_DEADLINE):
         raise SystemExit(f"without any mutation: {failed}")
     record = FOLDER / "found.json"
     known = json.loads(record.read_text()) if record.exists() else {}

@@ -153,12 +153,27 @@ struct WeightDirectPlanarBlocking {
   }
 };
 
+/// Adds the splits of `sums`, [splits][group][row][source channel][tap], and stores them as
+/// weights; `offsets` are those of the taps.
+template <class T>
+void add_splits(const WeightContraction<T>& p, const Accumulator<T>* sums, int64_t splits,
+                const int64_t* offsets) {
+  const int64_t taps = p.taps(), set = p.groups * p.rows * p.depth * taps;
+  for (int64_t i = 0; i < set; ++i) {
+    Accumulator<T> sum = 0;
+    for (int64_t s = 0; s < splits; ++s) sum += sums[s * set + i];
+    const int64_t tap = i % taps, channel = i / taps % p.depth, row = i / taps / p.depth;
+    p.dest[row / p.rows * p.dest_strides.group + row % p.rows * p.dest_strides.row +
+           channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(sum);
+  }
+}
+
 template <class T>
 void weight_direct_planar(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const Walk* walk = p.walk;
-  const int64_t taps = p.taps(), taps_w = walk[2].tap_count;
+  const int64_t taps_w = walk[2].tap_count;
   const WeightDirectPlanarBlocking<T> blocking(p);
   const BandLayout& band = blocking.band;
   const int64_t group_sums = blocking.group_sums, set = blocking.set;
@@ -195,11 +210,5 @@ void weight_direct_planar(const WeightContraction<T>& p) {
 
   int64_t* offsets = starts + taps_w;
   tap_offsets(p, p.dest_strides, offsets);
-  for (int64_t i = 0; i < set; ++i) {
-    A sum = 0;
-    for (int64_t s = 0; s < splits; ++s) sum += workspace.as<A>()[s * set + i];
-    const int64_t tap = i % taps, channel = i / taps % p.depth, row = i / taps / p.depth;
-    p.dest[row / p.rows * p.dest_strides.group + row % p.rows * p.dest_strides.row +
-           channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(sum);
-  }
+  add_splits(p, workspace.as<A>(), splits, offsets);
 }

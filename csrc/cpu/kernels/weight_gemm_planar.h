@@ -42,10 +42,10 @@ inline int64_t choose_splits(int64_t items, int64_t chunks, int64_t bytes_each) 
 /// many squares before they are stored.
 constexpr int64_t kSquaresAhead = 4;
 
-/// The same for products of matrices: shares of at least kMinSplitPixels.
+/// The same for products of matrices: shares of at least so many pixels.
 inline int64_t choose_product_splits(const ContractionShape& shape, int64_t items, int64_t chunks,
-                                     int64_t bytes_each) {
-  const int64_t most = shape.batch * shape.pixels() / kMinSplitPixels;
+                                     int64_t bytes_each, int64_t least = kMinSplitPixels) {
+  const int64_t most = shape.batch * shape.pixels() / least;
   const int64_t splits = choose_splits(items, chunks, bytes_each);
   return splits <= most ? splits : most <= 1 ? 1 : ceil_div(chunks, ceil_div(chunks, most));
 }

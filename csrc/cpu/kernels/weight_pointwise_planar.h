@@ -2,16 +2,15 @@
 // dest[m][c] = sum over images and pixels of grad[m][pixel] * source[c][pixel].
 //
 // A tile loads a register of pixels of a few channels of each side and keeps the sum of every pair,
-// lane by lane: nothing is copied, transposed or broadcast, and 10 loads serve 24 FMAs (7 serve 12
+// lane by lane: nothing is copied, transposed or broadcast, and 10 loads serve 24 FMAs (8 serve 12
 // where there are 16 registers). Sums of all pairs of an item wait in L2 for the next chunk of
 // pixels, [row][channel][lanes]; lanes are added up once, at the end, squares of pairs at a time,
 // which long planes pay for. Of a chunk a few channels of the source stay in L1 while those of grad
 // go by. Items are (group, block of rows, split); a split is a fixed share of the chunks, and the
 // splits are added in order.
 
-/// Channels of grad and of the source in a tile.
-constexpr int kDotRows = CNNOPS_VECTOR_BYTES == 64 ? 4 : 3;
-constexpr int kDotDepth = CNNOPS_VECTOR_BYTES == 64 ? 6 : 4;
+/// Channels of grad and of the source in a tile: as many sums as in the tile of tile.h.
+constexpr int kDotRows = kTileVectors, kDotDepth = kTileRows;
 
 /// Bytes of a plane in a chunk: so much of two tiles' channels of the source, and of the rows of
 /// one tile, fits L1.
@@ -51,11 +50,9 @@ struct WeightPointwisePlanarBlocking {
     row_blocks = ceil_div(p.rows, row_block);
 
     set = p.groups * p.rows * p.depth;
-    const int64_t most = p.batch * pixels / kMinDotPixels;
-    splits = choose_splits(p.groups * row_blocks, chunks, set * int64_t(sizeof(T)));
-    if (splits > most) splits = most < 1 ? 1 : most;
+    splits = choose_product_splits(p, p.groups * row_blocks, chunks, set * int64_t(sizeof(T)),
+                                   kMinDotPixels);
     chunks_of_split = ceil_div(chunks, splits);
-    splits = ceil_div(chunks, chunks_of_split);
     shared_bytes = splits > 1 ? sizeof(T) * splits * set : 0;
     sum_bytes = lane_bytes * row_block * p.depth;
   }
@@ -63,17 +60,10 @@ struct WeightPointwisePlanarBlocking {
   Footprint footprint() const { return {kDotRows, kDotDepth, shared_bytes, sum_bytes}; }
 };
 
-/// Channels of one side for a tile: neighbours `pitch` elements apart.
-template <class T>
-struct DotOperand {
-  const T* from;
-  int64_t pitch;
-};
-
 /// sums[i][j] += grad channel i * source channel j, lane by lane, over `count` pixels; sums of a
 /// row of pairs are `pitch` elements apart.
 template <class T, int kRows, int kDepth>
-void multiply_planes(const DotOperand<T>& grad, const DotOperand<T>& source, int64_t count, T* sums,
+void multiply_planes(const Rows<const T>& grad, const Rows<const T>& source, int64_t count, T* sums,
                      int64_t pitch) {
   constexpr int lanes = kLanes<T>;
   Vec<T> sum[kRows][kDepth];
@@ -85,10 +75,10 @@ void multiply_planes(const DotOperand<T>& grad, const DotOperand<T>& source, int
   const auto add = [&](const auto& read) {
     Vec<T> g[kRows];
 #pragma GCC unroll 4
-    for (int i = 0; i < kRows; ++i) g[i] = read(grad.from + i * grad.pitch);
+    for (int i = 0; i < kRows; ++i) g[i] = read(grad.at(i));
 #pragma GCC unroll 6
     for (int j = 0; j < kDepth; ++j) {
-      const Vec<T> x = read(source.from + j * source.pitch);
+      const Vec<T> x = read(source.at(j));
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; ++i) sum[i][j] += g[i] * x;
     }
@@ -103,23 +93,6 @@ void multiply_planes(const DotOperand<T>& grad, const DotOperand<T>& source, int
 #pragma GCC unroll 6
     for (int j = 0; j < kDepth; ++j) store(sums + i * pitch + j * lanes, sum[i][j]);
   }
-}
-
-/// The same for 1 to kDotRows by 1 to kDotDepth channels.
-template <class T, int kRows = kDotRows, int kDepth = kDotDepth>
-void multiply_planes(int64_t rows, int64_t depth, const DotOperand<T>& grad,
-                     const DotOperand<T>& source, int64_t count, T* sums, int64_t pitch) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) {
-      return multiply_planes<T, kRows - 1, kDepth>(rows, depth, grad, source, count, sums, pitch);
-    }
-  }
-  if constexpr (kDepth > 1) {
-    if (depth < kDepth) {
-      return multiply_planes<T, kRows, kDepth - 1>(rows, depth, grad, source, count, sums, pitch);
-    }
-  }
-  multiply_planes<T, kRows, kDepth>(grad, source, count, sums, pitch);
 }
 
 /// to[j * step] = the lanes of from[j], added up, for `count` registers.
@@ -169,18 +142,21 @@ void weight_pointwise_planar(const WeightContraction<T>& p) {
         const int64_t image = i / blocking.chunks_of_image;
         const int64_t pixel = i % blocking.chunks_of_image * blocking.chunk;
         const int64_t count = pixels - pixel < blocking.chunk ? pixels - pixel : blocking.chunk;
-        const DotOperand<T> of_grad{grad + image * p.grad_strides.batch + pixel,
+        const Rows<const T> of_grad{grad + image * p.grad_strides.batch + pixel,
                                     p.grad_strides.channel};
-        const DotOperand<T> of_source{source + image * p.source_strides.batch + pixel,
+        const Rows<const T> of_source{source + image * p.source_strides.batch + pixel,
                                       p.source_strides.channel};
         for (int64_t c = 0; c < depth; c += block) {
           const int64_t until = c + block < depth ? c + block : depth;
           for (int64_t row = 0; row < rows; row += kDotRows) {
-            const DotOperand<T> g{of_grad.from + row * of_grad.pitch, of_grad.pitch};
+            const int high = int(rows - row < kDotRows ? rows - row : kDotRows);
             for (int64_t j = c; j < until; j += kDotDepth) {
-              const DotOperand<T> x{of_source.from + j * of_source.pitch, of_source.pitch};
-              multiply_planes<T>(rows - row, until - j, g, x, count, sums + row * pitch + j * lanes,
-                                 pitch);
+              const int wide = int(until - j < kDotDepth ? until - j : kDotDepth);
+              with_tile_size(wide, high, [&](auto depth_here, auto rows_here) {
+                multiply_planes<T, decltype(rows_here)::value, decltype(depth_here)::value>(
+                    {of_grad.at(row), of_grad.pitch}, {of_source.at(j), of_source.pitch}, count,
+                    sums + row * pitch + j * lanes, pitch);
+              });
             }
           }
         }
@@ -197,11 +173,9 @@ void weight_pointwise_planar(const WeightContraction<T>& p) {
       }
     }
   });
-  for (int64_t i = 0; splits > 1 && i < blocking.set; ++i) {
-    T sum = 0;
-    for (int64_t s = 0; s < splits; ++s) sum += workspace.as<T>()[s * blocking.set + i];
-    const int64_t channel = i % depth, row = i / depth;
-    p.dest[row / p.rows * p.dest_strides.group + row % p.rows * p.dest_strides.row +
-           channel * p.dest_strides.depth] = sum;
+  if (splits > 1) {
+    int64_t offset;
+    tap_offsets(p, p.dest_strides, &offset);
+    add_splits(p, workspace.as<T>(), splits, &offset);
   }
 }
