@@ -17,7 +17,7 @@ from cnnops import _C
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Every test draws the same random numbers, whichever tests ran before it."""
-    torch.manual_seed(0)
+    devices.seed(0)
 
 
 @pytest.fixture

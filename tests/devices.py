@@ -52,6 +52,17 @@ def missing(device: str) -> str | None:
     return None
 
 
+def seed(value: int) -> None:
+    """torch.manual_seed for the devices that are here.
+
+    For others torch keeps the seed until they are, and a listing of the call stack with it: several
+    milliseconds, for each of the many tests.
+    """
+    torch.default_generator.manual_seed(value)
+    if missing("cuda") is None:
+        torch.cuda.manual_seed_all(value)
+
+
 def needs(device: str) -> pytest.MarkDecorator:
     """Skips a test where it cannot run on `device`, and says why not."""
     reason = missing(device)

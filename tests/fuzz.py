@@ -270,7 +270,7 @@ def main() -> None:
     with options.log.open("w") as log:
         for number in range(options.first, options.first + options.calls):
             seed = options.seed * 1_000_003 + number  # each call can be repeated on its own
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             name, arguments = Caller(seed).call()
             log.seek(0)
             log.truncate()

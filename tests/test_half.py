@@ -48,7 +48,6 @@ def test_small_maps_at_odd_addresses(
     set_isa: Callable[[str], None],
 ) -> None:
     set_isa(isa)
-    torch.manual_seed(0)
     memory = torch.randn(3 * 24 * 49 + 1).to(dtype)
     if layout is torch.channels_last:
         x = memory[offset:][: 3 * 24 * 49].view(3, 7, 7, 24).permute(0, 3, 1, 2)

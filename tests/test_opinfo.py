@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import devices
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,12 +51,13 @@ def functions(op: OpInfo) -> tuple[Any, Any]:
 
 def samples(op: OpInfo, dtype: torch.dtype, **options: Any) -> list[SampleInput]:
     """The samples of `op`; of the thousands that max pooling has, about two hundred."""
-    every = list(op.sample_inputs("cpu", dtype, **options))
+    # Not seeded one by one: conftest.py has seeded the test, and torch.manual_seed takes long.
+    every = list(op.sample_inputs("cpu", dtype, set_seed=False, **options))
     return every[:: max(1, len(every) // 200)]
 
 
 def run(function: Any, sample: SampleInput) -> tuple[Tensor, ...]:
-    torch.manual_seed(0)  # for the samples that fractional pooling draws
+    devices.seed(0)  # for the samples that fractional pooling draws
     result = function(sample.input, *sample.args, **sample.kwargs)
     return result if isinstance(result, tuple) else (result,)
 
@@ -85,7 +87,11 @@ def test_samples(op, dtype):
         for actual, expected in zip(run(ours, sample), run(torchs, sample), strict=True):
             assert actual.stride() == expected.stride(), sample
             torch.testing.assert_close(
-                actual, expected, equal_nan=True, **tolerance(expected.dtype), msg=str(sample)
+                actual,
+                expected,
+                equal_nan=True,
+                **tolerance(expected.dtype),
+                msg=lambda difference, sample=sample: f"{difference}\n{sample}",
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import devices
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,9 +85,8 @@ def test_gradients_by_taps_and_by_indices_are_the_same(
     rank: int, kernel: int, stride: int, padding: int, ceil_mode: bool, dtype: torch.dtype
 ) -> None:
     """Bit by bit: windows add up in the same order, whatever takes them to their input."""
-    torch.manual_seed(0)
     pool = getattr(cnnops.functional, f"max_pool{rank}d")
-    for size in ((2, 2, 2), (6, 7, 14), (4, 9, 33)):
+    for size in ((2, 2, 2), (6, 7, 14), (2, 9, 33)):
         if kernel > size[-rank] + 2 * padding:
             continue
         for channels in (1, 6, 16, 70):
@@ -101,7 +101,7 @@ def test_gradients_by_taps_and_by_indices_are_the_same(
                     leaf = x.clone().requires_grad_()
                     y = pool(leaf, kernel, stride, padding, 1, ceil_mode, with_indices)
                     y = y[0] if with_indices else y
-                    torch.manual_seed(1)
+                    devices.seed(1)
                     y.backward(torch.randn_like(y))
                     grads.append(leaf.grad)
                 assert torch.equal(*grads), (size, channels, channels_last)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +47,17 @@ def read(files: Sequence[Path]) -> list[Kernel]:
     resources: dict[Key, tuple[int, int, int]] = {}
     bounds: dict[Key, int] = {}
     code: dict[Key, tuple[Instruction, ...]] = {}
-    for file in files:
-        resources.update(parse_resources(_cuobjdump("-res-usage", file)))
-        bounds.update(parse_bounds(_cuobjdump("-elf", file)))
-        code.update(parse_code(_cuobjdump("-sass", file)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for file in files:
+            # Disassembling takes longest; one architecture is parsed while the next is read.
+            archs = sorted(set(re.findall(r"\bsm_\w+", _cuobjdump(file, "-lelf"))))
+            listings = pool.map(
+                lambda arch, file=file: _cuobjdump(file, "-sass", "-arch", arch), archs
+            )
+            resources.update(parse_resources(_cuobjdump(file, "-res-usage")))
+            bounds.update(parse_bounds(_cuobjdump(file, "-elf")))
+            for listing in listings:
+                code.update(parse_code(listing))
     names = demangle({mangled for _, mangled in resources})
     kernels = {}
     for (arch, mangled), (registers, stack, shared) in resources.items():
@@ -124,12 +133,12 @@ def shorten(demangled: str) -> str:
     return re.sub(r"(cnnops|cuda|\(anonymous namespace\)|_GLOBAL__N_?\w*)::", "", name)
 
 
-def _cuobjdump(option: str, file: Path) -> str:
+def _cuobjdump(file: Path, *options: str) -> str:
     run = subprocess.run(
-        [_program("cuobjdump"), option, str(file)], capture_output=True, text=True, check=False
+        [_program("cuobjdump"), *options, str(file)], capture_output=True, text=True, check=False
     )
     if run.returncode != 0:
-        raise RuntimeError(f"cuobjdump {option} {file}: {run.stderr.strip()}")
+        raise RuntimeError(f"cuobjdump {' '.join(options)} {file}: {run.stderr.strip()}")
     return run.stdout
 
 
