@@ -132,6 +132,8 @@ LAYERS = {
     "wide": Layer((1, 3, 3, 129), (3, 3), (1, 1)),
     "as wide as a tile": Layer((1, 3, 5, 64), (3, 3), (1, 1)),
     "wide, in vectors": Layer((1, 3, 3, 132), (3, 3), (1, 1)),
+    # The last tile has a whole vector of outputs that lies behind the row, in the next one.
+    "a vector less than two tiles": Layer((1, 3, 3, 68), (3, 3), (1, 1)),
     "a column more than a tile": Layer((1, 3, 5, 65), (3, 3), (1, 1)),
     "strided, tiles below each other": Layer((1, 2, 121, 131), (3, 3), (1, 1), 2),
     # The gradient for the input has whole vectors of outputs that lie two apart.

@@ -35,6 +35,12 @@ _CLAMPED = "both branches are the same where the two are equal"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
+        "depthwise_planar.cuh",
+        "tile.planes < p.groups - first_group ? tile.planes : p.groups - first_group;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
         "depthwise_weight.cuh",
         "if (first_tap + k >= width.taps) break;",
         _BEYOND,
