@@ -31,7 +31,8 @@ inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLa
 }
 
 /// What a pixel reads is fetched in pieces of so many elements: a tile that fetches all that the
-/// next one reads at once would wait for it. Shorter pixels the processor's prefetchers bring.
+/// next one reads at once would wait for it. Shorter pixels the processor's prefetchers bring, but
+/// while so little is multiplied not the lines that several registers of results go to.
 constexpr int64_t kFetchedRun = 64;
 
 /// Registers of columns of a tile, where so many are packed together. For an FMA 14 pixels by 2
@@ -48,7 +49,8 @@ struct BroadcastPixelsBlocking {
   int64_t inner, padded_rows, widest;  // K, destination channels, those of a tile
   SourceBlockLayout layout;
   SourceRuns runs;
-  bool fetches;                       // tiles what the next one reads and writes
+  bool fetches;                       // tiles what the next one reads
+  bool fetches_to_write;              // and what it writes
   bool slides;                        // pixels read what their neighbours read
   bool stores;                        // tiles write the destination
   int64_t weight_bytes, table_bytes;  // of the call; tables of biases and runs
@@ -63,6 +65,7 @@ struct BroadcastPixelsBlocking {
         fetches(is_pointwise(p) && runs.step == 1 && p.depth >= kFetchedRun),
         slides(neighbours_share_taps(p.walk[2])),
         stores(__is_same(T, A) && p.dest_strides.channel == 1) {
+    fetches_to_write = fetches || (stores && widest > kLanes<A> && inner <= kFetchedRun);
     if (fetches) runs.cut(kFetchedRun);
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     table_bytes = sizeof(A) * p.groups * padded_rows +
@@ -168,7 +171,7 @@ struct BroadcastPixels {
     const int of_tile = registers_of_tile(vectors, blocking.fetches);
     const int64_t most = slides ? even_part(block.width, kSlidingPixels)
                                 : even_part(block.width, affine_rows(of_tile));
-    result.continues = blocking.fetches;
+    result.continues = blocking.fetches_to_write;
     for (int64_t h = 0; h < block.rows; ++h) {
       for (int64_t w = 0; w < block.width; w += most) {
         const int64_t pixels = block.width - w < most ? block.width - w : most;
