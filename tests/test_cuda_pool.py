@@ -230,6 +230,17 @@ def test_windows_that_have_the_input_between_their_taps(
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+def test_a_tile_begins_as_far_inside_as_taps_are_apart(emulated: Any) -> None:
+    # The second one, of 64 windows. It has no place in its patch for what lies before them.
+    x = torch.randn(1, 2, 3, 192)
+    windows = ([1, 2], [1, 1], [0, 0], [1, 64])
+    expected = F.max_pool2d(x, *windows, return_indices=True)
+    with library.counting() as costs:
+        found = emulated.max_pool_with_indices(x, *windows, False)
+        assert all("pool_tile" in cost.kernel for cost in costs())
+    assert all(map(torch.equal, found, expected))
+
+
 @pytest.mark.parametrize("divisor", [None, 6, -7])
 @pytest.mark.parametrize("include", [False, True])
 @pytest.mark.parametrize("ceil", [False, True])

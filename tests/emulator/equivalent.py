@@ -117,13 +117,57 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "if (!Op::kBackward && range.step > 1) range.begin = "
         "range.begin < range.step ? 0 : range.begin;",
         "with a step of 1, as that of all gradients is, only 0 is less than it",
-        (("&&", "||"),),
+        (("&&", "||"), (">", ">=")),
     ),
     Equivalent(
         "join_shares.cuh",
         "sum += simt::load(args.partial + static_cast<int64_t>(share) * size + element);",
         _SMALL,
         (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "const int32_t right = left + tile.width < p.dest[2] ? left + tile.width : p.dest[2];",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "const int32_t bottom = top + tile.height < p.dest[1] ? top + tile.height : p.dest[1];",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "const int32_t planes = tile.planes < p.outer - first_plane ? "
+        "tile.planes : p.outer - first_plane;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const int32_t end = begin + cut.chunk < cut.items ? begin + cut.chunk : cut.items;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "tile.planes < p.batch - first_image ? tile.planes : p.batch - first_image;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const int32_t rows = tile.height < height.count - top ? tile.height : height.count - top;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const int32_t columns = tile.width < width.count - left ? "
+        "tile.width : width.count - left;",
+        _CLAMPED,
+        (("<", "<="),),
     ),
 )
 
