@@ -24,6 +24,8 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 PLANES = {"small": (5, 7), "slices": (60, 70)}
 INDICES: dict[str, Callable[[int, torch.Size], torch.Tensor]] = {
     "one": lambda plane, size: torch.full(size, plane - 1),
+    # Slices of every type and layout begin there.
+    "the first of a slice": lambda plane, size: torch.full(size, plane // 2048 * 2048),
     "rising": lambda plane, size: torch.arange(size.numel()).view(size) * 3 // 2 % plane,
     "spread": lambda plane, size: torch.arange(size.numel()).view(size) * 4 % plane,
     "any": lambda plane, size: torch.randint(plane, size),
