@@ -19,7 +19,7 @@ from emulator import build
 RUNTIMES = {"asan": "libasan.so", "tsan": "libtsan.so"}
 
 #: One in so many of all emulated tests.
-SHARE = {"asan": 20, "tsan": 30}
+SHARE = {"asan": 40, "tsan": 30}
 
 OPTIONS = {
     # Python and torch leak on purpose. Stacks of fibers are no place for fake frames.
