@@ -49,12 +49,13 @@ def read(files: Sequence[Path]) -> list[Kernel]:
     code: dict[Key, tuple[Instruction, ...]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for file in files:
+            of_file = dict(parse_resources(_cuobjdump(file, "-res-usage")))
+            resources.update(of_file)
             # Disassembling takes longest; one architecture is parsed while the next is read.
-            archs = sorted(set(re.findall(r"\bsm_\w+", _cuobjdump(file, "-lelf"))))
             listings = pool.map(
-                lambda arch, file=file: _cuobjdump(file, "-sass", "-arch", arch), archs
+                lambda arch, file=file: _cuobjdump(file, "-sass", "-arch", arch),
+                sorted({arch for arch, _ in of_file}),
             )
-            resources.update(parse_resources(_cuobjdump(file, "-res-usage")))
             bounds.update(parse_bounds(_cuobjdump(file, "-elf")))
             for listing in listings:
                 code.update(parse_code(listing))
