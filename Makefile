@@ -47,7 +47,9 @@ test: export OMP_WAIT_POLICY := passive
 test: build
 	$(PY) -m pytest --exitfirst --numprocesses=$(JOBS) --maxprocesses=8 $(PYTEST_ARGS)
 
-sanitize: emulator-asan emulator-tsan
+# Side by side, a process each.
+sanitize: build
+	@$(MAKE) --jobs=2 --output-sync=target emulator-asan emulator-tsan
 
 emulator-asan emulator-tsan: emulator-%: build
 	$(PY) tests/emulator/sanitize.py $*
@@ -71,15 +73,16 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "cnnops needs Python 3.10")'
 	@$(PYTHON) -m venv $(VENV)
 
-# What setup.py itself imports; torch first, since the library is built against it.
+# What setup.py itself imports; torch first, since the library is built against it. Python compiles
+# what it imports, in place of thousands of files that nobody will.
 $(VENV)/cnnops-torch: | $(PY)
 	@echo "Installing $(TORCH): a large download, some minutes"
-	@$(PIP) install $(TORCH) 'setuptools>=77' ninja
+	@$(PIP) install --no-compile $(TORCH) 'setuptools>=77' ninja
 	@touch $@
 
 $(VENV)/cnnops-built: $(BUILD_INPUTS) | $(VENV)/cnnops-torch
 	@echo "Building cnnops with $(JOBS) jobs and installing what the demo and the tests need"
-	@MAX_JOBS=$(JOBS) $(PIP) install --no-build-isolation --editable '.[demo,test,dev]'
+	@MAX_JOBS=$(JOBS) $(PIP) install --no-compile --no-build-isolation --editable '.[demo,test,dev]'
 	@touch $@
 
 lint: lint-style lint-types lint-cpp

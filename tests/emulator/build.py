@@ -22,19 +22,27 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import cuda_toolkit  # noqa: E402
 
+# What AddressSanitizer sees anyway is not asked for again, and its checks are calls: with both, the
+# kernels compile in half the time.
+_ASAN = (
+    "-g1 -fsanitize=address,undefined -fno-sanitize=null,object-size,pointer-overflow,vptr "
+    "-fno-sanitize-recover=all --param asan-instrumentation-with-call-threshold=0 -DEMULATOR_ASAN"
+)
+
 #: What each variant adds to the flags of the kernels and of the emulator itself. ThreadSanitizer
 #: must not see the emulator: switching between threads, it orders what CUDA leaves unordered.
+#: Only sanitizers read lines from debugging information; the emulator is told where it is called.
 VARIANTS = {
     "plain": ("", ""),
-    "asan": ("-fsanitize=address,undefined -fno-sanitize-recover=all -DEMULATOR_ASAN",) * 2,
-    "tsan": ("-fsanitize=thread -DEMULATOR_TSAN", "-DEMULATOR_TSAN"),
+    "asan": (_ASAN, _ASAN),
+    "tsan": ("-g1 -fsanitize=thread -DEMULATOR_TSAN", "-g1 -DEMULATOR_TSAN"),
 }
 
 # What only the GPU needs: error codes of launches, and the Python module.
 _NOT_EMULATED = {"launch.cpp", "library.cpp"}
 
 _FLAGS = (
-    "-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra "
+    "-std=c++20 -O1 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra "
     "-Wno-unknown-pragmas -Wno-unused-parameter -Wno-psabi "
     "-DCNNOPS_EMULATED -DTORCH_TARGET_VERSION=0x020a000000000000"
 )
@@ -95,8 +103,7 @@ def build_changed(changed: Path, units: Sequence[str], folder: Path) -> Path | N
             own = Path(__file__).parent / unit
         source = changed if changed.name == unit else own
         objects.append(folder / (str(own.relative_to(ROOT)).replace("/", ".") + ".o"))
-        # Without what only debuggers need: it takes a quarter of the time.
-        command = [*_compiler(), *flags, "-w", "-g0", "-x", "c++", "-c", str(source)]
+        command = [*_compiler(), *flags, "-w", "-x", "c++", "-c", str(source)]
         command += ["-o", str(objects[-1])]
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
             return None
@@ -112,7 +119,7 @@ def build_changed(changed: Path, units: Sequence[str], folder: Path) -> Path | N
 
 def build_for_gpu(sources: Sequence[Path], result: Path) -> None:
     """Compiles host code as for a GPU, not for the emulator, and links a program with torch."""
-    flags = [*shlex.split(_flags(ROOT)), "-UCNNOPS_EMULATED", "-O0", "-g0"]
+    flags = [*shlex.split(_flags(ROOT)), "-UCNNOPS_EMULATED", "-O0"]
     command = [*_compiler(), *flags, *map(str, sources), *_LIBRARIES, "-o", str(result)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
