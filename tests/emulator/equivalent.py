@@ -145,6 +145,24 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         (("<", "<="),),
     ),
     Equivalent(
+        "fold_padding.cuh",
+        "if (after >= 0 && after < axis.extent) {",
+        "a position behind the tensor is never the first",
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "if (state[k].at < 0) {  // nothing but -infinity",
+        "a maximum at 0 is the first element or tap, and then the first place is 0 as well",
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_window.cuh",
+        "if (columns < count) {  // not one row",
+        "of a single row the quotients are 0",
+        (("<", "<="),),
+    ),
+    Equivalent(
         "depthwise_weight.cuh",
         "const int32_t end = begin + cut.chunk < cut.items ? begin + cut.chunk : cut.items;",
         _CLAMPED,
