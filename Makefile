@@ -10,7 +10,8 @@ MUTATE_ARGS ?=
 export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0+PTX
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
+# Python compiles what it imports, not pip the thousands of files that nobody will.
+INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input --quiet --no-compile
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 EMULATOR := $(shell find tests/emulator tests/primitives -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 BUILD_INPUTS := $(CPP) setup.py pyproject.toml tools/cuda_toolkit.py
@@ -49,7 +50,7 @@ test: build
 
 # Side by side, a process each.
 sanitize: build
-	@$(MAKE) --jobs=2 --output-sync=target emulator-asan emulator-tsan
+	@$(MAKE) --jobs=$(JOBS) --output-sync=target emulator-asan emulator-tsan
 
 emulator-asan emulator-tsan: emulator-%: build
 	$(PY) tests/emulator/sanitize.py $*
@@ -73,16 +74,15 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "cnnops needs Python 3.10")'
 	@$(PYTHON) -m venv $(VENV)
 
-# What setup.py itself imports; torch first, since the library is built against it. Python compiles
-# what it imports, in place of thousands of files that nobody will.
+# What setup.py itself imports; torch first, since the library is built against it.
 $(VENV)/cnnops-torch: | $(PY)
 	@echo "Installing $(TORCH): a large download, some minutes"
-	@$(PIP) install --no-compile $(TORCH) 'setuptools>=77' ninja
+	@$(INSTALL) $(TORCH) 'setuptools>=77' ninja
 	@touch $@
 
 $(VENV)/cnnops-built: $(BUILD_INPUTS) | $(VENV)/cnnops-torch
 	@echo "Building cnnops with $(JOBS) jobs and installing what the demo and the tests need"
-	@MAX_JOBS=$(JOBS) $(PIP) install --no-compile --no-build-isolation --editable '.[demo,test,dev]'
+	@MAX_JOBS=$(JOBS) $(INSTALL) --no-build-isolation --editable '.[demo,test,dev]'
 	@touch $@
 
 lint: lint-style lint-types lint-cpp
