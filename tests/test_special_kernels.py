@@ -53,6 +53,7 @@ PHASED = ("", "phased_planar", "")
 PHASED_BLOCKS = ("", "phased_blocks", "")
 PHASED_LAST = ("", "phased_channels_last", "")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
+LONG_ROWS = ("", "", "weight_direct_planar")
 IN_PLACE = ("depthwise_planar", "depthwise_planar", "")
 
 
@@ -78,6 +79,9 @@ SHAPES = {
     "pointwise, small plane": Shape(POINTWISE, (1, 170, 5, 5), (110, 170, 1, 1)),
     "pointwise, row blocks": Shape(POINTWISE, (1, 330, 9, 10), (200, 330, 1, 1)),
     "pointwise, whole pages": Shape(LONG_PLANES, (1, 20, 32, 64), (14, 20, 1, 1)),
+    "pointwise, deep and long": Shape(
+        ("pointwise_planar", "", STRIPS[2]), (1, 600, 800), (70, 600, 1)
+    ),
     "pointwise, in groups": Shape(POINTWISE, (1, 36, 9, 8), (30, 12, 1, 1), {"groups": 3}),
     "pointwise, whole pages of small planes": Shape(POINTWISE, (1, 20, 16, 32), (14, 20, 1, 1)),
     "pointwise, 1-d": Shape(POINTWISE, (2, 20, 75), (11, 20, 1)),
@@ -279,6 +283,17 @@ SHAPES = {
     "pairs, sum over channels": Shape(
         (DIRECT[0], "", ""), (1, 6, 9, 25), (2, 3, 3, 3), {"padding": 1, "groups": 2}
     ),
+    # Long rows: pieces of them; two channels at a time and one; taps in one pass and in two; blocks
+    # of channels; strides, dilations, groups, rows of an image.
+    "long rows": Shape(LONG_ROWS, (2, 1, 1300), (17, 1, 3), {"padding": 1}),
+    "long rows, two passes": Shape(LONG_ROWS, (1, 1, 4000), (70, 1, 13), {"stride": 3}),
+    "long rows, two channels": Shape(LONG_ROWS, (1, 2, 1100), (9, 2, 9), {"padding": 4}),
+    "long rows, dilation": Shape(LONG_ROWS, (2, 1, 600), (20, 1, 10), {"dilation": 4}),
+    "long rows, in groups": Shape(LONG_ROWS, (1, 4, 600), (20, 2, 5), {"groups": 2}),
+    "long rows, wrapping": Shape(
+        LONG_ROWS, (1, 1, 525), (18, 1, 7), {"padding": (3,), "groups": 1}, padding_mode="circular"
+    ),
+    "long rows of an image": Shape(LONG_ROWS, (2, 1, 5, 300), (17, 1, 1, 11), {"stride": (2, 1)}),
     # Rows in place: of one to five registers, the last of them whole and of one element; blocks of
     # one to four rows, and one that overlaps; all numbers of taps; padding on one side, none, and
     # more than a register's; strides of either axis; dilations; multipliers; the taps of a depth.

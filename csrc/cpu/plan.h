@@ -223,6 +223,18 @@ inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, 
          (shape.depth > kFewChannels || of_pixels < kMinFilledRows);
 }
 
+/// Rows of grad long beside loading and storing the sums that they are added to.
+constexpr int64_t kLongRow = 256;
+
+/// Whether the sums of each destination channel are so few that transposing grad would be most of
+/// the work, and its rows so long that adding up lanes is little. All taps must be along the width:
+/// each kernel row passes over grad again.
+inline bool suits_long_rows(const ContractionShape& shape) {
+  const Walk& width = shape.walk[2];
+  return shape.taps() > 1 && width.tap_count == shape.taps() &&
+         shape.depth * shape.taps() < kMinBroadcastInner && width.count >= kLongRow;
+}
+
 /// Whether the weight gradient of a 1x1 kernel over channels_last tensors is a product of matrices.
 inline bool suits_pixel_product(const ContractionShape& shape) {
   if (shape.taps() > 1 || shape.depth < kMinProductDepth) return false;
@@ -458,9 +470,11 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   if (plan::suits_broadcast_sums(shape, channels_last, lanes)) return plan::kBroadcastPixels;
   const bool few = shape.rows * shape.depth <= plan::kMaxDirectPairs &&
                    shape.walk[2].count >= plan::kMinDirectWidth;
-  if ((few || depthwise) && plan::fits_bands(shape)) {
-    return {Algorithm::direct_planar,
-            depthwise ? "depthwise: no product of channels" : "few pairs of channels"};
+  const bool long_rows = !channels_last && plan::suits_long_rows(shape);
+  if ((few || depthwise || long_rows) && plan::fits_bands(shape)) {
+    return {Algorithm::direct_planar, depthwise ? "depthwise: no product of channels"
+                                      : few     ? "few pairs of channels"
+                                                : "few sums for each of long rows"};
   }
   const char* reason = few || depthwise ? "taps too far apart to keep the rows they read in cache"
                                         : "enough channels for a matrix product";

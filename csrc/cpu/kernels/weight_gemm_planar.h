@@ -225,8 +225,11 @@ struct WeightGemmPlanarBlocking {
         strips(p, even ? kLongPixelChunk : kPixelChunk, true) {
     taps = p.taps();
     inner = p.depth * taps;
-    // Blocks of about as many channels each.
-    const int64_t most = taps < kInnerBlock ? kInnerBlock / taps : 1;
+    // Blocks of about as many channels each. They may be larger where there are no strips to keep
+    // in cache, and pixels enough for items.
+    const bool large = in_place && p.batch * p.pixels() >= 2 * kMinSplitPixels;
+    const int64_t wanted = large ? 2 * kInnerBlock : kInnerBlock;
+    const int64_t most = taps < wanted ? wanted / taps : 1;
     channel_block = even_part(p.depth, most);
     blocks = ceil_div(p.depth, channel_block);
     padded_rows = round_up(p.rows, kLanes<A>);
