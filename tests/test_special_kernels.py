@@ -283,10 +283,11 @@ SHAPES = {
     "pairs, sum over channels": Shape(
         (DIRECT[0], "", ""), (1, 6, 9, 25), (2, 3, 3, 3), {"padding": 1, "groups": 2}
     ),
-    # Long rows: pieces of them; two channels at a time and one; taps in one pass and in two; blocks
-    # of channels; strides, dilations, groups, rows of an image.
+    # Long rows: pieces of them; two channels at a time and one; taps in one pass and in three;
+    # blocks of channels; strides, dilations, groups, rows of an image.
     "long rows": Shape(LONG_ROWS, (2, 1, 1300), (17, 1, 3), {"padding": 1}),
-    "long rows, two passes": Shape(LONG_ROWS, (1, 1, 4000), (70, 1, 13), {"stride": 3}),
+    "long rows, all registers": Shape(LONG_ROWS, (1, 1, 4000), (70, 1, 12), {"stride": 3}),
+    "long rows, three passes": Shape(LONG_ROWS, (1, 1, 4000), (7, 1, 29), {"stride": 3}),
     "long rows, two channels": Shape(LONG_ROWS, (1, 2, 1100), (9, 2, 9), {"padding": 4}),
     "long rows, dilation": Shape(LONG_ROWS, (2, 1, 600), (20, 1, 10), {"dilation": 4}),
     "long rows, in groups": Shape(LONG_ROWS, (1, 4, 600), (20, 2, 5), {"groups": 2}),

@@ -223,15 +223,16 @@ inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, 
          (shape.depth > kFewChannels || of_pixels < kMinFilledRows);
 }
 
-/// Rows of grad long beside loading and storing the sums that they are added to.
-constexpr int64_t kLongRow = 256;
+/// Rows of grad long beside loading and storing the sums that they are added to; and taps whose
+/// sums are added up in one pass over them, with 32 registers.
+constexpr int64_t kLongRow = 256, kTapsOfLongRow = 12;
 
 /// Whether the sums of each destination channel are so few that transposing grad would be most of
 /// the work, and its rows so long that adding up lanes is little. All taps must be along the width:
 /// each kernel row passes over grad again.
 inline bool suits_long_rows(const ContractionShape& shape) {
   const Walk& width = shape.walk[2];
-  return shape.taps() > 1 && width.tap_count == shape.taps() &&
+  return shape.taps() > 1 && width.tap_count == shape.taps() && width.tap_count <= kTapsOfLongRow &&
          shape.depth * shape.taps() < kMinBroadcastInner && width.count >= kLongRow;
 }
 
