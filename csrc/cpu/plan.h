@@ -471,14 +471,14 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   if (plan::suits_broadcast_sums(shape, channels_last, lanes)) return plan::kBroadcastPixels;
   const bool few = shape.rows * shape.depth <= plan::kMaxDirectPairs &&
                    shape.walk[2].count >= plan::kMinDirectWidth;
-  const bool long_rows = !channels_last && plan::suits_long_rows(shape);
-  if ((few || depthwise || long_rows) && plan::fits_bands(shape)) {
+  const bool direct = few || depthwise || (!channels_last && plan::suits_long_rows(shape));
+  if (direct && plan::fits_bands(shape)) {
     return {Algorithm::direct_planar, depthwise ? "depthwise: no product of channels"
                                       : few     ? "few pairs of channels"
                                                 : "few sums for each of long rows"};
   }
-  const char* reason = few || depthwise ? "taps too far apart to keep the rows they read in cache"
-                                        : "enough channels for a matrix product";
+  const char* reason = direct ? "taps too far apart to keep the rows they read in cache"
+                              : "enough channels for a matrix product";
   return {channels_last ? Algorithm::gemm_channels_last : Algorithm::gemm_planar, reason};
 }
 
