@@ -84,7 +84,8 @@ enum class TapPass { forward, backward };
 inline PoolChoice choose_tap_pool(const PoolProblem& p, TapPass pass,
                                   const PoolRegisters& registers) {
   if (pass == TapPass::backward) {
-    if (p.channels_last && p.channels >= registers.lanes) return kByPixels;
+    if (!p.channels_last) return kByPhases;
+    if (p.channels >= registers.lanes) return kByPixels;
     return {PoolAlgorithm::tap_by_tap, "no registers of channels to gather taps in"};
   }
   if (p.channels_last) return kByPixels;

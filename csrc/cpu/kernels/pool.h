@@ -11,6 +11,7 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 #include "cpu/kernels/pool_blocks.h"      // windows reduced across planes
 #include "cpu/kernels/pool_max.h"
 #include "cpu/kernels/pool_avg.h"
+#include "cpu/kernels/pool_tap_rows.h"    // gradients by taps, along W
 #include "cpu/kernels/pool_taps.h"
 #include "cpu/kernels/pool_fractional.h"
 #include "cpu/kernels/pool_scatter.h"

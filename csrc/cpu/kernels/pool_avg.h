@@ -178,15 +178,6 @@ inline void sum_gradient_rows(const PoolProblem& p, const Divisors<T>& divisors,
   }
 }
 
-/// to[0, count) = row[0, count) in the storage type.
-template <class T>
-inline void store_row(T* to, const Compute<T>* row, int64_t count) {
-  constexpr int64_t kCount = kLanes<Compute<T>>;
-  int64_t i = 0;
-  for (; i + kCount <= count; i += kCount) store_compute(to + i, load(row + i));
-  if (i < count) store_first(to + i, load_partial(row + i, count - i), count - i);
-}
-
 /// to[0, count) = value.
 template <class T>
 inline void fill_row(T* to, Compute<T> value, int64_t count) {

@@ -1,11 +1,11 @@
 // max_pool for training: the maximum of each window with the number of its tap in a byte, and the
 // gradient by these.
 //
-// A byte is an eighth of an index. In channels_last tensors it lets the gradient be gathered: an
-// input looks at the taps of the few windows that it lies in, and adds the gradients of those that
-// are itself. So every element is written once, in registers of channels, by rows of inputs as in
-// pool_avg.h. Along the rows of planes that would mean shifting and spreading registers, which
-// takes longer than sending elements one by one to where their taps are.
+// A byte is an eighth of an index, and lets the gradient be gathered: an input looks at the taps of
+// the few windows that it lies in, and adds the gradients of those that are itself. So every
+// element is written once, in registers of channels here, by rows of inputs as in pool_avg.h, and
+// in registers of neighbours in pool_tap_rows.h. Elements of less than a register of channels are
+// sent to where their taps are, one by one.
 
 /// Calls f(offset of the output row in its plane, tap by which column 0 of its windows would read
 /// input row (d, h)) for each output row whose windows hold that row.
@@ -80,29 +80,28 @@ void gather_pixels(const PoolProblem& p, const T* grad_output, const uint8_t* ta
       });
 }
 
-/// Bytes that each thread of max_pool_taps_backward takes: sums of 16-bit elements, of a plane or
-/// of an image of few channels.
+/// Bytes that each thread of max_pool_taps_backward takes.
 template <class T>
 int64_t max_pool_taps_scratch(const PoolProblem& p) {
+  if (p.algorithm == PoolAlgorithm::rows_by_phases) return TapBands<T>(p).bytes();
   if (__is_same(T, Compute<T>) || p.algorithm != PoolAlgorithm::tap_by_tap) return 0;
-  return int64_t(sizeof(Compute<T>)) * input_plane(p) * (p.channels_last ? p.channels : 1);
+  return int64_t(sizeof(Compute<T>)) * input_plane(p) * p.channels;
 }
 
-/// Gradients image by image, or plane by plane of (N, C, D, H, W): taps send the elements of
-/// grad_output to where they belong among zeros, 16-bit elements into sums in scratch.
+/// Gradients of channels_last tensors, image by image: taps send the elements of grad_output to
+/// where they belong among zeros, 16-bit elements into sums in scratch.
 template <class T>
 void scatter_taps(const PoolProblem& p, const T* grad_output, const uint8_t* taps, T* grad_input) {
   constexpr bool kInPlace = __is_same(T, Compute<T>);
   const PoolWindows &depth = p.axis[0], &height = p.axis[1], &width = p.axis[2];
-  const int64_t channels = p.channels_last ? p.channels : 1;
-  const int64_t images = p.batch * p.channels / channels;
+  const int64_t channels = p.channels;
   const int64_t small = output_plane(p) * channels, large = input_plane(p) * channels;
   int64_t offsets[256] = {};  // of each tap from where its window begins
   for (int64_t tap = 0; tap < depth.kernel * height.kernel * width.kernel; ++tap) {
     const int64_t row = tap / width.kernel, z = row / height.kernel, y = row % height.kernel;
     offsets[tap] = ((z * height.input + y) * width.input + tap % width.kernel) * channels;
   }
-  parallel_for(images, grain_of(small + large), [&](int64_t begin, int64_t end) {
+  parallel_for(p.batch, grain_of(small + large), [&](int64_t begin, int64_t end) {
     Scratch scratch(max_pool_taps_scratch<T>(p));
     for (int64_t image = begin; image < end; ++image) {
       T* to = grad_input + image * large;
@@ -111,25 +110,17 @@ void scatter_taps(const PoolProblem& p, const T* grad_output, const uint8_t* tap
       __builtin_memset(sums, 0, sizeof(Compute<T>) * large);
       const T* from = grad_output + image * small;
       const uint8_t* tap = taps + image * small;
-      // Taps are those of max_pool_taps; of any others the image is all that is certain.
-      const auto move = [&](int64_t window, int64_t i) {
-        const uint64_t at = uint64_t(window + offsets[tap[i]]);
-        if (at < uint64_t(large)) sums[at] += load_one(from + i);
-      };
       for (int64_t z = 0; z < depth.output; ++z) {
         for (int64_t y = 0; y < height.output; ++y) {
           const int64_t row = (depth.start(z) * height.input + height.start(y)) * width.input;
           int64_t window = (row - width.padding) * channels;
-          if (channels == 1) {
-#pragma GCC unroll 8
-            for (int64_t x = 0; x < width.output; ++x) move(window + x * width.stride, x);
-          } else {
-            for (int64_t x = 0; x < width.output; ++x, window += width.stride * channels) {
-              for (int64_t c = 0; c < channels; ++c) move(window + c, x * channels + c);
+          for (int64_t x = 0; x < width.output; ++x, window += width.stride * channels) {
+            for (int64_t c = 0; c < channels; ++c, ++from, ++tap) {
+              // Taps are those of max_pool_taps; of any others the image is all that is certain.
+              const uint64_t at = uint64_t(window + c + offsets[*tap]);
+              if (at < uint64_t(large)) sums[at] += load_one(from);
             }
           }
-          from += width.output * channels;
-          tap += width.output * channels;
         }
       }
       if constexpr (!kInPlace) store_row(to, sums, large);
@@ -150,6 +141,9 @@ void max_pool_taps(const PoolProblem& p, const T* input, T* output, uint8_t* tap
 template <class T>
 void max_pool_taps_backward(const PoolProblem& p, const T* grad_output, const uint8_t* taps,
                             T* grad_input) {
-  return p.algorithm == PoolAlgorithm::pixels ? gather_pixels(p, grad_output, taps, grad_input)
-                                              : scatter_taps(p, grad_output, taps, grad_input);
+  if (p.algorithm == PoolAlgorithm::pixels) return gather_pixels(p, grad_output, taps, grad_input);
+  if (p.algorithm == PoolAlgorithm::rows_by_phases) {
+    return gather_tap_rows(p, grad_output, taps, grad_input);
+  }
+  return scatter_taps(p, grad_output, taps, grad_input);
 }

@@ -108,6 +108,24 @@ inline void store_first(T* to, Vec<Compute<T>> v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = all[i];
 }
 
+/// to[0, count) = row[0, count) in the type of computation.
+template <class T>
+inline void load_row(const T* row, Compute<T>* to, int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  int64_t i = 0;
+  for (; i + kCount <= count; i += kCount) store(to + i, load_compute(row + i));
+  if (i < count) store_first(to + i, load_first(row + i, count - i), count - i);
+}
+
+/// to[0, count) = row[0, count) in the storage type.
+template <class T>
+inline void store_row(T* to, const Compute<T>* row, int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  int64_t i = 0;
+  for (; i + kCount <= count; i += kCount) store_compute(to + i, load(row + i));
+  if (i < count) store_first(to + i, load_partial(row + i, count - i), count - i);
+}
+
 /// Reductions of elements or registers. The maximum is torch's: NaN wins over everything, and of
 /// equal elements the first stays.
 struct Maximum {
