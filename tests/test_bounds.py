@@ -46,19 +46,26 @@ def _examine(case: Case, function: Callable[..., Any], dtype: torch.dtype) -> Ou
     return examine(case, dtype, SimpleNamespace(**{case.function: function}))
 
 
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
+    """Adds up in float32 at least, and rounds once. Some processors' torch does not, in float16."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    added = bias if bias is None else bias.to(wide)
+    return F.conv2d(x.to(wide), weight.to(wide), added, **options).to(x.dtype)
+
+
 def _rounded_operands(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
     """Multiplies in TensorFloat-32: ten bits of mantissa, as some libraries do unasked."""
 
     def cut(tensor: Tensor) -> Tensor:
         return (tensor.detach().view(torch.int32) & -8192).view(torch.float32)
 
-    return F.conv2d(x + (cut(x) - x).detach(), cut(weight) + 0 * weight, bias, **options)
+    return _convolution(x + (cut(x) - x).detach(), cut(weight) + 0 * weight, bias, **options)
 
 
 def _low_accumulator(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
     """Adds up four parts of the channels in the tensors' own 16-bit dtype."""
     parts = [
-        F.conv2d(part, piece, None, **options)
+        _convolution(part, piece, None, **options)
         for part, piece in zip(x.chunk(4, 1), weight.chunk(4, 1), strict=True)
     ]
     return parts[0] + parts[1] + parts[2] + parts[3] + bias.view(-1, 1, 1)
@@ -68,24 +75,24 @@ def _lost_tap(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor
     """Forgets one corner of one channel of the kernel."""
     mask = torch.ones_like(weight)
     mask[-1, -1, -1, -1] = 0
-    return F.conv2d(x, weight * mask, bias, **options)
+    return _convolution(x, weight * mask, bias, **options)
 
 
 def _lost_bias(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
     """Forgets the bias of the last output channel."""
     mask = torch.ones_like(bias)
     mask[-1] = 0
-    return F.conv2d(x, weight, bias * mask, **options)
+    return _convolution(x, weight, bias * mask, **options)
 
 
 def _shifted_border(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
     """Pads two at the beginning and none at the end."""
-    return F.conv2d(F.pad(x, (2, 0, 2, 0)), weight, bias)
+    return _convolution(F.pad(x, (2, 0, 2, 0)), weight, bias)
 
 
 def _channels_last_output(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
     """Right values in another layout than torch's."""
-    return F.conv2d(x, weight, bias, **options).to(memory_format=torch.channels_last)
+    return _convolution(x, weight, bias, **options).to(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
@@ -102,13 +109,13 @@ def _channels_last_output(x: Tensor, weight: Tensor, bias: Tensor, **options: An
     ],
 )
 def test_a_wrong_convolution_is_caught(mutant: Callable[..., Tensor], dtype: torch.dtype) -> None:
-    assert _examine(CASE, F.conv2d, dtype).passed
+    assert _examine(CASE, _convolution, dtype).passed
     assert not _examine(CASE, mutant, dtype).passed
 
 
 def test_a_wrong_gradient_alone_is_caught() -> None:
     def wrong(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
-        right = F.conv2d(x, weight, bias, **options)
+        right = _convolution(x, weight, bias, **options)
         return right.detach() + 1.0001 * (right - right.detach())
 
     outcome = _examine(CASE, wrong, torch.float32)

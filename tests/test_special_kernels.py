@@ -295,6 +295,41 @@ SHAPES = {
         LONG_ROWS, (1, 1, 525), (18, 1, 7), {"padding": (3,), "groups": 1}, padding_mode="circular"
     ),
     "long rows of an image": Shape(LONG_ROWS, (2, 1, 5, 300), (17, 1, 1, 11), {"stride": (2, 1)}),
+    # Windows of kernel rows: each height of them and those that add up to more; taps of the width
+    # in one pass and in several; strides and dilations that meet, and that do not; parts of
+    # registers; fewer rows of grad than turns; images and depths of kernels.
+    "windows 3x3": Shape(LONG_ROWS, (2, 3, 12, 50), (3, 1, 3, 3), _same(1, 3)),
+    "windows 5x4": Shape(LONG_ROWS, (1, 2, 9, 70), (2, 1, 5, 4), {"padding": 2, "groups": 2}),
+    "windows 7x5": Shape(LONG_ROWS, (1, 2, 20, 64), (2, 1, 7, 5), {"padding": 2, "groups": 2}),
+    "windows 4x3": Shape(LONG_ROWS, (1, 2, 20, 64), (2, 1, 4, 3), _same(1, 2)),
+    "windows 22x2": Shape(LONG_ROWS, (1, 2, 30, 50), (2, 1, 22, 2), _same(1, 2)),
+    "windows, stride 2": Shape(
+        LONG_ROWS, (2, 3, 21, 100), (3, 1, 5, 3), {"stride": 2, "padding": 1, "groups": 3}
+    ),
+    "windows, stride 2 of rows": Shape(
+        LONG_ROWS, (2, 3, 21, 50), (3, 1, 7, 3), {"stride": (2, 1), "groups": 3}
+    ),
+    "windows, stride 3": Shape(
+        LONG_ROWS, (1, 3, 21, 50), (3, 1, 3, 3), {"stride": (3, 1), "groups": 3}
+    ),
+    "windows, dilation 2": Shape(
+        LONG_ROWS, (1, 3, 14, 50), (3, 1, 3, 3), {"padding": 2, "dilation": 2, "groups": 3}
+    ),
+    "windows, dilation 4, stride 2": Shape(
+        LONG_ROWS, (1, 3, 25, 50), (3, 1, 3, 3), {"stride": (2, 1), "dilation": (4, 1), "groups": 3}
+    ),
+    "windows, dilation 3, stride 2": Shape(
+        LONG_ROWS, (1, 3, 25, 50), (3, 1, 3, 3), {"stride": (2, 1), "dilation": (3, 1), "groups": 3}
+    ),
+    "windows, fewer rows than dilation": Shape(
+        LONG_ROWS, (1, 3, 12, 50), (3, 1, 3, 3), {"dilation": (5, 1), "groups": 3}
+    ),
+    "windows, 3-d": Shape(
+        LONG_ROWS,
+        (1, 2, 5, 9, 50),
+        (2, 1, 3, 3, 3),
+        {"padding": 1, "stride": (2, 1, 1), "groups": 2},
+    ),
     # Rows in place: of one to five registers, the last of them whole and of one element; blocks of
     # one to four rows, and one that overlaps; all numbers of taps; padding on one side, none, and
     # more than a register's; strides of either axis; dilations; multipliers; the taps of a depth.

@@ -84,10 +84,41 @@ BandLayout lay_out_band(const ContractionShape& shape, int64_t stride) {
   return band;
 }
 
+#if defined(CNNOPS_TARGET_AVX512)
+/// Both phases of a row of a band, from a source row of neighbours with zeros for padding.
+template <class A>
+void gather_phase_pair(const BandLayout& band, const A* row, A* to) {
+  constexpr int64_t lanes = kLanes<A>;
+  const int64_t size = band.phases[0].size;
+  const auto read = [&](int64_t x) {
+    if (x >= 0 && x + lanes <= size) return load(row + x);
+    const int64_t first = x < 0 ? -x : 0, end = size - x;
+    if (first >= lanes || end <= 0) return Vec<A>{};
+    const uint32_t until = end < lanes ? (1u << end) - 1 : (1u << lanes) - 1;
+    return load_masked(row + x, until & -(1u << first));
+  };
+  int64_t x = band.low[1];
+  for (int64_t i = 0; i < band.phase; i += lanes, x += 2 * lanes) {
+    Vec<A> even, odd;
+    deinterleave<A>(read(x), read(x + lanes), &even, &odd);
+    store(to + i, even);
+    store(to + band.phase + i, odd);
+  }
+}
+#endif
+
 /// One row of a band from a source row of elements `stride` apart; null reads as zeros.
 template <class T>
 void gather_band_row(const BandLayout& band, const T* row, int64_t stride, Accumulator<T>* to) {
   if (row == nullptr) return fill(to, band.row, Accumulator<T>(0));
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (__is_same(T, Accumulator<T>)) {
+    const Walk& walk = band.phases[0];
+    if (walk.step == 2 && stride == 1 && walk.mode == PaddingMode::zeros) {
+      return gather_phase_pair(band, row, to);
+    }
+  }
+#endif
   for (int64_t phase = 0; phase < band.phases[0].step; ++phase, to += band.phase) {
     const Walk& walk = band.phases[phase];
     const Inside inside = band.inside[phase];

@@ -70,6 +70,8 @@
 //
 #include "cpu/kernels/weight_broadcast_pixels.h"
 //
+#include "cpu/kernels/weight_windows.h"
+//
 #include "cpu/kernels/weight_direct_planar.h"
 #include "cpu/kernels/weight_pointwise_planar.h"
 //

@@ -74,7 +74,13 @@ inline void copy_strided(const T* from, int64_t stride, int64_t count, Accumulat
       deinterleave<A>(load_wide(from + 2 * i), load_wide(from + 2 * i + lanes), &even, &odd);
       store(to + i, even);
     }
-    for (; i < count; ++i) to[i] = widen(from[2 * i]);
+    if (i < count) {
+      const int64_t left = 2 * (count - i) - 1, high = left > lanes ? left - lanes : 0;
+      Vec<A> even, odd;
+      deinterleave<A>(load_partial(from + 2 * i, left - high),
+                      load_partial(from + 2 * i + lanes, high), &even, &odd);
+      store_partial(to + i, even, count - i);
+    }
   } else {
     for (; i + lanes <= count; i += lanes) store(to + i, load_strided(from + i * stride, stride));
     for (; i < count; ++i) to[i] = widen(from[i * stride]);

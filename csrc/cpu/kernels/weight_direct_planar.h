@@ -3,9 +3,10 @@
 // An item is a group, or some destination channels of it, and a fixed share of the images. For
 // every band (band.h) of source rows, and every two destination channels, which share what they
 // read of it, grad is read once for up to kTapsOfRows taps of a kernel row, whose sums stay in
-// registers; each tap reads the source band at its own shift. Rows of grad that are accumulators
-// side by side are read in place, others from a copy of the band. Lanes are added up at the end,
-// shares in order.
+// registers; each tap reads the source band at its own shift. A channel alone, as in depthwise
+// convolutions, shares source rows among kernel rows instead (weight_windows.h). Rows of grad that
+// are accumulators side by side are read in place, others from a copy of the band. Lanes are added
+// up at the end, shares in order.
 
 constexpr int kTapsAtOnce = 8;
 
@@ -121,6 +122,7 @@ struct DirectCorrelation {
   const BandLayout& band;
   const int64_t* starts;  // for each tap of the width: where it starts in a row
   int64_t grad_row;       // elements of a gathered row of grad
+  WindowSteps steps;      // of kernel rows
 
   /// Whether rows of grad are read where they lie.
   bool in_place() const { return __is_same(T, A) && p.grad_strides.axis[2] == 1; }
@@ -153,12 +155,19 @@ struct DirectCorrelation {
       of_grad.sums[m] = sums + m * sums_of_row;
     }
     for (int64_t plane = 0; plane < planes; ++plane) {
-      for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-        const A* from =
-            rows + plane * band.plane + (walk[1].taps[th].offset - band.low[0]) * band.row;
-        correlate_taps(from + piece.w, walk[1].step * band.row, starts, taps_w, of_grad,
-                       piece.count, piece.width);
-        for (int m = 0; m < kRows; ++m) of_grad.sums[m] += taps_w * kLanes<A>;
+      const A* of_plane = rows + plane * band.plane + piece.w;
+      for (int64_t th = 0, height; th < walk[1].tap_count; th += height) {
+        const A* from = of_plane + (walk[1].taps[th].offset - band.low[0]) * band.row;
+        height = kRows == 1 && steps.phases > 0 ? window_rows(walk[1].tap_count - th) : 1;
+        if (height > 1) {
+          steps.correlate<A>(height, walk[1].step,
+                             {of_grad.from[0], of_grad.pitch, from, band.row, starts, piece.count},
+                             piece.width, of_grad.sums[0], taps_w);
+        } else {
+          correlate_taps(from, walk[1].step * band.row, starts, taps_w, of_grad, piece.count,
+                         piece.width);
+        }
+        for (int m = 0; m < kRows; ++m) of_grad.sums[m] += height * taps_w * kLanes<A>;
       }
     }
   }
@@ -210,7 +219,7 @@ struct WeightDirectPlanarBlocking {
     const int64_t taps = p.taps(), taps_w = p.walk[2].tap_count;
     band_size = band.size(p);
     grad_row = round_up(p.walk[2].count, kLanes<A>);
-    grad_size = 2 * band.max_rows * grad_row;
+    grad_size = (p.rows > 1 ? 2 : 1) * band.max_rows * grad_row;
     row_block = even_part(p.rows, kRowsOfItem);
     row_blocks = ceil_div(p.rows, row_block);
     item_sums = row_block * p.depth * taps;
@@ -235,12 +244,17 @@ template <class T>
 void add_splits(const WeightContraction<T>& p, const Accumulator<T>* sums, int64_t splits,
                 const int64_t* offsets) {
   const int64_t taps = p.taps(), set = p.groups * p.rows * p.depth * taps;
-  for (int64_t i = 0; i < set; ++i) {
-    Accumulator<T> sum = 0;
-    for (int64_t s = 0; s < splits; ++s) sum += sums[s * set + i];
-    const int64_t tap = i % taps, channel = i / taps % p.depth, row = i / taps / p.depth;
-    p.dest[row / p.rows * p.dest_strides.group + row % p.rows * p.dest_strides.row +
-           channel * p.dest_strides.depth + offsets[tap]] = narrow<T>(sum);
+  const WeightStrides& strides = p.dest_strides;
+  int64_t i = 0;
+  for (int64_t row = 0; row < p.groups * p.rows; ++row) {
+    T* of_row = p.dest + row / p.rows * strides.group + row % p.rows * strides.row;
+    for (int64_t channel = 0; channel < p.depth; ++channel, of_row += strides.depth) {
+      for (int64_t tap = 0; tap < taps; ++tap, ++i) {
+        Accumulator<T> sum = 0;
+        for (int64_t s = 0; s < splits; ++s) sum += sums[s * set + i];
+        of_row[offsets[tap]] = narrow<T>(sum);
+      }
+    }
   }
 }
 
@@ -259,7 +273,7 @@ void weight_direct_planar(const WeightContraction<T>& p) {
   int64_t* starts = tables.as<int64_t>();
   for (int64_t t = 0; t < taps_w; ++t) starts[t] = band.start(walk[2], t);
   Scratch workspace(blocking.sum_bytes);
-  const DirectCorrelation<T> correlation{p, band, starts, blocking.grad_row};
+  const DirectCorrelation<T> correlation{p, band, starts, blocking.grad_row, WindowSteps(walk[1])};
   const int64_t grain = ceil_div(kSmallestWork, images * p.pixels() * blocking.item_sums);
   parallel_for(p.groups * row_blocks * splits, grain, [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);

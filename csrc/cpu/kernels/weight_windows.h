@@ -136,7 +136,7 @@ struct WindowSteps {
                  int64_t taps) const {
     const WindowRows<A> all = rows;
     rows.pitch *= phases, rows.source_row *= distance;
-    for (int64_t phase = 0; phase < phases; ++phase) {
+    for (int64_t phase = 0; phase < phases && phase < all.count; ++phase) {
       rows.grad = all.grad + phase * all.pitch;
       rows.source = all.source + phase * grad_step * all.source_row;
       rows.count = (all.count - phase + phases - 1) / phases;
