@@ -11,6 +11,10 @@
 // multiply the block for all points, which for one item fit an L2 cache, and transform the products
 // back. It is these results that blocks add up, in order: products are larger than what is left of
 // them, so errors of long sums of products would be as well.
+//
+// Threads meet twice for each block. Weights of so few rows and channels that these are few items
+// have the blocks in shares instead, each of which a thread takes alone, and whose sums are added
+// in order at the end.
 
 /// Tiles of a block: of 64 channels and one point they fit L1.
 constexpr int64_t kWeightTiles = 64;
@@ -38,12 +42,15 @@ struct WeightWinogradBlocking {
   int64_t offsets[kMaxWinogradTaps];          // of the taps in the weight, in the walk's order
   bool contiguous;                            // all of a source channel are neighbours there
   int64_t block, blocks;                      // tiles of a block
+  int64_t shares, share_blocks;               // shares of the blocks, blocks of one
   int64_t item_rows, row_items, slice_items;  // items of work
   int64_t item_elements;                      // of one, for each point or tap: [row][channel]
   int64_t tile_bytes, product_bytes;          // of a block; of an item
-  int64_t sum_bytes;                          // of all items: [item][tap][row][channel]
+  int64_t sum_bytes;                          // [share][item][tap][row][channel]
 
-  WeightWinogradBlocking(const WeightContraction<T>& contraction, const FormTransforms& transforms)
+  /// `alone`: no other thread takes part.
+  WeightWinogradBlocking(const WeightContraction<T>& contraction, const FormTransforms& transforms,
+                         bool alone)
       : p(contraction),
         transforms(transforms),
         grad_walk{outputs(p.walk[0]), outputs(p.walk[1]), outputs(p.walk[2])},
@@ -70,12 +77,22 @@ struct WeightWinogradBlocking {
     item_elements = item_rows * item_channels();
     tile_bytes = bytes * (slice_elements(input) * slices + slice_elements(grad) * grad.chunks);
     product_bytes = bytes * points * item_elements;
-    sum_bytes = blocks > 1 ? bytes * taps.of_group * item_elements * row_items * slice_items : 0;
+    const int64_t share_bytes = bytes * share_elements();
+    const bool few_items = !alone && items() < kWantedItems / 2;
+    shares = few_items ? choose_splits(items(), blocks, share_bytes) : 1;
+    share_blocks = ceil_div(blocks, shares);
+    sum_bytes = blocks > 1 ? share_bytes * shares : 0;
   }
 
   Footprint footprint() const {
-    return {kTileRows, columns, tile_bytes + sum_bytes, product_bytes};
+    const int64_t of_thread = shares > 1 ? tile_bytes : 0;
+    return {kTileRows, columns, tile_bytes - of_thread + sum_bytes, product_bytes + of_thread};
   }
+
+  int64_t items() const { return row_items * slice_items; }
+  /// Sums of an item, and of a share.
+  int64_t sum_elements() const { return taps.of_group * item_elements; }
+  int64_t share_elements() const { return sum_elements() * items(); }
 
   /// Elements of a point, and of a slice, of a block of transformed tiles.
   int64_t point_elements(const WinogradTiles<T>& tiles) const {
@@ -106,12 +123,12 @@ struct WeightWinogradBlocking {
   }
 
   /// The products [point][row][channel] of `count` tiles for an item.
-  void multiply_points(const float* inputs, const float* grads, int64_t count, int64_t row_item,
-                       int64_t slice_item, float* products) const {
-    const int64_t row_begin = row_item * item_rows;
+  void multiply_points(const float* inputs, const float* grads, int64_t count, int64_t item,
+                       float* products) const {
+    const int64_t row_begin = item % row_items * item_rows;
     const int64_t rows_left = p.rows - row_begin;
     const int64_t row_end = row_begin + (rows_left < item_rows ? rows_left : item_rows);
-    const int64_t slice_begin = slice_item * kWeightItemSlices;
+    const int64_t slice_begin = item / row_items * kWeightItemSlices;
     for (int64_t point = 0; point < points; ++point) {
       for (int64_t s = 0; s < kWeightItemSlices && slice_begin + s < slices; ++s) {
         const int64_t slice = slice_begin + s, width = input.slice_channels(slice);
@@ -135,33 +152,33 @@ struct WeightWinogradBlocking {
 
   /// Transforms the products of an item back, adds those of earlier blocks from `sums` and, after
   /// the last one, stores the weights.
-  void store_weights(const float* products, int64_t row_item, int64_t slice_item, bool first,
-                     bool last, float* sums) const {
-    const int64_t row_begin = row_item * item_rows, rows_left = p.rows - row_begin;
-    const int64_t rows = rows_left < item_rows ? rows_left : item_rows;
-    const int64_t slice_begin = slice_item * kWeightItemSlices, pitch = item_channels();
-    for (int64_t s = 0; s < kWeightItemSlices && slice_begin + s < slices; ++s) {
-      const int64_t chunk = (slice_begin + s) / input.slices;
-      const int64_t tap_group = (slice_begin + s) % input.slices;
-      const int64_t channels = input.slice_channels(slice_begin + s),
-                    from = chunk * kWinogradChannels;
-      for (int64_t row = 0; row < rows; ++row) {
-        T* to = p.dest + (row_begin + row) * p.dest_strides.row + from * p.dest_strides.depth;
-        for (int64_t c = 0; c < channels; c += lanes) {
-          const int64_t at = row * pitch + s * input.pitch + c, left = channels - c;
-          Vec<float> kernels[kMaxTilePositions];
-          transforms.weight_gradient(products + at, item_elements, kernels);
-          for (int64_t tap = 0; tap < taps.of_group; ++tap) {
-            float* sum = sums + tap * item_elements + at;
-            if (!first) kernels[tap] += load(sum);
-            if (!last) store(sum, kernels[tap]);
-          }
-          if (!last) continue;
-          store_kernels(kernels, tap_group, left < lanes ? left : lanes,
-                        to + c * p.dest_strides.depth);
+  void store_products(const float* products, int64_t item, bool first, bool last,
+                      float* sums) const {
+    for_each_register(item, [&](int64_t at, const auto& store_weights) {
+      Vec<float> kernels[kMaxTilePositions];
+      transforms.weight_gradient(products + at, item_elements, kernels);
+      for (int64_t tap = 0; tap < taps.of_group; ++tap) {
+        float* sum = sums + tap * item_elements + at;
+        if (!first) kernels[tap] += load(sum);
+        if (!last) store(sum, kernels[tap]);
+      }
+      if (last) store_weights(kernels);
+    });
+  }
+
+  /// Stores the weights of an item, whose sums of the first share are at `sums`.
+  void store_shares(const float* sums, int64_t item) const {
+    for_each_register(item, [&](int64_t at, const auto& store_weights) {
+      Vec<float> kernels[kMaxTilePositions];
+      for (int64_t tap = 0; tap < taps.of_group; ++tap) {
+        const float* sum = sums + tap * item_elements + at;
+        kernels[tap] = load(sum);
+        for (int64_t share = 1; share < shares; ++share) {
+          kernels[tap] += load(sum + share * share_elements());
         }
       }
-    }
+      store_weights(kernels);
+    });
   }
 
  private:
@@ -177,18 +194,46 @@ struct WeightWinogradBlocking {
                     to + tile * tiles.pitch);
   }
 
-  /// Stores the taps of a group for `count` source channels.
-  void store_kernels(const Vec<float>* kernels, int64_t tap_group, int64_t count, T* to) const {
+  /// Calls f(its place in [row][channel], function that stores weights from a register for each
+  /// tap) for every register of channels of an item.
+  template <class F>
+  void for_each_register(int64_t item, const F& f) const {
+    const int64_t row_begin = item % row_items * item_rows, rows_left = p.rows - row_begin;
+    const int64_t rows = rows_left < item_rows ? rows_left : item_rows;
+    const int64_t slice_begin = item / row_items * kWeightItemSlices, pitch = item_channels();
+    for (int64_t s = 0; s < kWeightItemSlices && slice_begin + s < slices; ++s) {
+      const int64_t chunk = (slice_begin + s) / input.slices;
+      int64_t places[kMaxTilePositions];  // of the taps, for all rows and channels
+      for (int64_t tap = 0; tap < taps.of_group; ++tap) {
+        places[tap] = taps.at((slice_begin + s) % input.slices, tap);
+      }
+      const int64_t channels = input.slice_channels(slice_begin + s),
+                    from = chunk * kWinogradChannels;
+      for (int64_t row = 0; row < rows; ++row) {
+        T* to = p.dest + (row_begin + row) * p.dest_strides.row + from * p.dest_strides.depth;
+        for (int64_t c = 0; c < channels; c += lanes) {
+          const int64_t left = channels - c;
+          f(row * pitch + s * input.pitch + c, [&](const Vec<float>* kernels) {
+            store_kernels(kernels, places, left < lanes ? left : lanes,
+                          to + c * p.dest_strides.depth);
+          });
+        }
+      }
+    }
+  }
+
+  /// Stores the taps of a group, which are at `places`, for `count` source channels.
+  void store_kernels(const Vec<float>* kernels, const int64_t* places, int64_t count, T* to) const {
     const int64_t depth = p.dest_strides.depth;
     if (contiguous) {
-      Vec<float> square[lanes] = {};
-      for (int64_t tap = 0; tap < taps.of_group; ++tap) {
-        square[taps.at(0, tap)] = kernels[tap];
-      }
+      Vec<float> square[lanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) square[i] = Vec<float>{};
+      for (int64_t tap = 0; tap < taps.of_group; ++tap) square[places[tap]] = kernels[tap];
       return store_transposed<T>(square, count, taps.of_group, to, depth);
     }
     for (int64_t i = 0; i < taps.of_group; ++i) {
-      const int64_t tap = taps.at(tap_group, i);
+      const int64_t tap = places[i];
       if (tap < 0) continue;
       if (depth == 1) {
         store_partial<T>(to + offsets[tap], kernels[i], count);
@@ -205,41 +250,65 @@ struct WeightWinogradBlocking {
   }
 };
 
-/// Transforms and multiplies block after block.
+/// Transforms and multiplies blocks [begin, end), one after the other.
 template <class T>
-void weight_winograd_blocks(const WeightWinogradBlocking<T>& blocking) {
-  const int64_t tiles = blocking.input.tiles, block = blocking.block;
+void weight_winograd_blocks(const WeightWinogradBlocking<T>& blocking, int64_t begin, int64_t end,
+                            float* sums) {
+  const int64_t block = blocking.block, tiles = blocking.input.tiles;
   Scratch tile_buffer(blocking.tile_bytes);
-  Scratch sums(blocking.sum_bytes);
   float* inputs = tile_buffer.as<float>();
   float* grads = inputs + blocking.slice_elements(blocking.input) * blocking.slices;
-  for (int64_t first = 0; first < tiles; first += block) {
-    const int64_t count = tiles - first < block ? tiles - first : block;
-    blocking.transform_tiles(first, count, inputs, grads);
-    parallel_for(blocking.row_items * blocking.slice_items, 1, [&](int64_t begin, int64_t end) {
+  for (int64_t b = begin; b < end; ++b) {
+    const int64_t left = tiles - b * block, count = left < block ? left : block;
+    blocking.transform_tiles(b * block, count, inputs, grads);
+    parallel_for(blocking.items(), 1, [&](int64_t first, int64_t last) {
       Scratch products(blocking.product_bytes);
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t row_item = item % blocking.row_items;
-        const int64_t slice_item = item / blocking.row_items;
-        blocking.multiply_points(inputs, grads, count, row_item, slice_item, products.as<float>());
-        blocking.store_weights(
-            products.as<float>(), row_item, slice_item, first == 0, first + count == tiles,
-            sums.as<float>() + item * blocking.taps.of_group * blocking.item_elements);
+      for (int64_t item = first; item < last; ++item) {
+        blocking.multiply_points(inputs, grads, count, item, products.as<float>());
+        blocking.store_products(products.as<float>(), item, b == begin,
+                                blocking.shares == 1 && b + 1 == end,
+                                sums + item * blocking.sum_elements());
       }
     });
   }
 }
 
+template <class T>
+void weight_winograd_group(const WeightWinogradBlocking<T>& blocking) {
+  Scratch sum_buffer(blocking.sum_bytes);
+  float* sums = sum_buffer.as<float>();
+  parallel_for(blocking.shares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t share = begin; share < end; ++share) {
+      const int64_t first = share * blocking.share_blocks, last = first + blocking.share_blocks;
+      weight_winograd_blocks(blocking, first, last < blocking.blocks ? last : blocking.blocks,
+                             sums + share * blocking.share_elements());
+    }
+  });
+  if (blocking.shares == 1) return;
+  parallel_for(blocking.items(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      blocking.store_shares(sums + item * blocking.sum_elements(), item);
+    }
+  });
+}
+
+/// Whether each group is left to one thread.
+template <class T>
+bool winograd_group_is_alone(const WeightContraction<T>& p) {
+  return p.groups >= kMinSpreadGroups;
+}
+
 template <class T, int kForm>
 Footprint weight_winograd_footprint(const WeightContraction<T>& p) {
-  const WeightContraction<T> group = group_of(p, 0);
-  return footprint_of_groups(p,
-                             WeightWinogradBlocking<T>(group, form_transforms<kForm>).footprint());
+  const WeightWinogradBlocking<T> blocking(group_of(p, 0), form_transforms<kForm>,
+                                           winograd_group_is_alone(p));
+  return footprint_of_groups(p, blocking.footprint());
 }
 
 template <class T, int kForm>
 void weight_winograd(const WeightContraction<T>& p) {
   for_each_group(p, [&](const WeightContraction<T>& group, int64_t) {
-    weight_winograd_blocks(WeightWinogradBlocking<T>(group, form_transforms<kForm>));
+    weight_winograd_group(
+        WeightWinogradBlocking<T>(group, form_transforms<kForm>, winograd_group_is_alone(p)));
   });
 }
