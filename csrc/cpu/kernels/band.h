@@ -69,7 +69,7 @@ BandLayout lay_out_band(const ContractionShape& shape, int64_t stride) {
   const int64_t rows = kBandBytes / (channel_row * band.depth);
   band.max_rows = rows <= band.span[0] ? 1 : (rows - band.span[0] - 1) / height.step + 1;
   if (stride > 1 && band.max_rows > kStridedRows) band.max_rows = kStridedRows;
-  if (band.max_rows > height.count) band.max_rows = height.count;
+  band.max_rows = even_part(height.count, band.max_rows);
 
   band.plane = band.rows(height, band.max_rows) * band.row;
 

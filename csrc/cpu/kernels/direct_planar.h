@@ -1,14 +1,14 @@
 // Convolution with few channels in a group on one side or both (depthwise, multipliers, small
 // groups, first layers and their input gradients): no GEMM, vectors along the width.
 //
-// An item is a band (band.h) of destination rows of one image, group and depth. The band is
-// gathered once and then read from cache by every tap and destination channel. Per block, kChannels
-// x kVectors accumulators stay in registers over all taps, which are one flat list of offsets: one
-// channel for depthwise, up to four where the group has them, so that a loaded vector serves four
-// FMAs, and up to eight for rows of a single register, which would not hide the FMA latency
-// otherwise. With a single destination channel rows go in pairs (paired_rows.h). Where the source
-// channels of a group do not fit a band they come in turns, and the
-// sums of a block of destination channels wait in scratch.
+// An item is a band (band.h) of destination rows of one image, group and depth; where these are
+// few, some destination channels of it. The band is gathered once and then read from cache by every
+// tap and destination channel. Per block, kChannels x kVectors accumulators stay in registers over
+// all taps, which are one flat list of offsets: one channel for depthwise, up to four where the
+// group has them, so that a loaded vector serves four FMAs, and up to eight for rows of a single
+// register, which would not hide the FMA latency otherwise. With a single destination channel rows
+// go in pairs (paired_rows.h). Where the source channels of a group do not fit a band they come in
+// turns, and the sums of a block of destination channels wait in scratch.
 
 constexpr int64_t kDirectChannels = 4;
 constexpr int64_t kDirectChannelsOfNarrowRows = 8;
@@ -125,15 +125,21 @@ inline void direct_channels(const DirectRows<T>& in, int64_t channels, const Acc
   }
 }
 
+/// The least destination channels of an item, unless there are fewer, since each item gathers its
+/// band; and the items that are enough where elements of that lie so far apart that they are
+/// gathered one by one.
+constexpr int64_t kLeastPart = 16, kEnoughItems = 2;
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct DirectPlanarBlocking {
   using A = Accumulator<T>;
   BandLayout layout;
   int64_t bands;
-  int64_t width;  // elements of a row of sums
-  int64_t most;   // destination channels of a block, if there are so many
-  int64_t pitch;  // elements of sums of one destination channel
+  int64_t width;        // elements of a row of sums
+  int64_t most;         // destination channels of a block, if there are so many
+  int64_t part, parts;  // destination channels of an item, and such parts of a group
+  int64_t pitch;        // elements of sums of one destination channel
   int64_t tile_rows, tile_columns;
   bool pairs;                         // rows are computed in pairs
   int64_t table_bytes, weight_bytes;  // of the call
@@ -145,6 +151,11 @@ struct DirectPlanarBlocking {
     width = round_up(p.walk[2].count, kLanes<A>);
     most = width == kLanes<A> ? kDirectChannelsOfNarrowRows : kDirectChannels;
     pitch = layout.max_rows * width;
+    const int64_t bands_of_all = p.batch * p.groups * p.walk[0].count * bands;
+    const int64_t items = p.walk[2].step > 2 ? kEnoughItems : kWantedItems;
+    const int64_t wanted = ceil_div(p.rows, ceil_div(items, bands_of_all));
+    part = round_up(wanted < kLeastPart ? kLeastPart : wanted, most);
+    parts = ceil_div(p.rows, part);
     pairs = p.rows == 1 && layout.depth == p.depth && layout.max_rows > 1;
     const int64_t inner = p.depth * p.taps();
     const int64_t pair_tables = pairs ? 4 * inner + p.walk[1].tap_count : 0;
@@ -192,15 +203,18 @@ void direct_planar(const Contraction<T>& p) {
     }
   }
 
-  const int64_t items = p.batch * p.groups * walk[0].count * bands;
-  const int64_t item_work = layout.max_rows * walk[2].count * p.rows * inner;
+  const int64_t part = blocking.part, parts = blocking.parts;
+  const int64_t items = p.batch * p.groups * walk[0].count * bands * parts;
+  const int64_t item_work = layout.max_rows * walk[2].count * p.rows * inner / parts;
   parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
     const int64_t pitch = blocking.pitch;
     Scratch buffer(blocking.buffer_bytes);
     A* sums = buffer.as<A>();
     A* rows = sums + most * pitch;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t group = item % p.groups, rest = item / p.groups;
+      const int64_t row_begin = item % parts * part;
+      const int64_t row_end = row_begin + part < p.rows ? row_begin + part : p.rows;
+      const int64_t group = item / parts % p.groups, rest = item / parts / p.groups;
       const int64_t first = rest % bands * layout.max_rows;
       const int64_t d = rest / bands % walk[0].count;
       const int64_t image = rest / bands / walk[0].count;
@@ -208,7 +222,7 @@ void direct_planar(const Contraction<T>& p) {
       const int64_t count = left < layout.max_rows ? left : layout.max_rows;
       const T* source =
           p.source + image * p.source_strides.batch + group * p.depth * p.source_strides.channel;
-      for (int64_t row = 0; row < p.rows; row += most) {
+      for (int64_t row = row_begin; row < row_end; row += most) {
         const int64_t channels = p.rows - row < most ? p.rows - row : most;
         const int64_t channel = group * p.rows + row;
         A bias[kDirectChannelsOfNarrowRows];
@@ -219,7 +233,7 @@ void direct_planar(const Contraction<T>& p) {
                 d * p.dest_strides.axis[0] + first * p.dest_strides.axis[1];
         for (int64_t c = 0; c < p.depth; c += layout.depth) {
           const int64_t some = p.depth - c < layout.depth ? p.depth - c : layout.depth;
-          if (row == 0 || layout.depth < p.depth) {
+          if (row == row_begin || layout.depth < p.depth) {
             gather_band(p, layout, source + c * p.source_strides.channel, p.source_strides, some, d,
                         first, count, rows);
           }

@@ -13,6 +13,9 @@ constexpr int64_t kSourceBlockBytes = 128 << 10;
 /// The plan bounds rows by it too (kWidestBlock).
 constexpr int64_t kBlockPixels = 1024;
 
+/// Blocks that are cut for several threads have at least so many.
+constexpr int64_t kLeastPixels = 96;
+
 /// Most planes that are interleaved: a register of pixels takes a shuffle for each plane.
 constexpr int64_t kMaxInterleaved = 4;
 
@@ -67,7 +70,13 @@ struct SourceBlockLayout {
         layout.planar && walk[2].tap_count > 1 && shape.depth > 1 && shape.depth <= kMaxInterleaved;
     layout.in_place = __is_same(T, A) && !layout.interleaved && walk[0].reads_inside() &&
                       walk[1].reads_inside() && walk[2].reads_inside();
-    layout.width = even_part(walk[2].count, kBlockPixels);
+    // Blocks for threads, but copied ones share rows: only as many as a few threads want.
+    const int64_t all = shape.batch * shape.groups * shape.pixels();
+    const int64_t wanted = ceil_div(all, layout.in_place ? kWantedItems : kWantedItems / 4);
+    const int64_t most = wanted < kLeastPixels   ? kLeastPixels
+                         : wanted < kBlockPixels ? wanted
+                                                 : kBlockPixels;
+    layout.width = even_part(walk[2].count, layout.in_place ? most : kBlockPixels);
     for (int i = 0; i < 2; ++i) {
       layout.low[i] = walk[1 + i].low();
       layout.span[i] = walk[1 + i].high() - layout.low[i];
@@ -79,7 +88,7 @@ struct SourceBlockLayout {
                      layout.positions.inside_end(layout.low[1])};
 
     const int64_t row = walk[2].positions(layout.width);
-    layout.rows = kBlockPixels / layout.width;
+    layout.rows = most / layout.width;
     if (!layout.in_place) {
       const int64_t row_bytes = sizeof(A) * row * shape.depth * walk[0].tap_count;
       const int64_t above = kSourceBlockBytes / row_bytes - layout.span[0] - 1;

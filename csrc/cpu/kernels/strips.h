@@ -38,7 +38,7 @@ struct Strips {
     width = ceil_div(source.count, pieces);
     rows = width < pixels ? pixels / width : 1;
     if (pieces > 1) rows = 1;
-    if (rows > row_count) rows = row_count;
+    rows = even_part(row_count, rows);
     low = source.low();
     span = source.high() - low;
     const int64_t read = width * source.tap_count;
