@@ -330,6 +330,14 @@ SHAPES = {
         (2, 1, 3, 3, 3),
         {"padding": 1, "stride": (2, 1, 1), "groups": 2},
     ),
+    # Bands of all destination channels, which are cut for threads: in parts, and in two where a
+    # row is gathered one by one.
+    "direct, parts of channels": Shape(
+        ("direct_planar", "", ""), (1, 3, 40, 96), (61, 3, 9, 9), {"padding": 4}
+    ),
+    "direct, two parts of channels": Shape(
+        ("direct_planar", "", ""), (1, 1, 300), (54, 1, 10), {"stride": 5}
+    ),
     # Rows in place: of one to five registers, the last of them whole and of one element; blocks of
     # one to four rows, and one that overlaps; all numbers of taps; padding on one side, none, and
     # more than a register's; strides of either axis; dilations; multipliers; the taps of a depth.
