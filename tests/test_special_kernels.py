@@ -53,7 +53,7 @@ PHASED = ("", "phased_planar", "")
 PHASED_BLOCKS = ("", "phased_blocks", "")
 PHASED_LAST = ("", "phased_channels_last", "")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
-LONG_ROWS = ("", "", "weight_direct_planar")
+DIRECT_WEIGHT = ("", "", "weight_direct_planar")
 IN_PLACE = ("depthwise_planar", "depthwise_planar", "")
 
 
@@ -285,47 +285,59 @@ SHAPES = {
     ),
     # Long rows: pieces of them; two channels at a time and one; taps in one pass and in three;
     # blocks of channels; strides, dilations, groups, rows of an image.
-    "long rows": Shape(LONG_ROWS, (2, 1, 1300), (17, 1, 3), {"padding": 1}),
-    "long rows, all registers": Shape(LONG_ROWS, (1, 1, 4000), (70, 1, 12), {"stride": 3}),
-    "long rows, three passes": Shape(LONG_ROWS, (1, 1, 4000), (7, 1, 29), {"stride": 3}),
-    "long rows, two channels": Shape(LONG_ROWS, (1, 2, 1100), (9, 2, 9), {"padding": 4}),
-    "long rows, dilation": Shape(LONG_ROWS, (2, 1, 600), (20, 1, 10), {"dilation": 4}),
-    "long rows, in groups": Shape(LONG_ROWS, (1, 4, 600), (20, 2, 5), {"groups": 2}),
+    "long rows": Shape(DIRECT_WEIGHT, (2, 1, 1300), (17, 1, 3), {"padding": 1}),
+    "long rows, all registers": Shape(DIRECT_WEIGHT, (1, 1, 4000), (70, 1, 12), {"stride": 3}),
+    "long rows, three passes": Shape(DIRECT_WEIGHT, (1, 1, 4000), (7, 1, 29), {"stride": 3}),
+    "long rows, two channels": Shape(DIRECT_WEIGHT, (1, 2, 1100), (9, 2, 9), {"padding": 4}),
+    "long rows, dilation": Shape(DIRECT_WEIGHT, (2, 1, 600), (20, 1, 10), {"dilation": 4}),
+    "long rows, in groups": Shape(DIRECT_WEIGHT, (1, 4, 600), (20, 2, 5), {"groups": 2}),
     "long rows, wrapping": Shape(
-        LONG_ROWS, (1, 1, 525), (18, 1, 7), {"padding": (3,), "groups": 1}, padding_mode="circular"
+        DIRECT_WEIGHT,
+        (1, 1, 525),
+        (18, 1, 7),
+        {"padding": (3,), "groups": 1},
+        padding_mode="circular",
     ),
-    "long rows of an image": Shape(LONG_ROWS, (2, 1, 5, 300), (17, 1, 1, 11), {"stride": (2, 1)}),
+    "long rows of an image": Shape(
+        DIRECT_WEIGHT, (2, 1, 5, 300), (17, 1, 1, 11), {"stride": (2, 1)}
+    ),
     # Windows of kernel rows: each height of them and those that add up to more; taps of the width
     # in one pass and in several; strides and dilations that meet, and that do not; parts of
     # registers; fewer rows of grad than turns; images and depths of kernels.
-    "windows 3x3": Shape(LONG_ROWS, (2, 3, 12, 50), (3, 1, 3, 3), _same(1, 3)),
-    "windows 5x4": Shape(LONG_ROWS, (1, 2, 9, 70), (2, 1, 5, 4), {"padding": 2, "groups": 2}),
-    "windows 7x5": Shape(LONG_ROWS, (1, 2, 20, 64), (2, 1, 7, 5), {"padding": 2, "groups": 2}),
-    "windows 4x3": Shape(LONG_ROWS, (1, 2, 20, 64), (2, 1, 4, 3), _same(1, 2)),
-    "windows 22x2": Shape(LONG_ROWS, (1, 2, 30, 50), (2, 1, 22, 2), _same(1, 2)),
+    "windows 3x3": Shape(DIRECT_WEIGHT, (2, 3, 12, 50), (3, 1, 3, 3), _same(1, 3)),
+    "windows 5x4": Shape(DIRECT_WEIGHT, (1, 2, 9, 70), (2, 1, 5, 4), {"padding": 2, "groups": 2}),
+    "windows 7x5": Shape(DIRECT_WEIGHT, (1, 2, 20, 64), (2, 1, 7, 5), {"padding": 2, "groups": 2}),
+    "windows 4x3": Shape(DIRECT_WEIGHT, (1, 2, 20, 64), (2, 1, 4, 3), _same(1, 2)),
+    "windows 22x2": Shape(DIRECT_WEIGHT, (1, 2, 30, 50), (2, 1, 22, 2), _same(1, 2)),
     "windows, stride 2": Shape(
-        LONG_ROWS, (2, 3, 21, 100), (3, 1, 5, 3), {"stride": 2, "padding": 1, "groups": 3}
+        DIRECT_WEIGHT, (2, 3, 21, 100), (3, 1, 5, 3), {"stride": 2, "padding": 1, "groups": 3}
     ),
     "windows, stride 2 of rows": Shape(
-        LONG_ROWS, (2, 3, 21, 50), (3, 1, 7, 3), {"stride": (2, 1), "groups": 3}
+        DIRECT_WEIGHT, (2, 3, 21, 50), (3, 1, 7, 3), {"stride": (2, 1), "groups": 3}
     ),
     "windows, stride 3": Shape(
-        LONG_ROWS, (1, 3, 21, 50), (3, 1, 3, 3), {"stride": (3, 1), "groups": 3}
+        DIRECT_WEIGHT, (1, 3, 21, 50), (3, 1, 3, 3), {"stride": (3, 1), "groups": 3}
     ),
     "windows, dilation 2": Shape(
-        LONG_ROWS, (1, 3, 14, 50), (3, 1, 3, 3), {"padding": 2, "dilation": 2, "groups": 3}
+        DIRECT_WEIGHT, (1, 3, 14, 50), (3, 1, 3, 3), {"padding": 2, "dilation": 2, "groups": 3}
     ),
     "windows, dilation 4, stride 2": Shape(
-        LONG_ROWS, (1, 3, 25, 50), (3, 1, 3, 3), {"stride": (2, 1), "dilation": (4, 1), "groups": 3}
+        DIRECT_WEIGHT,
+        (1, 3, 25, 50),
+        (3, 1, 3, 3),
+        {"stride": (2, 1), "dilation": (4, 1), "groups": 3},
     ),
     "windows, dilation 3, stride 2": Shape(
-        LONG_ROWS, (1, 3, 25, 50), (3, 1, 3, 3), {"stride": (2, 1), "dilation": (3, 1), "groups": 3}
+        DIRECT_WEIGHT,
+        (1, 3, 25, 50),
+        (3, 1, 3, 3),
+        {"stride": (2, 1), "dilation": (3, 1), "groups": 3},
     ),
     "windows, fewer rows than dilation": Shape(
-        LONG_ROWS, (1, 3, 12, 50), (3, 1, 3, 3), {"dilation": (5, 1), "groups": 3}
+        DIRECT_WEIGHT, (1, 3, 12, 50), (3, 1, 3, 3), {"dilation": (5, 1), "groups": 3}
     ),
     "windows, 3-d": Shape(
-        LONG_ROWS,
+        DIRECT_WEIGHT,
         (1, 2, 5, 9, 50),
         (2, 1, 3, 3, 3),
         {"padding": 1, "stride": (2, 1, 1), "groups": 2},

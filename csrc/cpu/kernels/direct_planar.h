@@ -139,6 +139,7 @@ struct DirectPlanarBlocking {
   int64_t width;        // elements of a row of sums
   int64_t most;         // destination channels of a block, if there are so many
   int64_t part, parts;  // destination channels of an item, and such parts of a group
+  int64_t items;        // parts of bands
   int64_t pitch;        // elements of sums of one destination channel
   int64_t tile_rows, tile_columns;
   bool pairs;                         // rows are computed in pairs
@@ -151,11 +152,12 @@ struct DirectPlanarBlocking {
     width = round_up(p.walk[2].count, kLanes<A>);
     most = width == kLanes<A> ? kDirectChannelsOfNarrowRows : kDirectChannels;
     pitch = layout.max_rows * width;
-    const int64_t bands_of_all = p.batch * p.groups * p.walk[0].count * bands;
-    const int64_t items = p.walk[2].step > 2 ? kEnoughItems : kWantedItems;
-    const int64_t wanted = ceil_div(p.rows, ceil_div(items, bands_of_all));
+    const int64_t all_bands = p.batch * p.groups * p.walk[0].count * bands;
+    const int64_t enough = p.walk[2].step > 2 ? kEnoughItems : kWantedItems;
+    const int64_t wanted = ceil_div(p.rows, ceil_div(enough, all_bands));
     part = round_up(wanted < kLeastPart ? kLeastPart : wanted, most);
     parts = ceil_div(p.rows, part);
+    items = all_bands * parts;
     pairs = p.rows == 1 && layout.depth == p.depth && layout.max_rows > 1;
     const int64_t inner = p.depth * p.taps();
     const int64_t pair_tables = pairs ? 4 * inner + p.walk[1].tap_count : 0;
@@ -204,9 +206,8 @@ void direct_planar(const Contraction<T>& p) {
   }
 
   const int64_t part = blocking.part, parts = blocking.parts;
-  const int64_t items = p.batch * p.groups * walk[0].count * bands * parts;
   const int64_t item_work = layout.max_rows * walk[2].count * p.rows * inner / parts;
-  parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
+  parallel_for(blocking.items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
     const int64_t pitch = blocking.pitch;
     Scratch buffer(blocking.buffer_bytes);
     A* sums = buffer.as<A>();

@@ -128,11 +128,6 @@ struct TapBand {
     __builtin_memset(taps, kNoTap, bands.sources);
   }
 
-  /// Do planes of `depth` x `height` rows have a row for each of cells?
-  bool fill_rows(int64_t depth, int64_t height) const {
-    return depth == bands.cells[0] && height == bands.cells[1];
-  }
-
   void move_to(int64_t band) {
     row = band / bands.parts * bands.rows;
     rows = least(bands.rows, bands.all_rows - row);
@@ -143,8 +138,10 @@ struct TapBand {
   /// Copies what the band reads.
   void copy(const T* grad_output, const uint8_t* from_taps) const {
     const int64_t depth = p.axis[0].output, height = p.axis[1].output, width = p.axis[2].output;
-    const bool whole = bands.parts == 1,
-               joined = whole && width == bands.pitch && fill_rows(depth, height);
+    const bool whole = bands.parts == 1;
+    // There is a window in every cell: rows follow one another.
+    const bool joined =
+        whole && depth == bands.cells[0] && height == bands.cells[1] && width == bands.cells[2];
     const int64_t low = whole ? 0 : column + bands.width.low, high = low + bands.pitch;
     const int64_t begin = most(0, low), end = most(begin, least(width, high));
     for (int64_t shift = bands.depth.low; shift <= bands.depth.high; ++shift) {

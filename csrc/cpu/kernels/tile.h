@@ -167,6 +167,15 @@ struct Size {
   static constexpr int value = kValue;
 };
 
+/// Calls call(Size<count>) for a count of 1 to kMost.
+template <int kMost, class Call>
+inline void with_count(int64_t count, const Call& call) {
+  if constexpr (kMost > 1) {
+    if (count < kMost) return with_count<kMost - 1>(count, call);
+  }
+  call(Size<kMost>());
+}
+
 /// Calls call(Size<rows>, Size<vectors>) for a tile of `rows` (1 to kTileRows) by `vectors` (1 to
 /// kTileVectors) registers.
 template <class Call>

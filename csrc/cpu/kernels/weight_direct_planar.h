@@ -83,20 +83,6 @@ inline void correlate_rows(const A* source, int64_t source_row, const int64_t* s
   }
 }
 
-/// The same for `taps` taps, 1 to kMost.
-template <class A, int kRows, int kMost>
-inline void correlate_some(const A* source, int64_t source_row, const int64_t* starts, int64_t tap,
-                           int64_t taps, const GradRows<A, kRows>& grad, int64_t rows,
-                           int64_t width) {
-  if constexpr (kMost > 1) {
-    if (taps < kMost) {
-      return correlate_some<A, kRows, kMost - 1>(source, source_row, starts, tap, taps, grad, rows,
-                                                 width);
-    }
-  }
-  correlate_rows<A, kRows, kMost>(source, source_row, starts, tap, grad, rows, width);
-}
-
 /// The same for all taps of the width, as many at a time. What is read next is fetched once.
 template <class A, int kRows>
 inline void correlate_taps(const A* source, int64_t source_row, const int64_t* starts, int64_t taps,
@@ -105,7 +91,10 @@ inline void correlate_taps(const A* source, int64_t source_row, const int64_t* s
   const int64_t step = even_part(taps, kMost);
   for (int64_t tap = 0; tap < taps; tap += step, grad.next = 0) {
     const int64_t some = taps - tap < step ? taps - tap : step;
-    correlate_some<A, kRows, kMost>(source, source_row, starts, tap, some, grad, rows, width);
+    with_count<kMost>(some, [&](auto count) {
+      constexpr int kTaps = decltype(count)::value;
+      correlate_rows<A, kRows, kTaps>(source, source_row, starts, tap, grad, rows, width);
+    });
   }
 }
 
@@ -160,7 +149,7 @@ struct DirectCorrelation {
         const A* from = of_plane + (walk[1].taps[th].offset - band.low[0]) * band.row;
         height = kRows == 1 && steps.phases > 0 ? window_rows(walk[1].tap_count - th) : 1;
         if (height > 1) {
-          steps.correlate<A>(height, walk[1].step,
+          steps.correlate<A>(height,
                              {of_grad.from[0], of_grad.pitch, from, band.row, starts, piece.count},
                              piece.width, of_grad.sums[0], taps_w);
         } else {

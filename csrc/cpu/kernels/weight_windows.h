@@ -89,18 +89,6 @@ void correlate_windows(const WindowRows<A>& rows, int64_t width, A* sums, int64_
   }
 }
 
-/// The same for `some` taps, 1 to kMost.
-template <class A, int kStep, int kHeight, int kMost>
-inline void correlate_some_windows(const WindowRows<A>& rows, int64_t width, A* sums, int64_t taps,
-                                   int64_t some) {
-  if constexpr (kMost > 1) {
-    if (some < kMost) {
-      return correlate_some_windows<A, kStep, kHeight, kMost - 1>(rows, width, sums, taps, some);
-    }
-  }
-  correlate_windows<A, kStep, kHeight, kMost>(rows, width, sums, taps);
-}
-
 /// The same for all `taps` of the width.
 template <class A, int kStep, int kHeight>
 inline void correlate_all_windows(WindowRows<A> rows, int64_t width, A* sums, int64_t taps) {
@@ -108,7 +96,9 @@ inline void correlate_all_windows(WindowRows<A> rows, int64_t width, A* sums, in
   const int64_t step = even_part(taps, kMost);
   for (int64_t t = 0; t < taps; t += step, rows.taps += step, sums += step * kLanes<A>) {
     const int64_t some = taps - t < step ? taps - t : step;
-    correlate_some_windows<A, kStep, kHeight, kMost>(rows, width, sums, taps, some);
+    with_count<kMost>(some, [&](auto count) {
+      correlate_windows<A, kStep, kHeight, decltype(count)::value>(rows, width, sums, taps);
+    });
   }
 }
 
@@ -130,15 +120,14 @@ struct WindowSteps {
   }
 
   /// Adds the products of `height` kernel rows, one that window_rows names, from `source` on to
-  /// sums[height][taps] registers. `grad_step` is the stride of rows.
+  /// sums[height][taps] registers.
   template <class A>
-  void correlate(int64_t height, int64_t grad_step, WindowRows<A> rows, int64_t width, A* sums,
-                 int64_t taps) const {
+  void correlate(int64_t height, WindowRows<A> rows, int64_t width, A* sums, int64_t taps) const {
     const WindowRows<A> all = rows;
     rows.pitch *= phases, rows.source_row *= distance;
     for (int64_t phase = 0; phase < phases && phase < all.count; ++phase) {
       rows.grad = all.grad + phase * all.pitch;
-      rows.source = all.source + phase * grad_step * all.source_row;
+      rows.source = all.source + phase * (distance / phases) * all.source_row;
       rows.count = (all.count - phase + phases - 1) / phases;
       const auto run = [&](auto moves) {
         constexpr int kStep = decltype(moves)::value;

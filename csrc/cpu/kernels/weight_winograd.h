@@ -292,16 +292,10 @@ void weight_winograd_group(const WeightWinogradBlocking<T>& blocking) {
   });
 }
 
-/// Whether each group is left to one thread.
-template <class T>
-bool winograd_group_is_alone(const WeightContraction<T>& p) {
-  return p.groups >= kMinSpreadGroups;
-}
-
 template <class T, int kForm>
 Footprint weight_winograd_footprint(const WeightContraction<T>& p) {
   const WeightWinogradBlocking<T> blocking(group_of(p, 0), form_transforms<kForm>,
-                                           winograd_group_is_alone(p));
+                                           groups_are_spread(p));
   return footprint_of_groups(p, blocking.footprint());
 }
 
@@ -309,6 +303,6 @@ template <class T, int kForm>
 void weight_winograd(const WeightContraction<T>& p) {
   for_each_group(p, [&](const WeightContraction<T>& group, int64_t) {
     weight_winograd_group(
-        WeightWinogradBlocking<T>(group, form_transforms<kForm>, winograd_group_is_alone(p)));
+        WeightWinogradBlocking<T>(group, form_transforms<kForm>, groups_are_spread(p)));
   });
 }

@@ -3,6 +3,12 @@
 /// So many groups are spread over the threads; each of fewer is.
 constexpr int64_t kMinSpreadGroups = 4;
 
+/// Whether each group is left to one thread.
+template <class Problem>
+inline bool groups_are_spread(const Problem& p) {
+  return p.groups >= kMinSpreadGroups;
+}
+
 /// Group `g`.
 template <class T>
 Contraction<T> group_of(const Contraction<T>& p, int64_t g) {
@@ -27,7 +33,7 @@ WeightContraction<T> group_of(const WeightContraction<T>& p, int64_t g) {
 /// Calls run(group, its index) for each group of `p`.
 template <class Problem, class Run>
 inline void for_each_group(const Problem& p, const Run& run) {
-  const int64_t together = p.groups < kMinSpreadGroups ? p.groups : 1;
+  const int64_t together = groups_are_spread(p) ? 1 : p.groups;
   parallel_for(p.groups, together, [&](int64_t begin, int64_t end) {
     for (int64_t g = begin; g < end; ++g) run(group_of(p, g), g);
   });
@@ -36,7 +42,7 @@ inline void for_each_group(const Problem& p, const Run& run) {
 /// What all groups take, of which one takes `of_one`.
 template <class Problem>
 inline Footprint footprint_of_groups(const Problem& p, Footprint of_one) {
-  if (p.groups < kMinSpreadGroups) return of_one;
+  if (!groups_are_spread(p)) return of_one;
   of_one.per_thread += of_one.shared;
   of_one.shared = 0;
   return of_one;
