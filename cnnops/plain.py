@@ -10,12 +10,15 @@ is not plain, and whatever raises, takes the way through the dispatcher.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd import Function, forward_ad
 
 from cnnops import _C
+
+if TYPE_CHECKING:
+    from cnnops.autograd.derivative import Derivative
 
 __all__ = ["plain_call"]
 
@@ -30,6 +33,7 @@ _GUARDS = (
     torch._C._is_any_autocast_enabled,
     torch._C._are_functorch_transforms_active,
     torch._C._len_torch_dispatch_stack,
+    torch._C._len_torch_function_stack,
     torch._C._get_tracing_state,
     torch._C._autograd._profiler_enabled,
     _in_forward_mode,
@@ -45,7 +49,7 @@ allow_plain_calls()
 
 
 def plain_call(
-    name: str, function: type[Function] | None, *, values_only: bool = False
+    name: str, function: type[Derivative] | None, *, values_only: bool = False
 ) -> Callable[..., Any]:
     """The short way to the operator `name` with the derivative of `function`.
 
@@ -53,8 +57,8 @@ def plain_call(
         name: an operator of torch.ops.cnnops; or "convNd", "conv_transposeNd", "max_poolNd" and so
             on, which take the number of spatial axes and then the arguments of conv1d, 2d and 3d
             of torch.nn.functional, with the defaults filled in.
-        function: takes the operator's arguments in `setup_context`; None where there is no
-            derivative, and a call that wants one is not plain.
+        function: its `keep` takes the operator's arguments; None where there is no derivative, and
+            a call that wants one is not plain.
         values_only: of the results (values, indices) autograd sees the values alone, which is
             cheaper; where a derivative is recorded, only (values,) is returned.
 
@@ -65,17 +69,19 @@ def plain_call(
     return _C.plain_call(name, None if function is None else _recorder(function, values_only))
 
 
-def _recorder(function: type[Function], values_only: bool) -> Callable[..., Any]:
+def _recorder(function: type[Derivative], values_only: bool) -> Callable[..., Any]:
     """What gives an output its derivative: recorder(*tensors, (output, arguments)) -> output.
 
     The output is computed by then. It comes inside a tuple, since autograd would take a tensor
     argument that is returned for a view of an input.
     """
-    setup_context = function.setup_context
+    keep = function.keep
 
     def forward(ctx: Any, *args: Any) -> Any:
         output, arguments = args[-1]
-        setup_context(ctx, arguments, output)
+        # What save_for_backward and set_materialize_grads do, without two calls.
+        ctx.to_save = keep(ctx, arguments, output)
+        ctx.materialize_grads = False
         return output[:1] if values_only else output
 
     # Its gradients are for all arguments of the operator, of which there are as many as there are

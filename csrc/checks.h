@@ -4,8 +4,10 @@
 // std::runtime_error reaches Python as RuntimeError, std::invalid_argument as ValueError.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -16,8 +18,15 @@ namespace cnnops {
 /// A list of sizes as it came from Python.
 using IntList = std::vector<int64_t>;
 
+/// Such a list that something else holds.
+struct IntSpan : std::span<const int64_t> {
+  using std::span<const int64_t>::span;
+  IntSpan(const IntList& list) : std::span<const int64_t>(list) {}
+  friend bool operator==(IntSpan a, IntSpan b) { return std::ranges::equal(a, b); }
+};
+
 /// Streams a list as torch prints it: [1, 2, 3].
-inline std::ostream& operator<<(std::ostream& out, const IntList& list) {
+inline std::ostream& operator<<(std::ostream& out, IntSpan list) {
   out << '[';
   for (size_t i = 0; i < list.size(); ++i) out << (i ? ", " : "") << list[i];
   return out << ']';
@@ -58,7 +67,7 @@ inline int64_t checked_add(int64_t a, int64_t b) {
 
 /// The number of elements of a tensor of these sizes, raising when it, or its size in bytes at
 /// 8 bytes an element, does not fit int64.
-inline int64_t checked_numel(const IntList& sizes) {
+inline int64_t checked_numel(IntSpan sizes) {
   int64_t numel = 8;
   bool empty = false;
   for (int64_t size : sizes) {

@@ -4,7 +4,7 @@ namespace cnnops {
 namespace {
 
 /// Sizes as torch prints them in convolution errors: (3 x 4).
-std::string by(const IntList& sizes) {
+std::string by(IntSpan sizes) {
   std::ostringstream out;
   out << '(';
   for (size_t i = 0; i < sizes.size(); ++i) out << (i ? " x " : "") << sizes[i];
@@ -12,7 +12,8 @@ std::string by(const IntList& sizes) {
   return out.str();
 }
 
-IntList spatial(const IntList& sizes, int rank) { return IntList(sizes.end() - rank, sizes.end()); }
+/// The sizes of the spatial axes.
+IntSpan spatial(IntSpan sizes, int rank) { return {sizes.end() - rank, sizes.end()}; }
 
 PaddingMode parse_mode(const std::string& name) {
   if (name == "zeros") return PaddingMode::zeros;
@@ -26,9 +27,9 @@ PaddingMode parse_mode(const std::string& name) {
 }
 
 /// Copies the arguments into the axes of a geometry of `rank`, each in its allowed range.
-ConvGeometry with_arguments(int rank, const IntList& kernel, const ConvArguments& arguments) {
+ConvGeometry with_arguments(int rank, IntSpan kernel, const ConvArguments& arguments) {
   CNNOPS_CHECK(rank >= 1 && rank <= kAxes, "expected 1 to 3 spatial dimensions, but got ", rank);
-  const auto check_length = [rank](const char* name, const IntList& list, size_t per_axis) {
+  const auto check_length = [rank](const char* name, IntSpan list, size_t per_axis) {
     CNNOPS_CHECK(list.size() == rank * per_axis, "expected ", name, " to be a list of ",
                  rank * per_axis, " values to match the convolution dimensions, but got ", name,
                  "=", list);
@@ -69,7 +70,7 @@ ConvGeometry with_arguments(int rank, const IntList& kernel, const ConvArguments
   return geometry;
 }
 
-void check_weight(const IntList& weight, int64_t groups) {
+void check_weight(IntSpan weight, int64_t groups) {
   CNNOPS_CHECK(weight.size() >= 3,
                "weight should have at least three dimensions, but got weight of size ", weight);
   CNNOPS_CHECK(weight.size() <= 5,
@@ -82,7 +83,7 @@ void check_weight(const IntList& weight, int64_t groups) {
                " at dimension 0, but got weight of size ", weight, " instead");
 }
 
-void check_weight_channels(const IntList& weight, int64_t groups) {
+void check_weight_channels(IntSpan weight, int64_t groups) {
   CNNOPS_CHECK(
       weight[1] > 0, "Given groups=", groups,
       ", expected weight to have at least one channel at dimension 1, but got weight of size ",
@@ -90,7 +91,7 @@ void check_weight_channels(const IntList& weight, int64_t groups) {
 }
 
 /// True when `tensor` has a batch axis; raises when its rank fits neither form.
-bool check_dim(const char* name, const IntList& tensor, int rank) {
+bool check_dim(const char* name, IntSpan tensor, int rank) {
   const size_t dim = tensor.size();
   CNNOPS_CHECK(dim == size_t(rank) + 1 || dim == size_t(rank) + 2, "Expected ", rank + 1,
                "D (unbatched) or ", rank + 2, "D (batched) ", name, " to conv", rank, "d, but got ",
@@ -98,7 +99,7 @@ bool check_dim(const char* name, const IntList& tensor, int rank) {
   return dim == size_t(rank) + 2;
 }
 
-void check_bias(const char* transposed, const IntList& weight, const std::optional<IntList>& bias,
+void check_bias(const char* transposed, IntSpan weight, std::optional<IntSpan> bias,
                 int64_t channels) {
   if (!bias) return;
   CNNOPS_CHECK(bias->size() == 1 && (*bias)[0] == channels, "Given ", transposed, "weight of size ",
@@ -162,8 +163,8 @@ IntList ConvGeometry::weight_sizes() const {
   return list;
 }
 
-ConvGeometry check_convolution(const IntList& input, const IntList& weight,
-                               const std::optional<IntList>& bias, const ConvArguments& arguments) {
+ConvGeometry check_convolution(IntSpan input, IntSpan weight, std::optional<IntSpan> bias,
+                               const ConvArguments& arguments) {
   check_weight(weight, arguments.groups);
   const int rank = static_cast<int>(weight.size()) - 2;
   ConvGeometry geometry = with_arguments(rank, spatial(weight, rank), arguments);
@@ -191,11 +192,11 @@ ConvGeometry check_convolution(const IntList& input, const IntList& weight,
 namespace {
 
 /// Fills input and output sizes and checks that they belong together.
-void set_sizes(ConvGeometry& geometry, const IntList& input_size, const IntList& output) {
+void set_sizes(ConvGeometry& geometry, IntSpan input_size, IntSpan output) {
   const int rank = geometry.rank;
   CNNOPS_CHECK(input_size.size() == size_t(rank), "expected ", rank,
                " values for the spatial input size, but got ", input_size);
-  const IntList output_spatial = spatial(output, rank);
+  const IntSpan output_spatial = spatial(output, rank);
   for (int i = 0; i < rank; ++i) {
     ConvAxis& axis = geometry.axis[kAxes - rank + i];
     axis.input = input_size[i];
@@ -215,9 +216,8 @@ void set_sizes(ConvGeometry& geometry, const IntList& input_size, const IntList&
 
 }  // namespace
 
-ConvGeometry check_grad_input(const IntList& grad_output, const IntList& weight,
-                              const std::optional<IntList>& bias, const IntList& input_size,
-                              const ConvArguments& arguments) {
+ConvGeometry check_grad_input(IntSpan grad_output, IntSpan weight, std::optional<IntSpan> bias,
+                              IntSpan input_size, const ConvArguments& arguments) {
   check_weight(weight, arguments.groups);
   const int rank = static_cast<int>(weight.size()) - 2;
   ConvGeometry geometry = with_arguments(rank, spatial(weight, rank), arguments);
@@ -236,8 +236,8 @@ ConvGeometry check_grad_input(const IntList& grad_output, const IntList& weight,
   return geometry;
 }
 
-ConvGeometry check_grad_weight(const IntList& grad_output, const IntList& input,
-                               const IntList& kernel_size, const ConvArguments& arguments) {
+ConvGeometry check_grad_weight(IntSpan grad_output, IntSpan input, IntSpan kernel_size,
+                               const ConvArguments& arguments) {
   const int rank = static_cast<int>(kernel_size.size());
   ConvGeometry geometry = with_arguments(rank, kernel_size, arguments);
   geometry.batched = check_dim("input", input, rank);

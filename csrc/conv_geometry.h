@@ -46,26 +46,25 @@ struct ConvGeometry {
 /// The arguments that all three contractions share, where the caller has them. `padding` has
 /// (begin, end) for each axis.
 struct ConvArguments {
-  const IntList& stride;
-  const IntList& padding;
-  const IntList& dilation;
+  IntSpan stride;
+  IntSpan padding;
+  IntSpan dilation;
   int64_t groups;
   const std::string& padding_mode;
 };
 
 /// Geometry of convolution(input, weight, bias), or RuntimeError in torch's words.
-ConvGeometry check_convolution(const IntList& input, const IntList& weight,
-                               const std::optional<IntList>& bias, const ConvArguments& arguments);
+ConvGeometry check_convolution(IntSpan input, IntSpan weight, std::optional<IntSpan> bias,
+                               const ConvArguments& arguments);
 
 /// Geometry of the gradient for an input of spatial size `input_size`, which is also
 /// conv_transpose. The output may be smaller than a convolution of such an input would give:
 /// positions beyond it count as zero (output_padding between stride and dilation needs that).
-ConvGeometry check_grad_input(const IntList& grad_output, const IntList& weight,
-                              const std::optional<IntList>& bias, const IntList& input_size,
-                              const ConvArguments& arguments);
+ConvGeometry check_grad_input(IntSpan grad_output, IntSpan weight, std::optional<IntSpan> bias,
+                              IntSpan input_size, const ConvArguments& arguments);
 
 /// Geometry of the gradient for a weight of spatial size `kernel_size`.
-ConvGeometry check_grad_weight(const IntList& grad_output, const IntList& input,
-                               const IntList& kernel_size, const ConvArguments& arguments);
+ConvGeometry check_grad_weight(IntSpan grad_output, IntSpan input, IntSpan kernel_size,
+                               const ConvArguments& arguments);
 
 }  // namespace cnnops

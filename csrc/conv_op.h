@@ -5,7 +5,7 @@
 //       channels_last: the layout of the result.
 //   bool channels_last() const;
 //       The layout that the kernels compute in: that of the result, or another.
-//   Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last);
+//   Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last);
 //   const T* read<T>(const Tensor&);  T* write<T>(const Tensor&);      The elements, for kernels.
 //   Tensor to_channels_last(const Tensor&);       A dense channels_last tensor of its elements.
 //   void copy(const Tensor& from, const Tensor& to);               Between the two layouts.

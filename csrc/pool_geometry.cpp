@@ -22,12 +22,12 @@ struct PerAxis {
   int64_t operator[](int i) const { return value[i]; }
   const int64_t* begin() const { return value; }
   const int64_t* end() const { return value + rank; }
-  IntList list() const { return IntList(begin(), end()); }
+  IntSpan list() const { return {begin(), end()}; }
 };
 
 /// Its values as torch prints them: "kH: 3 kW: 2".
 std::string by_axis(const char* prefix, const PerAxis& each) {
-  const IntList values = each.list();
+  const IntSpan values = each.list();
   std::string text;
   for (size_t i = 0; i < values.size(); ++i) {
     text += join(i ? " " : "", prefix, kLetters[3 - values.size() + i], ": ", values[i]);
@@ -35,19 +35,18 @@ std::string by_axis(const char* prefix, const PerAxis& each) {
   return text;
 }
 
-bool any_empty(const IntList& sizes, size_t from) {
+bool any_empty(IntSpan sizes, size_t from) {
   return std::any_of(sizes.begin() + from, sizes.end(), [](int64_t size) { return size == 0; });
 }
 
-int checked_rank(const char* name, const char* what, const IntList& list) {
+int checked_rank(const char* name, const char* what, IntSpan list) {
   CNNOPS_CHECK(!list.empty() && list.size() <= 3, name, ": ", what,
                " must have one, two or three entries, but got ", list);
   return static_cast<int>(list.size());
 }
 
 /// Fills rank, batch, channels and the sizes of one side from tensor sizes.
-PoolGeometry tensor_geometry(const char* name, const IntList& sizes, int rank,
-                             int64_t PoolAxis::* side) {
+PoolGeometry tensor_geometry(const char* name, IntSpan sizes, int rank, int64_t PoolAxis::* side) {
   const int dim = static_cast<int>(sizes.size());
   CNNOPS_CHECK(dim == rank + 1 || dim == rank + 2, torch_name(name, rank), ": Expected ",
                rank == 3 ? "non-empty " : "", rank + 1, "D or ", rank + 2,
@@ -62,7 +61,7 @@ PoolGeometry tensor_geometry(const char* name, const IntList& sizes, int rank,
 }
 
 /// What `list` says for each axis. torch's CPU operators keep these as int.
-PerAxis expanded(const char* name, const char* what, const IntList& list, int rank) {
+PerAxis expanded(const char* name, const char* what, IntSpan list, int rank) {
   CNNOPS_CHECK(list.size() == 1 || list.size() == static_cast<size_t>(rank), torch_name(name, rank),
                ": ", what, " must either be a single int, or a tuple of ", rank, " ints, but got ",
                list);
@@ -124,7 +123,7 @@ void set_windows(const char* name, const PoolArguments& arguments, PoolGeometry*
   }
 }
 
-void check_adaptive_output(const char* name, AdaptiveKind kind, const IntList& output_size) {
+void check_adaptive_output(const char* name, AdaptiveKind kind, IntSpan output_size) {
   for (int64_t size : output_size) {
     CNNOPS_CHECK(size >= 0 || kind == AdaptiveKind::kAverage,
                  "Trying to create tensor with negative dimension ", size, ": ", output_size);
@@ -148,7 +147,7 @@ int64_t scaled(int64_t o, const PoolAxis& axis, int64_t more) {
 
 }  // namespace
 
-std::string join_sizes(const IntList& sizes) {
+std::string join_sizes(IntSpan sizes) {
   std::string text;
   for (size_t i = 0; i < sizes.size(); ++i) text += join(i ? "x" : "", sizes[i]);
   return text;
@@ -164,7 +163,7 @@ IntList PoolGeometry::sizes(int64_t PoolAxis::* side) const {
   return sizes;
 }
 
-PoolGeometry window_pool_geometry(const char* name, const IntList& input_sizes,
+PoolGeometry window_pool_geometry(const char* name, IntSpan input_sizes,
                                   const PoolArguments& arguments) {
   const int rank = checked_rank(name, "kernel_size", arguments.kernel_size);
   PoolGeometry g = tensor_geometry(name, input_sizes, rank, &PoolAxis::input);
@@ -200,8 +199,7 @@ int64_t checked_divisor(const PoolGeometry& g, std::optional<int64_t> divisor_ov
   return divisor_override.value_or(0);
 }
 
-PoolGeometry window_pool_backward_geometry(const char* name, const IntList& grad_sizes,
-                                           const IntList& input_size,
+PoolGeometry window_pool_backward_geometry(const char* name, IntSpan grad_sizes, IntSpan input_size,
                                            const PoolArguments& arguments) {
   const int rank = checked_rank(name, "kernel_size", arguments.kernel_size);
   tensor_geometry(name, grad_sizes, rank, &PoolAxis::output);  // checks the number of axes
@@ -215,8 +213,8 @@ PoolGeometry window_pool_backward_geometry(const char* name, const IntList& grad
   return g;
 }
 
-PoolGeometry adaptive_pool_geometry(const char* name, AdaptiveKind kind, const IntList& input_sizes,
-                                    const IntList& output_size) {
+PoolGeometry adaptive_pool_geometry(const char* name, AdaptiveKind kind, IntSpan input_sizes,
+                                    IntSpan output_size) {
   const int rank = checked_rank(name, "output_size", output_size);
   check_adaptive_output(name, kind, output_size);
   PoolGeometry g = tensor_geometry(name, input_sizes, rank, &PoolAxis::input);
@@ -236,8 +234,8 @@ PoolGeometry adaptive_pool_geometry(const char* name, AdaptiveKind kind, const I
   return g;
 }
 
-PoolGeometry adaptive_pool_backward_geometry(const char* name, const IntList& grad_sizes,
-                                             const IntList& input_size) {
+PoolGeometry adaptive_pool_backward_geometry(const char* name, IntSpan grad_sizes,
+                                             IntSpan input_size) {
   const int rank = checked_rank(name, "input_size", input_size);
   checked_numel(input_size);
   PoolGeometry g = tensor_geometry(name, grad_sizes, rank, &PoolAxis::output);
@@ -251,9 +249,8 @@ PoolGeometry adaptive_pool_backward_geometry(const char* name, const IntList& gr
   return g;
 }
 
-PoolGeometry fractional_pool_geometry(const char* name, const IntList& input_sizes,
-                                      const IntList& kernel_size, const IntList& output_size,
-                                      const IntList& sample_sizes) {
+PoolGeometry fractional_pool_geometry(const char* name, IntSpan input_sizes, IntSpan kernel_size,
+                                      IntSpan output_size, IntSpan sample_sizes) {
   const int rank = checked_rank(name, "kernel_size", kernel_size);
   CNNOPS_CHECK(output_size.size() == static_cast<size_t>(rank), torch_name(name, rank),
                ": output_size must either be a single Int or tuple of ", rank, " Ints, but got ",
@@ -293,8 +290,8 @@ PoolGeometry fractional_pool_geometry(const char* name, const IntList& input_siz
   return g;
 }
 
-PoolGeometry indexed_pool_geometry(const char* name, const IntList& small_sizes,
-                                   const IntList& plane_size, bool allow_empty) {
+PoolGeometry indexed_pool_geometry(const char* name, IntSpan small_sizes, IntSpan plane_size,
+                                   bool allow_empty) {
   const int rank = checked_rank(name, "the spatial size", plane_size);
   for (int64_t size : plane_size) {
     CNNOPS_CHECK(size >= 0, torch_name(name, rank),
@@ -313,7 +310,7 @@ PoolGeometry indexed_pool_geometry(const char* name, const IntList& small_sizes,
   return g;
 }
 
-void check_sizes(const char* name, const IntList& sizes, const IntList& expected) {
+void check_sizes(const char* name, IntSpan sizes, IntSpan expected) {
   CNNOPS_CHECK(sizes == expected, "Expected a tensor of sizes ", expected, " but got: sizes ",
                sizes, " for ", name);
 }

@@ -47,15 +47,15 @@ struct PoolGeometry {
 /// Arguments of the pools whose windows lie on a regular grid. An empty `stride` means
 /// `kernel_size`; lists of one entry stand for that entry on every axis.
 struct PoolArguments {
-  const IntList& kernel_size;
-  const IntList& stride;
-  const IntList& padding;
-  const IntList& dilation;
+  IntSpan kernel_size;
+  IntSpan stride;
+  IntSpan padding;
+  IntSpan dilation;
   bool ceil_mode;
 };
 
 /// max_pool and avg_pool of a tensor of these sizes.
-PoolGeometry window_pool_geometry(const char* name, const IntList& input_sizes,
+PoolGeometry window_pool_geometry(const char* name, IntSpan input_sizes,
                                   const PoolArguments& arguments);
 
 /// What avg_pool divides by instead of the number of elements, 0 for that number. Raises for an
@@ -64,35 +64,33 @@ int64_t checked_divisor(const PoolGeometry& g, std::optional<int64_t> divisor_ov
 
 /// window_pool_geometry seen from the other side, for backward: `grad_sizes` are those of the
 /// gradient of the output, `input_size` the spatial sizes of the input that was pooled.
-PoolGeometry window_pool_backward_geometry(const char* name, const IntList& grad_sizes,
-                                           const IntList& input_size,
+PoolGeometry window_pool_backward_geometry(const char* name, IntSpan grad_sizes, IntSpan input_size,
                                            const PoolArguments& arguments);
 
 /// Which sizes of 0 an adaptive pool accepts: torch differs between its two operators.
 enum class AdaptiveKind { kMax, kAverage };
 
 /// adaptive_max_pool and adaptive_avg_pool, and the backward pass of the latter.
-PoolGeometry adaptive_pool_geometry(const char* name, AdaptiveKind kind, const IntList& input_sizes,
-                                    const IntList& output_size);
-PoolGeometry adaptive_pool_backward_geometry(const char* name, const IntList& grad_sizes,
-                                             const IntList& input_size);
+PoolGeometry adaptive_pool_geometry(const char* name, AdaptiveKind kind, IntSpan input_sizes,
+                                    IntSpan output_size);
+PoolGeometry adaptive_pool_backward_geometry(const char* name, IntSpan grad_sizes,
+                                             IntSpan input_size);
 
 /// fractional_max_pool; `sample_sizes` are those of random_samples, (N, C, rank).
-PoolGeometry fractional_pool_geometry(const char* name, const IntList& input_sizes,
-                                      const IntList& kernel_size, const IntList& output_size,
-                                      const IntList& sample_sizes);
+PoolGeometry fractional_pool_geometry(const char* name, IntSpan input_sizes, IntSpan kernel_size,
+                                      IntSpan output_size, IntSpan sample_sizes);
 
 /// max_unpool and max_pool_backward, which send the elements of a tensor of `small_sizes` to the
 /// positions that indices name in planes of `plane_size`: `input` is the plane, `output` the small
 /// side. `allow_empty` accepts small tensors without elements.
-PoolGeometry indexed_pool_geometry(const char* name, const IntList& small_sizes,
-                                   const IntList& plane_size, bool allow_empty);
+PoolGeometry indexed_pool_geometry(const char* name, IntSpan small_sizes, IntSpan plane_size,
+                                   bool allow_empty);
 
 /// Sizes as torch writes them in pooling errors: 3x6x7.
-std::string join_sizes(const IntList& sizes);
+std::string join_sizes(IntSpan sizes);
 
 /// Raises unless `sizes` are those of `expected`, in the words of torch's own check.
-void check_sizes(const char* name, const IntList& sizes, const IntList& expected);
+void check_sizes(const char* name, IntSpan sizes, IntSpan expected);
 
 /// How the elements of a window are counted for the mean.
 enum class WindowCount { kNone, kInput, kPadded, kAdaptive };

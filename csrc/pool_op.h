@@ -5,7 +5,7 @@
 //   explicit Engine(const Tensor& like);
 //   static void check_window_span(const PoolGeometry&);
 //       Raises for windows too large for the engine to find the indices of maxima in.
-//   Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType);
+//   Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last, ScalarType);
 //   void max_pool<T>(const PoolGeometry&, bool channels_last, const Tensor& input,
 //                    const Tensor& output, const Tensor* indices);
 //   void max_pool_taps<T>(const PoolGeometry&, bool channels_last, const Tensor& input,
@@ -286,7 +286,7 @@ Tensor max_pool_backward(const Tensor& grad_output, const Tensor& indices,
 template <class Engine>
 Tensor max_pool_gather(const Tensor& input, const Tensor& indices) {
   const char* name = "max_pool_gather";
-  const IntList sizes = sizes_of(indices), input_sizes = sizes_of(input);
+  const IntSpan sizes = sizes_of(indices), input_sizes = sizes_of(input);
   CNNOPS_CHECK(sizes.size() >= 3 && sizes.size() <= 5 && input_sizes.size() == sizes.size() &&
                    input_sizes[0] == sizes[0] && input_sizes[1] == sizes[1],
                name, ": Expected batched input and indices (N, C, *spatial) of one batch size and ",
@@ -296,7 +296,7 @@ Tensor max_pool_gather(const Tensor& input, const Tensor& indices) {
                "elements in indices should be type int64 but got: ",
                torch::headeronly::toString(indices.scalar_type()));
   const PoolGeometry g =
-      indexed_pool_geometry(name, sizes, IntList(input_sizes.begin() + 2, input_sizes.end()), true);
+      indexed_pool_geometry(name, sizes, {input_sizes.begin() + 2, input_sizes.end()}, true);
   const bool channels_last = lies_channels_last(indices, g);
   Engine engine(input);
   const Tensor output = engine.allocate(sizes, input, channels_last, input.scalar_type());

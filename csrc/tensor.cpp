@@ -9,7 +9,7 @@ namespace {
 int channels_last_axis(int i, int dim) { return i == 0 ? 1 : i == dim - 1 ? 0 : dim - i; }
 
 /// The strides that torch gives a new tensor of these sizes.
-IntList dense_strides(const IntList& sizes, bool channels_last) {
+IntList dense_strides(IntSpan sizes, bool channels_last) {
   const int dim = static_cast<int>(sizes.size());
   IntList strides(dim);
   int64_t step = 1;
@@ -63,11 +63,11 @@ bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
-Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
+Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last) {
   return allocate(sizes, like, channels_last, like.scalar_type());
 }
 
-Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
+Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
   const int64_t numel = checked_numel(sizes);
   const IntList strides = dense_strides(sizes, channels_last);
   const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
@@ -118,7 +118,7 @@ void check_like_input(const char* name, const Tensor& tensor, const Tensor& inpu
 
 bool is_dense_channels_last(const Tensor& tensor) {
   const auto strides = tensor.strides();
-  return IntList(strides.begin(), strides.end()) == dense_strides(sizes_of(tensor), true);
+  return IntSpan(strides.begin(), strides.end()) == dense_strides(sizes_of(tensor), true);
 }
 
 Tensor to_channels_last(const Tensor& tensor) {

@@ -1,4 +1,4 @@
-// What the bindings need of torch, over its stable ABI only: sizes as IntList, memory formats, and
+// What the bindings need of torch, over its stable ABI only: sizes as lists, memory formats, and
 // allocation of outputs. Kernels never see a tensor.
 #pragma once
 
@@ -16,9 +16,10 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline IntList sizes_of(const Tensor& tensor) {
+/// The sizes of `tensor`, which must outlive them.
+inline IntSpan sizes_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
-  return IntList(sizes.begin(), sizes.end());
+  return {sizes.begin(), sizes.end()};
 }
 
 /// The elements of `tensor`; nullptr where there is none.
@@ -43,8 +44,8 @@ bool is_dense_channels_last(const Tensor& tensor);
 Tensor to_channels_last(const Tensor& tensor);
 
 /// An uninitialised tensor like `like` in dtype and device; channels_last needs 4 or 5 sizes.
-Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last);
-Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype);
+Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last);
+Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last, ScalarType dtype);
 
 /// A dtype as torch's messages print it.
 const char* dtype_name(ScalarType dtype);

@@ -3,12 +3,14 @@
 import warnings
 from contextlib import nullcontext
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as torch_functional
 from torch.autograd import forward_ad
 from torch.nn.functional import conv2d, max_pool2d
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cnnops.functional as F
@@ -166,6 +168,59 @@ def test_derivatives(wanted):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
+def gradients_of(grad, input, weight, needed, rank):
+    call = plain_call("convolution_gradients", None)
+    return call(grad, input, weight, *needed, (1,) * rank, (1,) * 2 * rank, (1,) * rank, 1, "zeros")
+
+
+@pytest.mark.parametrize("needed", list(product((True, False), repeat=3)))
+def test_gradients_of_a_backward(needed):
+    x, w, b = (t.requires_grad_() for t in tensors())
+    w = w.repeat(1, 2, 1, 1).detach().requires_grad_()
+    y = conv2d(x, w, b, padding=1)
+    grad = torch.randn_like(y)
+    expected = torch.autograd.grad(y, (x, w, b), grad)
+    with torch.no_grad():
+        gradients = gradients_of(grad, x, w, needed, 2)
+    for is_needed, mine, theirs in zip(needed, gradients, expected, strict=True):
+        if is_needed:
+            torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+        else:
+            assert mine is None
+    # Gradients that are differentiated again are not for this call.
+    assert gradients_of(grad, x, w, needed, 2) is None
+
+
+#: Gradients of biases: few elements, which cnnops adds, and many.
+SUMMED = [(2, 3, 5), (3, 1, 70), (1, 5, 9001), (2, 9, 7, 9), (3, 40, 33, 17), (2, 8, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SUMMED)
+@pytest.mark.parametrize(
+    "arrange", ["as it is", "channels_last", "unbatched", "expanded", "strided"]
+)
+def test_gradient_of_a_bias(shape, arrange, dtype):
+    rank = len(shape) - 2
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    if arrange == "channels_last":
+        grad = grad.movedim(1, -1).contiguous().movedim(-1, 1)
+    elif arrange == "unbatched":
+        grad = grad[-1]
+    elif arrange == "expanded":
+        grad = grad[:, :, :1].expand(shape)
+    elif arrange == "strided":
+        grad = torch.stack([grad, grad], -1)[..., 0]
+    weight = torch.zeros(shape[1], 1, *(1,) * rank, dtype=dtype)
+    _, _, mine = gradients_of(grad, weight, weight, (False, False, True), rank)
+    axes = [axis for axis in range(grad.dim()) if axis != grad.dim() - rank - 1]
+    assert mine.dtype is dtype
+    if grad.numel() > 2048:
+        assert torch.equal(mine, grad.sum(axes))
+    else:
+        torch.testing.assert_close(mine, grad.double().sum(axes).to(dtype))
+
+
 def test_indices_have_no_derivative():
     x = tensors()[0].requires_grad_()
     values, indices = plain_max_pool(x, (2, 2), (2, 2), (0, 0), (1, 1), False)
@@ -186,6 +241,11 @@ class Watching(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Overriding(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
 def quiet_profile():
     return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
 
@@ -195,10 +255,11 @@ def quiet_profile():
     [
         lambda: torch.autocast("cpu", torch.bfloat16),
         Watching,
+        Overriding,
         forward_ad.dual_level,
         quiet_profile,
     ],
-    ids=["autocast", "dispatch mode", "forward mode", "profiler"],
+    ids=["autocast", "dispatch mode", "function mode", "forward mode", "profiler"],
 )
 def test_contexts_that_are_not_plain(context):
     x, w, b = tensors()

@@ -213,6 +213,10 @@ def _conv(
     convolve: Callable[..., Tensor] = ops.convolution,
 ) -> Tensor:
     """The convolution `function` of `rank` spatial axes, computed by `convolve`."""
+    if convolve is ops.convolution and not _dynamo_is_compiling():
+        output = _plain_conv(rank, input, weight, bias, stride, padding, dilation, groups)
+        if output is not None:
+            return output
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             function,
@@ -225,10 +229,6 @@ def _conv(
             dilation,
             groups,
         )
-    if convolve is ops.convolution and not _dynamo_is_compiling():
-        output = _plain_conv(rank, input, weight, bias, stride, padding, dilation, groups)
-        if output is not None:
-            return output
     support.check(function.__name__, input, weight, *support.given(bias))
     if weight.numel() == 0:
         _check_channels(function.__name__, rank, input, weight)
@@ -326,6 +326,12 @@ def _conv_transpose(
     dilation: IntOrInts,
 ) -> Tensor:
     """The transposed convolution `function` of `rank` spatial axes."""
+    if not _dynamo_is_compiling():
+        output = _plain_conv_transpose(
+            rank, input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+        if output is not None:
+            return output
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             function,
@@ -339,12 +345,6 @@ def _conv_transpose(
             groups,
             dilation,
         )
-    if not _dynamo_is_compiling():
-        output = _plain_conv_transpose(
-            rank, input, weight, bias, stride, padding, output_padding, groups, dilation
-        )
-        if output is not None:
-            return output
     support.check(function.__name__, input, weight, *support.given(bias))
     if _any_autocast():
         input, weight, bias = autocast.to_lower_precision(input, weight, bias)  # type: ignore

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
-from torch.overrides import has_torch_function_variadic
 
 from cnnops import ops
 from cnnops.geometry import IntOrInts
@@ -93,8 +92,6 @@ def conv(
     state of the weight, or prepare it.
     """
     if _dynamo_is_compiling() or id(weight) not in _kept:
-        return None
-    if _get_tracing_state() is not None or has_torch_function_variadic(input, weight, bias):
         return None
     kept = _kept_of(weight)
     if kept is None:

@@ -1,4 +1,5 @@
 // The convolution operators on the CPU.
+#include "cpu/channel_sums.h"
 #include "cpu/engine.h"
 #include "cpu/plain_call.h"
 #include "cpu/prepared.h"
@@ -9,9 +10,9 @@ namespace {
 
 /// Padding with zeros by one number for both sides of each axis, as the operators take it.
 void complete(IntList& padding, std::string& padding_mode) {
-  const IntList each = padding;
-  padding.clear();
-  for (const int64_t pad : each) padding.insert(padding.end(), 2, pad);
+  const size_t rank = padding.size();
+  padding.resize(2 * rank);
+  for (size_t side = 2 * rank; side-- > 0;) padding[side] = padding[side / 2];
   padding_mode = "zeros";
 }
 
@@ -83,12 +84,67 @@ PyObject* plain_conv_transpose(PyObject* record, PyObject* const* arguments, Py_
   return Call::run(record, arguments + 1, values);
 }
 
+/// The gradients of a convolution or a transposed convolution for its input, weight and bias, those
+/// that `needed` says are wanted: what backward computes in one call.
+using Gradients = std::tuple<std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>>;
+
+/// The sizes of the spatial axes, `rank` of them.
+IntList spatial(const Tensor& tensor, int rank) {
+  const IntSpan sizes = sizes_of(tensor);
+  CNNOPS_CHECK(std::ssize(sizes) > rank, "expected more than ", rank, " dimensions, but got ",
+               sizes);
+  return IntList(sizes.end() - rank, sizes.end());
+}
+
+Gradients convolution_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight,
+                                bool for_input, bool for_weight, bool for_bias,
+                                const IntList& stride, const IntList& padding,
+                                const IntList& dilation, int64_t groups,
+                                const std::string& padding_mode) {
+  const int rank = static_cast<int>(stride.size());
+  Gradients all;
+  auto& [grad_input, grad_weight, grad_bias] = all;
+  if (for_input) {
+    grad_input = convolution_grad_input<CpuEngine>(grad, weight, std::nullopt, spatial(input, rank),
+                                                   stride, padding, dilation, groups, padding_mode);
+  }
+  if (for_weight) {
+    grad_weight = convolution_grad_weight<CpuEngine>(grad, input, spatial(weight, rank), stride,
+                                                     padding, dilation, groups, padding_mode);
+  }
+  if (for_bias) grad_bias = sum_to_channels(grad, rank);
+  return all;
+}
+
+/// The first of these may have more positions than `input`, whose others it never read.
+Gradients convolution_transpose_gradients(const Tensor& grad, const Tensor& input,
+                                          const Tensor& weight, bool for_input, bool for_weight,
+                                          bool for_bias, const IntList& stride,
+                                          const IntList& padding, const IntList& dilation,
+                                          int64_t groups, const std::string& padding_mode) {
+  const int rank = static_cast<int>(stride.size());
+  Gradients all;
+  auto& [grad_input, grad_weight, grad_bias] = all;
+  if (for_input) {
+    grad_input = convolution<CpuEngine>(grad, weight, std::nullopt, stride, padding, dilation,
+                                        groups, padding_mode);
+  }
+  if (for_weight) {
+    grad_weight = convolution_grad_weight<CpuEngine>(input, grad, spatial(weight, rank), stride,
+                                                     padding, dilation, groups, padding_mode);
+  }
+  if (for_bias) grad_bias = sum_to_channels(grad, rank);
+  return all;
+}
+
 }  // namespace
 
 PyMethodDef conv_plain_calls[] = {
     plain_method<plain_call<convolution<CpuEngine>>>("convolution"),
     plain_method<plain_call<convolution_grad_input<CpuEngine>>>("convolution_grad_input"),
     plain_method<plain_call<convolution_grad_weight<CpuEngine>>>("convolution_grad_weight"),
+    plain_method<plain_call<convolution_gradients>>("convolution_gradients"),
+    plain_method<plain_call<convolution_transpose_gradients>>("convolution_transpose_gradients"),
     plain_method<plain_call<convolution_kept>>("convolution_kept"),
     plain_method<plain_conv>("convNd"),
     plain_method<plain_conv_kept>("convNd_kept"),

@@ -25,7 +25,7 @@ class NotingEngine {
 
   bool channels_last() const { return channels_last_; }
 
-  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) const {
+  Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last) const {
     return cnnops::allocate(sizes, like, channels_last);
   }
   // Tensors on the meta device have sizes and strides, but no elements.

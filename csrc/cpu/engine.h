@@ -36,7 +36,7 @@ class CpuEngine {
       : channels_last_(channels_last) {}
 
   bool channels_last() const { return channels_last_; }
-  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) const {
+  Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last) const {
     return cnnops::allocate(sizes, like, channels_last);
   }
   template <class T>

@@ -154,7 +154,7 @@ bool read(PyObject* from, std::string& to) {
 namespace {
 
 template <class T>
-PyObject* tuple_of(const std::vector<T>& list) {
+PyObject* tuple_from(const std::vector<T>& list) {
   PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(list.size()));
   for (size_t i = 0; tuple != nullptr && i < list.size(); ++i) {
     PyObject* entry = to_python(list[i]);
@@ -175,23 +175,14 @@ PyObject* to_python(const Tensor& tensor) {
   return static_cast<PyObject*>(object);
 }
 
-PyObject* to_python(const std::tuple<Tensor, Tensor>& tensors) {
-  PyObject* first = to_python(std::get<0>(tensors));
-  PyObject* second = first == nullptr ? nullptr : to_python(std::get<1>(tensors));
-  PyObject* both = second == nullptr ? nullptr : PyTuple_Pack(2, first, second);
-  Py_XDECREF(first);
-  Py_XDECREF(second);
-  return both;
-}
-
 PyObject* to_python(const std::optional<Tensor>& tensor) {
   if (tensor) return to_python(*tensor);
   Py_RETURN_NONE;
 }
 
-PyObject* to_python(const std::vector<Tensor>& tensors) { return tuple_of(tensors); }
+PyObject* to_python(const std::vector<Tensor>& tensors) { return tuple_from(tensors); }
 
-PyObject* to_python(const IntList& list) { return tuple_of(list); }
+PyObject* to_python(const IntList& list) { return tuple_from(list); }
 
 PyObject* to_python(int64_t value) { return PyLong_FromLongLong(value); }
 
@@ -227,8 +218,7 @@ PyObject* recorded(PyObject* record, PyObject* const* tensors, int count, PyObje
     return nullptr;
   }
   for (int i = 0; i < count; ++i) {
-    Py_INCREF(tensors[i]);
-    PyTuple_SetItem(all, i, tensors[i]);
+    PyTuple_SetItem(all, i, new_reference(tensors[i]));
   }
   PyTuple_SetItem(all, count, done);
   PyObject* result = PyObject_Call(record, all, nullptr);
@@ -236,14 +226,14 @@ PyObject* recorded(PyObject* record, PyObject* const* tensors, int count, PyObje
   return result;
 }
 
-Detached::Detached()
-    : thread_(PyEval_SaveThread()), grad_enabled_(aoti_torch_grad_mode_is_enabled()) {
+Detached::Detached(bool does_little) : grad_enabled_(aoti_torch_grad_mode_is_enabled()) {
+  if (!does_little) thread_ = PyEval_SaveThread();
   if (grad_enabled_) aoti_torch_grad_mode_set_enabled(false);
 }
 
 Detached::~Detached() {
   if (grad_enabled_) aoti_torch_grad_mode_set_enabled(true);
-  PyEval_RestoreThread(thread_);
+  if (thread_ != nullptr) PyEval_RestoreThread(thread_);
 }
 
 namespace {

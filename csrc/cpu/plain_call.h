@@ -70,7 +70,6 @@ bool read(PyObject* from, T& to, int) {
 /// A new reference to the object of Python, or null with an exception set. Those that were read
 /// from an object are equal to it.
 PyObject* to_python(const Tensor& tensor);
-PyObject* to_python(const std::tuple<Tensor, Tensor>& tensors);
 PyObject* to_python(const std::optional<Tensor>& tensor);
 inline PyObject* to_python(const RequiredTensor& tensor) { return to_python(*tensor.tensor); }
 PyObject* to_python(const std::vector<Tensor>& tensors);
@@ -79,6 +78,35 @@ PyObject* to_python(int64_t value);
 PyObject* to_python(const std::optional<int64_t>& value);
 PyObject* to_python(bool value);
 PyObject* to_python(const std::string& text);
+template <class... T>
+PyObject* to_python(const std::tuple<T...>& values);
+
+inline PyObject* new_reference(PyObject* object) {
+  Py_INCREF(object);
+  return object;
+}
+
+/// The tuple of entry<0>(), entry<1>() and so on, new references all; null with an exception set
+/// where one of them is.
+template <size_t count, class F>
+PyObject* tuple_of(const F& entry) {
+  PyObject* tuple = PyTuple_New(count);
+  if (tuple == nullptr) return nullptr;
+  const auto set = [tuple](size_t i, PyObject* object) {
+    return object != nullptr && PyTuple_SetItem(tuple, i, object) == 0;
+  };
+  const bool complete = [&]<size_t... i>(std::index_sequence<i...>) {
+    return (set(i, entry.template operator()<i>()) && ...);
+  }(std::make_index_sequence<count>());
+  if (complete) return tuple;
+  Py_DECREF(tuple);
+  return nullptr;
+}
+
+template <class... T>
+PyObject* to_python(const std::tuple<T...>& values) {
+  return tuple_of<sizeof...(T)>([&]<size_t i>() { return to_python(std::get<i>(values)); });
+}
 
 /// Whether autograd would record a call with these tensors, of which some may be None.
 bool wants_gradient(PyObject* const* tensors, int count);
@@ -88,16 +116,16 @@ bool wants_gradient(PyObject* const* tensors, int count);
 PyObject* recorded(PyObject* record, PyObject* const* tensors, int count, PyObject* output,
                    PyObject* arguments);
 
-/// Neither the interpreter's lock nor autograd while an operator runs.
+/// No autograd while an operator runs, and unless it does little, not the interpreter's lock.
 class Detached {
  public:
-  Detached();
+  explicit Detached(bool does_little);
   ~Detached();
   Detached(const Detached&) = delete;
   Detached& operator=(const Detached&) = delete;
 
  private:
-  PyThreadState* thread_;
+  PyThreadState* thread_ = nullptr;
   bool grad_enabled_;
 };
 
@@ -118,6 +146,13 @@ constexpr int leading_tensors() {
   return count < int(sizeof...(P)) ? count : count - 1;
 }
 
+inline double elements(const RequiredTensor& tensor) {
+  return static_cast<double>(tensor.tensor->numel());
+}
+inline double elements(const std::optional<Tensor>& tensor) {
+  return tensor ? static_cast<double>(tensor->numel()) : 1;
+}
+
 /// The plain calls of an operator.
 template <auto op>
 struct PlainCall;
@@ -129,31 +164,38 @@ struct PlainCall<op> {
   /// How many of them are tensors that a derivative is for.
   static constexpr int kTensors = leading_tensors<P...>();
 
+  /// Whether the call is over before another thread would have the interpreter's lock: not even if
+  /// each element of a tensor meets each of the others.
+  static bool does_little(const Values& values) {
+    constexpr double kLittle = 1 << 16;
+    const double meetings = [&]<size_t... i>(std::index_sequence<i...>) {
+      return (elements(std::get<i>(values)) * ...);
+    }(std::make_index_sequence<kTensors>());
+    return meetings <= kLittle;
+  }
+
   /// Runs the operator; its leading tensors are those that `tensors` are the objects of.
   static PyObject* run(PyObject* record, PyObject* const* tensors, const Values& values) {
-    if (record == Py_None && wants_gradient(tensors, kTensors)) Py_RETURN_NONE;
+    const bool differentiable = wants_gradient(tensors, kTensors);
+    if (record == Py_None && differentiable) Py_RETURN_NONE;
     std::optional<R> result;
     try {
-      const Detached detached;
+      const Detached detached(does_little(values));
       result.emplace(std::apply(op, values));
     } catch (const std::exception&) {
       Py_RETURN_NONE;
     }
     PyObject* output = to_python(*result);
-    if (output == nullptr || !wants_gradient(tensors, kTensors)) return output;
-    return recorded(record, tensors, kTensors, output, tuple_of(values));
+    if (output == nullptr || !differentiable) return output;
+    return recorded(record, tensors, kTensors, output, arguments_of(tensors, values));
   }
 
  private:
-  static PyObject* tuple_of(const Values& values) {
-    PyObject* tuple = PyTuple_New(sizeof...(P));
-    if (tuple == nullptr) return nullptr;
-    const bool complete = [&]<size_t... i>(std::index_sequence<i...>) {
-      return ((PyTuple_SetItem(tuple, i, to_python(std::get<i>(values))) == 0) && ...);
-    }(std::index_sequence_for<P...>{});
-    if (complete && PyErr_Occurred() == nullptr) return tuple;
-    Py_DECREF(tuple);
-    return nullptr;
+  /// The arguments of the operator as Python's objects.
+  static PyObject* arguments_of(PyObject* const* tensors, const Values& values) {
+    return tuple_of<sizeof...(P)>([&]<size_t i>() {
+      return i < kTensors ? new_reference(tensors[i]) : to_python(std::get<i>(values));
+    });
   }
 };
 

@@ -79,7 +79,7 @@ class CpuEngine {
                  " elements of its input plane, more than the supported ", INT32_MAX);
   }
 
-  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
+  Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
     return cnnops::allocate(sizes, like, channels_last, dtype);
   }
 

@@ -14,7 +14,7 @@ class NotingEngine {
 
   static void check_window_span(const PoolGeometry&) {}
 
-  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
+  Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
     return cnnops::allocate(sizes, like, channels_last, dtype);
   }
 

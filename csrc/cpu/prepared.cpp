@@ -112,7 +112,7 @@ Tensor prepare_weight(const Tensor& input, const Tensor& weight, const IntList& 
                       const std::string& padding_mode) {
   const int64_t bytes =
       prepare(nullptr, input, weight, stride, padding, dilation, groups, padding_mode).bytes;
-  const Tensor prepared = allocate({bytes}, weight, false, ScalarType::Byte);
+  const Tensor prepared = allocate(IntList{bytes}, weight, false, ScalarType::Byte);
   prepare(mutable_data_of<uint8_t>(prepared), input, weight, stride, padding, dilation, groups,
           padding_mode);
   return prepared;

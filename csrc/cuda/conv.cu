@@ -102,7 +102,7 @@ class CudaEngine {
         channels_last_(channels_last || tensor_cores_) {}
 
   bool channels_last() const { return channels_last_; }
-  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
+  Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last) {
     return device_.allocate(sizes, like, channels_last);
   }
   template <class T>

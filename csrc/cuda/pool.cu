@@ -42,7 +42,7 @@ class CudaEngine {
   /// Positions are as wide as they need to be.
   static void check_window_span(const PoolGeometry&) {}
 
-  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
+  Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last, ScalarType dtype) {
     return call_.allocate(sizes, like, channels_last, dtype);
   }
 

@@ -84,17 +84,17 @@ static Tensor poisoned(Tensor tensor) { return tensor; }
 
 #endif
 
-Tensor DeviceCall::allocate(const IntList& sizes, const Tensor& like, bool channels_last) {
+Tensor DeviceCall::allocate(IntSpan sizes, const Tensor& like, bool channels_last) {
   return poisoned(cnnops::allocate(sizes, like, channels_last));
 }
 
-Tensor DeviceCall::allocate(const IntList& sizes, const Tensor& like, bool channels_last,
+Tensor DeviceCall::allocate(IntSpan sizes, const Tensor& like, bool channels_last,
                             ScalarType dtype) {
   return poisoned(cnnops::allocate(sizes, like, channels_last, dtype));
 }
 
 void* DeviceCall::workspace_bytes(int64_t bytes) {
-  workspaces_.push_back(allocate({bytes}, input_, false, ScalarType::Byte));
+  workspaces_.push_back(allocate(IntList{bytes}, input_, false, ScalarType::Byte));
   expose(workspaces_.back(), true);
   return workspaces_.back().mutable_data_ptr();
 }

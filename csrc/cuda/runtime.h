@@ -57,8 +57,8 @@ class DeviceCall {
 
   /// cnnops::allocate for a result. The emulator fills it, and workspace, with bytes of 0xFF: NaN
   /// where they are read as floating point.
-  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last);
-  Tensor allocate(const IntList& sizes, const Tensor& like, bool channels_last, ScalarType dtype);
+  Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last);
+  Tensor allocate(IntSpan sizes, const Tensor& like, bool channels_last, ScalarType dtype);
 
   /// Uninitialised memory for `count` elements, aligned to 64 bytes and kept until the call ends;
   /// the allocator gives it to nothing else before the kernels launched on `stream` are done.
