@@ -118,7 +118,8 @@ def test_far_strides_and_dilations_are_phases(options: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("expected", "op", "options"),
     [
-        ("pool_blocks", "max_pool2d", {"kernel_size": 3, "stride": 2}),
+        ("pool_rows_by_phases", "max_pool2d", {"kernel_size": 3, "stride": 1}),
+        ("pool_blocks", "max_pool2d", {"kernel_size": 5, "stride": 2}),
         ("pool_blocks", "max_pool2d", {"kernel_size": 3}),
         ("pool_blocks", "adaptive_avg_pool2d", {"output_size": 6}),
         ("pool_whole_rows", "adaptive_avg_pool2d", {"output_size": 1}),
@@ -155,11 +156,24 @@ def test_poolings_of_few_planes(phase: str) -> None:
         shuffled = shuffles and (phase, stride) != ("bwd_input", 2)
         expected = "pool_shuffled_rows" if shuffled else otherwise
         step: dict[str, Any] = {"kernel_size": 3, "stride": stride, "phase": phase}
-        assert algorithms("avg_pool2d", (1, 1, 30, 30), **step) == [expected]
+        assert algorithms("avg_pool2d", (1, 1, 20, 20), **step) == [expected]
     # Nor do windows that are wider than two registers fit into them.
     wide: dict[str, Any] = {"kernel_size": 90, "stride": 80, "phase": phase}
     if phase == "fwd":
         assert algorithms("avg_pool1d", (1, 1, 800), **wide) == ["pool_rows_by_windows"]
+
+
+def test_rows_of_values_go_by_phases_where_they_fill_registers() -> None:
+    """At stride 2 that takes longer rows; places of maxima, and gradients, go by blocks."""
+    for kernel, long in ((2, 64), (3, 96)):
+        windows: dict[str, Any] = {"kernel_size": kernel, "stride": 2}
+        for op in ("max_pool2d", "avg_pool2d"):
+            assert algorithms(op, (2, 32, 9, long), **windows) == ["pool_rows_by_phases"]
+            assert algorithms(op, (2, 32, 9, 5), **windows) == ["pool_blocks"]
+        places = {"return_indices": True, **windows}
+        assert algorithms("max_pool2d", (2, 32, 9, long), **places) == ["pool_blocks"]
+    far: dict[str, Any] = {"kernel_size": 3, "stride": 1, "dilation": 70}
+    assert algorithms("max_pool1d", (2, 32, 999), **far) != ["pool_rows_by_phases"]
 
 
 def test_blocks_of_planes_take_scratch_that_does_not_grow() -> None:

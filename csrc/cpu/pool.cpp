@@ -12,16 +12,25 @@ PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount 
     : problem_{g.batch, g.channels, channels_last, divisor, {}, inverse, {}, {}, {}} {
   const PoolGeometry flat = with_global_windows_flat(g, &count);
   list_windows(flat, count, inverse, registers.lanes);
-  const PoolChoice choice = choose_pool(problem_, registers);
-  problem_.algorithm = choice.algorithm;
-  reason_ = choice.reason;
+  take(choose_pool(problem_, false, registers));
+}
+
+PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, bool places,
+                         const PoolRegisters& registers)
+    : problem_{g.batch, g.channels, channels_last, 0, {}, false, {}, {}, {}} {
+  WindowCount count = WindowCount::kNone;
+  list_windows(with_global_windows_flat(g, &count), count, false, registers.lanes);
+  take(choose_pool(problem_, places, registers));
 }
 
 PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, TapPass pass,
                          const PoolRegisters& registers)
     : problem_{g.batch, g.channels, channels_last, 0, {}, pass == TapPass::backward, {}, {}, {}} {
   list_windows(g, WindowCount::kNone, true, registers.lanes);
-  const PoolChoice choice = choose_tap_pool(problem_, pass, registers);
+  take(choose_tap_pool(problem_, pass, registers));
+}
+
+void PlannedPool::take(const PoolChoice& choice) {
   problem_.algorithm = choice.algorithm;
   reason_ = choice.reason;
 }
@@ -87,7 +96,7 @@ class CpuEngine {
   void max_pool(const PoolGeometry& g, bool channels_last, const Tensor& input,
                 const Tensor& output, const Tensor* indices) {
     const PoolKernels<T>& kernels = pool_kernels<T>();
-    const PlannedPool plan(g, channels_last, WindowCount::kNone, 0, false, kernels.registers);
+    const PlannedPool plan(g, channels_last, indices != nullptr, kernels.registers);
     kernels.max_pool(plan.problem(), data_of<T>(input), mutable_data_of<T>(output),
                      indices ? mutable_data_of<int64_t>(*indices) : nullptr);
   }

@@ -172,7 +172,7 @@ struct PoolKernels {
   /// Bytes of scratch of max_pool, max_pool_taps, avg_pool and avg_pool_backward: of every thread,
   /// for poolings that say where maxima are or not, and of the call, for those that divide or not.
   int64_t (*scratch)(const PoolProblem&, bool places);
-  int64_t (*tables)(const PoolProblem&, bool divides);
+  int64_t (*tables)(const PoolProblem&, bool places, bool divides);
   /// `indices` may be null.
   void (*max_pool)(const PoolProblem&, const T* input, T* output, int64_t* indices);
   /// The same for the gradient, by pixels or by phases and without dilation; `taps` may not be

@@ -21,8 +21,8 @@ class NotingEngine {
   template <class T>
   void max_pool(const PoolGeometry& g, bool channels_last, const Tensor&, const Tensor&,
                 const Tensor* indices) {
-    note<T>(PlannedPool(g, channels_last, WindowCount::kNone, 0, false, registers<T>()),
-            indices != nullptr, false);
+    const bool places = indices != nullptr;
+    note<T>(PlannedPool(g, channels_last, places, registers<T>()), places, false);
   }
 
   template <class T>
@@ -75,7 +75,7 @@ class NotingEngine {
   static void note(const PlannedPool& plan, bool places, bool divides) {
     const PoolKernels<T>& kernels = pool_kernels<T>();
     note_scratch<T>(plan, kernels.scratch(plan.problem(), places),
-                    kernels.tables(plan.problem(), divides));
+                    kernels.tables(plan.problem(), places, divides));
   }
   template <class T>
   static void note_scratch(const PlannedPool& plan, int64_t scratch, int64_t tables) {

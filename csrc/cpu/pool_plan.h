@@ -59,21 +59,29 @@ inline bool can_shuffle(const PoolProblem& p, const PoolRegisters& registers) {
          (p.chunks.chunks == 1 || 4 * p.chunks.count >= registers.lanes);
 }
 
-inline PoolChoice choose_pool(const PoolProblem& p, const PoolRegisters& registers) {
+/// Are rows of values, without their places, long enough for registers of `lanes` along them? With
+/// stride 2 a register of outputs takes two of columns for each tap.
+inline bool rows_fill(const PoolWindows& width, int64_t lanes) {
+  if (width.stride == 1) return true;
+  return width.kernel <= 2 ? 2 * width.output >= lanes : 2 * width.output >= 3 * lanes;
+}
+
+/// `places`: does the pooling say where maxima are?
+inline PoolChoice choose_pool(const PoolProblem& p, bool places, const PoolRegisters& registers) {
   const PoolWindows& width = p.axis[2];
   if (p.channels_last) return kByPixels;
   if (is_one_window(p)) return {PoolAlgorithm::whole_rows, "one window holds the plane"};
+  const bool grid = width.stride == 1 || width.stride == 2;
+  const bool near = (width.kernel - 1) * width.dilation < kPoolRowReach * width.stride;
+  if (grid && near && !places && !p.inverse && rows_fill(width, registers.lanes)) return kByPhases;
   if (can_block(p, registers.lanes)) return kByBlocks;
-  const bool by_phases = width.stride == 1 || width.stride == 2;
   // The windows that an input lies in at these strides begin where shifted vectors do.
-  if (can_shuffle(p, registers) && !(p.inverse && by_phases)) return kByShuffles;
-  if (!by_phases) {
+  if (can_shuffle(p, registers) && !(p.inverse && grid)) return kByShuffles;
+  if (!grid) {
     const char* reason = width.stride == 0 ? "windows lie on no grid" : "windows hardly overlap";
     return {PoolAlgorithm::rows_by_windows, reason};
   }
-  if ((width.kernel - 1) * width.dilation / width.stride >= kPoolRowReach) {
-    return {PoolAlgorithm::rows_by_windows, "windows too wide for shifted vectors"};
-  }
+  if (!near) return {PoolAlgorithm::rows_by_windows, "windows too wide for shifted vectors"};
   return kByPhases;
 }
 
@@ -100,8 +108,12 @@ inline IndexedProblem indexed_problem(const PoolGeometry& g, bool channels_last)
 /// A problem for the kernels, with its plan and the lists of windows it points to.
 class PlannedPool {
  public:
+  /// Of averages, or where `inverse` of their gradients.
   PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount count, int64_t divisor,
               bool inverse, const PoolRegisters& registers);
+  /// Of maxima, with or without their places.
+  PlannedPool(const PoolGeometry& g, bool channels_last, bool places,
+              const PoolRegisters& registers);
   /// Of max pooling with taps, which count from the start of a window that is not flattened.
   PlannedPool(const PoolGeometry& g, bool channels_last, TapPass pass,
               const PoolRegisters& registers);
@@ -114,6 +126,7 @@ class PlannedPool {
   int64_t bytes() const { return static_cast<int64_t>(lists_.size() * sizeof(int64_t)); }
 
  private:
+  void take(const PoolChoice& choice);
   void list_windows(const PoolGeometry& g, WindowCount count, bool inverse, int64_t lanes);
 
   std::vector<int64_t> lists_;

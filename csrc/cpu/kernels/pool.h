@@ -5,6 +5,7 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 // clang-format off
 #include "cpu/kernels/pool_vector.h"      // types, reductions, how work is cut
 #include "cpu/kernels/pool_phases.h"      // strided rows as contiguous vectors
+#include "cpu/kernels/pool_bands.h"       // windows of stride 1 or 2 along W, rows at a time
 #include "cpu/kernels/pool_row.h"         // windows reduced along W
 #include "cpu/kernels/pool_pixel.h"       // windows reduced along C
 #include "cpu/kernels/pool_shuffles.h"    // windows along W, shuffled out of registers
@@ -23,9 +24,11 @@ int64_t pool_scratch(const PoolProblem& p, bool places) {
 }
 
 template <class T>
-int64_t pool_tables(const PoolProblem& p, bool divides) {
+int64_t pool_tables(const PoolProblem& p, bool places, bool divides) {
   const bool shuffled = p.algorithm == PoolAlgorithm::shuffled_rows;
-  return (shuffled ? RowShuffles<T>::bytes(p.chunks) : 0) + (divides ? Divisors<T>::bytes(p) : 0);
+  const bool bands = p.algorithm == PoolAlgorithm::rows_by_phases && !places && !p.inverse;
+  return (shuffled ? RowShuffles<T>::bytes(p.chunks) : 0) + (bands ? band_list_bytes(p) : 0) +
+         (divides ? Divisors<T>::bytes(p) : 0);
 }
 
 /// The operators of a type are torch's: maxima of every type, averages of floats and int64, the

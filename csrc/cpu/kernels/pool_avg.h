@@ -142,9 +142,14 @@ void avg_pool(const PoolProblem& p, const T* input, T* output) {
       };
     });
   } else {
+    const Divide<Compute<T>> all(divisors.one(divisors.row(0, 0), 0));
+    const bool one = divisors.same() && divisors.alike(p.axis[0], 0, p.axis[0].output) &&
+                     divisors.alike(p.axis[1], 0, p.axis[1].output);
     reduce_rows(p, input, output, Sum(), [&](int64_t d, int64_t h) {
-      return [&divisors, row = divisors.row(d, h)](Vec<Compute<T>> sum, int64_t column) {
-        return sum / divisors.lanes(row, column);
+      const int64_t row = divisors.row(d, h);
+      return [&divisors, row, shared = one ? all : Divide<Compute<T>>(divisors.one(row, 0))](
+                 Vec<Compute<T>> sum, int64_t w) {
+        return divisors.same() ? shared(sum) : sum / divisors.lanes(row, w);
       };
     });
   }

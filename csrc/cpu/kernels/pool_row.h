@@ -51,36 +51,6 @@ struct WindowGroup {
   }
 };
 
-/// Windows on a grid of stride 1 or 2. `finish(values, column)` turns reduced values of the outputs
-/// from `column` on into results.
-template <class T, class Reduction, class Finish>
-void reduce_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plane, int64_t d,
-                          int64_t h, T* output, const Reduction& reduce, const Finish& finish) {
-  constexpr int64_t kCount = kLanes<Compute<T>>;
-  constexpr Compute<T> kIdentity = Reduction::template identity<T>();
-  const PoolWindows& axis = p.axis[2];
-  Phases<T> columns;
-  for (int64_t first = 0; first < axis.output; first += kRowOutputs) {
-    const int64_t count = least(kRowOutputs, axis.output - first);
-    bool started = false;
-    for_each_row(p, d, h, [&](int64_t row) {
-      if (started) {
-        columns.add_row(plane + row, readable, axis, first, count, kIdentity, reduce);
-      } else {
-        columns.add_row(plane + row, readable, axis, first, count, kIdentity, Replace());
-      }
-      started = true;
-    });
-    for (int64_t i = 0; i < count; i += kCount) {
-      Vec<Compute<T>> value = broadcast(kIdentity);
-      for (int64_t tap = 0; tap < axis.kernel && started; ++tap) {
-        value = reduce(value, load(columns.tap(axis, tap) + i));
-      }
-      store_first(output + first + i, finish(value, first + i), count - i);
-    }
-  }
-}
-
 /// Any windows: the input columns of as many outputs as fit a buffer are reduced vertically, then
 /// each window is reduced on its own. A window wider than the buffer goes in pieces.
 template <class T, class Reduction, class Finish>
@@ -146,8 +116,9 @@ void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reductio
                  const FinishFor& finish_for) {
   const int64_t width = p.axis[2].output;
   const int64_t depth = p.axis[0].output, height = p.axis[1].output;
-  const bool by_phases = p.algorithm == PoolAlgorithm::rows_by_phases;
-  const Readable<T> readable{input, input + p.batch * p.channels * input_plane(p)};
+  if (p.algorithm == PoolAlgorithm::rows_by_phases) {
+    return reduce_bands(p, input, output, reduce, finish_for);
+  }
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
                [&](int64_t begin, int64_t end) {
                  if (p.algorithm == PoolAlgorithm::whole_rows) {
@@ -163,13 +134,8 @@ void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reductio
                  for (int64_t r = begin; r < end; ++r, row.advance(depth, height)) {
                    const T* plane = input + row.outer * input_plane(p);
                    const auto finish = finish_for(row.d, row.h);
-                   if (by_phases) {
-                     reduce_row_by_phases(p, readable, plane, row.d, row.h, output + r * width,
-                                          reduce, finish);
-                   } else {
-                     reduce_row_by_windows(p, plane, row.d, row.h, output + r * width, reduce,
-                                           finish);
-                   }
+                   reduce_row_by_windows(p, plane, row.d, row.h, output + r * width, reduce,
+                                         finish);
                  }
                });
 }
