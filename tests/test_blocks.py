@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 import cnnops.functional as F
+from cnnops import _C
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
@@ -47,3 +50,47 @@ def test_gradient_of_max_pooling_of_large_planes(
     eps = torch.finfo(dtype).eps
     assert ((found.double() - expected).abs() <= eps * expected.abs() + 1e-5).all()
     assert found.is_contiguous(memory_format=LAYOUTS[layout])
+
+
+#: Rows of values by bands: sizes after the channels, kernel, stride, padding, dilation.
+BANDS = {
+    "a row in segments": ((9001,), (3,), (1,), (1,), (1,)),
+    "a row in segments, every other output": ((6007,), (5,), (2,), (2,), (1,)),
+    "far taps": ((4099,), (4,), (2,), (0,), (37,)),
+    "more rows than a band has": ((67, 19), (2, 2), (2, 1), (0, 1), (1, 1)),
+    "long rows, one after the other": ((9, 150), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "windows beyond both ends": ((5, 3), (9, 7), (1, 1), (4, 3), (1, 1)),
+    "windows among rows of padding": ((3, 40), (3, 3), (3, 2), (1, 1), (2, 1)),
+    "rows of several planes": ((5, 6, 33), (3, 2, 3), (2, 1, 2), (1, 1, 1), (1, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("name", BANDS)
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8])
+def test_bands_of_rows(
+    dtype: torch.dtype, ceil_mode: bool, name: str, isa: str, set_isa: Callable[[str], None]
+) -> None:
+    if isa not in _C.available_isas():
+        pytest.skip(f"this CPU has no {isa}")
+    set_isa(isa)
+    sizes, kernel, stride, padding, dilation = BANDS[name]
+    rank = len(sizes)
+    image = (torch.rand(2, 3, *sizes) * 200).to(dtype)
+    windows = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    maximum = f"max_pool{rank}d"
+    found = getattr(F, maximum)(image, dilation=dilation, **windows)
+    wide = image.double()
+    expected = getattr(torch.nn.functional, maximum)(wide, dilation=dilation, **windows)
+    assert torch.equal(found.double(), expected)
+    if dtype.is_floating_point and set(dilation) == {1}:
+        wide[0, 1, ..., ::7] = image[0, 1, ..., ::7] = torch.nan
+        found = getattr(F, maximum)(image, **windows)
+        expected = getattr(torch.nn.functional, maximum)(wide, **windows)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=0, equal_nan=True)
+        for count in (False, True):
+            mean = f"avg_pool{rank}d"
+            found = getattr(F, mean)(image, count_include_pad=count, **windows)
+            expected = getattr(torch.nn.functional, mean)(wide, count_include_pad=count, **windows)
+            torch.testing.assert_close(found, expected.to(dtype), equal_nan=True)
