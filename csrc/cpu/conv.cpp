@@ -84,8 +84,8 @@ PyObject* plain_conv_transpose(PyObject* record, PyObject* const* arguments, Py_
   return Call::run(record, arguments + 1, values);
 }
 
-/// The gradients of a convolution or a transposed convolution for its input, weight and bias, those
-/// that `needed` says are wanted: what backward computes in one call.
+/// The gradients of a convolution or a transposed convolution for its input, weight and bias, as
+/// far as they are asked for: what backward computes in one call.
 using Gradients = std::tuple<std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>>;
 
 /// The sizes of the spatial axes, `rank` of them.

@@ -98,7 +98,7 @@ void max_row_by_phases(const PoolProblem& p, Readable<T> readable, const T* plan
     for (int64_t i = count; i < round_up(count, kCount); ++i) offsets[i] = 0;
     for (int64_t i = 0; i < count; i += kCount) store(best + i, broadcast(lowest<T>()));
     for_each_tap_row(p, d, h, 0, [&](int64_t row, int64_t row_tap) {
-      columns.add_row(plane + row, readable, axis, first, count, lowest<T>(), Replace());
+      columns.split_row(plane + row, readable, axis, first, count, lowest<T>());
       const int64_t place = kIsTap<Place> ? row_tap - axis.padding : row - corner;
       for (int64_t i = 0; i < count; i += kCount) {
         Vec<Compute<T>> value = load(best + i);

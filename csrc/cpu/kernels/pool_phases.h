@@ -45,11 +45,9 @@ struct Phases {
   static constexpr int64_t kLength = kRowOutputs + kPoolRowReach + 2 * kLanes<Compute<T>>;
   alignas(CNNOPS_VECTOR_BYTES) Compute<T> data[2][kLength];
 
-  /// Combines a row into the phases for outputs [first, first + count): data = combine(data, row);
-  /// padding counts as `padding`.
-  template <class Combine>
-  void add_row(const T* row, Readable<T> readable, const PoolWindows& axis, int64_t first,
-               int64_t count, Compute<T> padding, const Combine& combine) {
+  /// Splits a row into the phases for outputs [first, first + count); padding counts as `padding`.
+  void split_row(const T* row, Readable<T> readable, const PoolWindows& axis, int64_t first,
+                 int64_t count, Compute<T> padding) {
     constexpr int64_t kCount = kLanes<Compute<T>>;
     const int64_t stride = axis.stride;
     const int64_t start = first * stride - axis.padding;
@@ -58,13 +56,13 @@ struct Phases {
       const int64_t x = start + j * stride;
       const Vec<Compute<T>> low = load_columns(row, readable, axis.input, x, padding);
       if (stride == 1) {
-        store(data[0] + j, combine(load(data[0] + j), low));
+        store(data[0] + j, low);
       } else {
         const Vec<Compute<T>> high = load_columns(row, readable, axis.input, x + kCount, padding);
         Vec<Compute<T>> even, odd;
         deinterleave<Compute<T>>(low, high, &even, &odd);
-        store(data[0] + j, combine(load(data[0] + j), even));
-        store(data[1] + j, combine(load(data[1] + j), odd));
+        store(data[0] + j, even);
+        store(data[1] + j, odd);
       }
     }
   }
