@@ -31,6 +31,8 @@ class Equivalent:
 
 _BEYOND = "what is computed beyond the result is not stored, and read within bounds"
 _SMALL = "partial sums of several shares hold at most 64 MiB, those of one as many as a weight"
+_FITS = "a contraction that the kernel takes has at most 2^31 elements in each tensor"
+_STRIDING = "so many blocks at most stride over elements that a step is below 2^24"
 _CLAMPED = "both branches are the same where the two are equal"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
@@ -186,6 +188,92 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "tile.width : width.count - left;",
         _CLAMPED,
         (("<", "<="),),
+    ),
+    Equivalent(
+        "fill.cuh",
+        "const int64_t step = static_cast<int64_t>(gridDim.x) * 256;",
+        _STRIDING,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "fold_padding.cuh",
+        "const int64_t step = static_cast<int64_t>(gridDim.x) * 256;",
+        _STRIDING,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise.cu",
+        "int64_t{tile.by_tiles_across.divisor} * tile.by_tiles_down.divisor * p.axis[0].count;",
+        _FITS,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise.cu",
+        "const int64_t columns = int64_t{p.depth} * p.axis[0].taps * p.axis[1].taps * "
+        "p.axis[2].taps;",
+        _FITS,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise.cu",
+        "const int64_t size = checked_mul(int64_t{p.groups} * p.rows, columns);",
+        _FITS,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise.cu",
+        "const int64_t items = int64_t{p.batch} * p.axis[0].count * p.axis[1].count;",
+        _FITS,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "const int64_t possible = p.groups * int64_t{p.axis[1].count} * "
+        "ceil_div(p.axis[2].count, kRun);",
+        _FITS,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "const int64_t wanted = ceil_div(int64_t{4} * multiprocessors, blocks);",
+        "no GPU has 2^29 multiprocessors",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const int64_t t = (int64_t{tap} * height.taps + y) * width.taps + x;",
+        _FITS,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const int64_t of_chunk = (int64_t{chunk} * p.groups + group) * p.rows + row;",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "implicit_gemm_weight.cuh",
+        "const int64_t row = static_cast<int64_t>(blockIdx.y) * p.groups * p.rows +",
+        _SMALL,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "implicit_gemm.cu",
+        "checked_mul(shape.groups, int64_t{packing.line_squares} * packing.depth_squares);",
+        "a weight of 2^31 squares has more elements than there is memory",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "implicit_gemm.cu",
+        "(channels == 1 || strides.channel == 1) && p.rows % kVector<T> == 0 &&",
+        "elements are stored one by one, to the same places",
+        (("||", "&&"),),
+    ),
+    Equivalent(
+        "fma_gemm.cu",
+        "for (Index stride : strides) fits = fits && stride % n == 0;",
+        "results are dense: their strides are multiples of what is innermost",
+        (("&&", "||"),),
     ),
 )
 
