@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from cnnops.autograd.derivative import OPS, Derivative, Gradients, differentiable, run
+from cnnops.autograd.derivative import OPS, Derivative, Gradients, differentiable
 from cnnops.geometry import spatial
 
 
@@ -17,26 +16,7 @@ class AvgPool(Derivative):
     input (N, C, *M) or (C, *M).
     """
 
-    @staticmethod
-    def forward(
-        input: Tensor,
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        ceil_mode: bool,
-        count_include_pad: bool,
-        divisor_override: int | None,
-    ) -> Tensor:
-        return run(
-            OPS.avg_pool.default,
-            input,
-            kernel_size,
-            stride,
-            padding,
-            ceil_mode,
-            count_include_pad,
-            divisor_override,
-        )
+    op = OPS.avg_pool.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -59,28 +39,7 @@ class AvgPool(Derivative):
 class AvgPoolBackward(Derivative):
     """The adjoint of `AvgPool`: grad_output (N, C, *L) spread over (N, C, *input_size)."""
 
-    @staticmethod
-    def forward(
-        grad_output: Tensor,
-        input_size: Sequence[int],
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        ceil_mode: bool,
-        count_include_pad: bool,
-        divisor_override: int | None,
-    ) -> Tensor:
-        return run(
-            OPS.avg_pool_backward.default,
-            grad_output,
-            input_size,
-            kernel_size,
-            stride,
-            padding,
-            ceil_mode,
-            count_include_pad,
-            divisor_override,
-        )
+    op = OPS.avg_pool_backward.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -105,9 +64,7 @@ class AdaptiveAvgPool(Derivative):
     input (N, C, *M) or (C, *M); the result is (N, C, *output_size).
     """
 
-    @staticmethod
-    def forward(input: Tensor, output_size: Sequence[int]) -> Tensor:
-        return run(OPS.adaptive_avg_pool.default, input, output_size)
+    op = OPS.adaptive_avg_pool.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -130,9 +87,7 @@ class AdaptiveAvgPool(Derivative):
 class AdaptiveAvgPoolBackward(Derivative):
     """The adjoint of `AdaptiveAvgPool`: grad_output (N, C, *L) spread over (N, C, *input_size)."""
 
-    @staticmethod
-    def forward(grad_output: Tensor, input_size: Sequence[int]) -> Tensor:
-        return run(OPS.adaptive_avg_pool_backward.default, grad_output, input_size)
+    op = OPS.adaptive_avg_pool_backward.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -154,9 +109,7 @@ class AdaptiveAvgPoolBackward(Derivative):
 
 # The operators with their derivatives, named as in torch.ops.cnnops. `cnnops.ops` documents them.
 
-avg_pool = differentiable(OPS.avg_pool.default, AvgPool)
-avg_pool_backward = differentiable(OPS.avg_pool_backward.default, AvgPoolBackward)
-adaptive_avg_pool = differentiable(OPS.adaptive_avg_pool.default, AdaptiveAvgPool)
-adaptive_avg_pool_backward = differentiable(
-    OPS.adaptive_avg_pool_backward.default, AdaptiveAvgPoolBackward
-)
+avg_pool = differentiable(AvgPool)
+avg_pool_backward = differentiable(AvgPoolBackward)
+adaptive_avg_pool = differentiable(AdaptiveAvgPool)
+adaptive_avg_pool_backward = differentiable(AdaptiveAvgPoolBackward)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnops.autograd.derivative import OPS, Derivative, Gradients, differentiable, run
+from cnnops.autograd.derivative import OPS, Derivative, Gradients, differentiable
 from cnnops.geometry import spatial
 from cnnops.plain import plain_call
 
@@ -29,28 +28,7 @@ class Convolution(Derivative):
     input (N, C_in, *M) or (C_in, *M), weight (C_out, C_in / groups, *K), bias (C_out) or None.
     """
 
-    @staticmethod
-    def forward(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        padding_mode: str,
-    ) -> Tensor:
-        return run(
-            OPS.convolution.default,
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode,
-        )
+    op = OPS.convolution.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -103,30 +81,7 @@ class ConvolutionGradInput(Derivative):
     torch.nn.functional.conv_transpose1d, 2d and 3d with the size of the result given.
     """
 
-    @staticmethod
-    def forward(
-        grad_output: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        input_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        padding_mode: str,
-    ) -> Tensor:
-        return run(
-            OPS.convolution_grad_input.default,
-            grad_output,
-            weight,
-            bias,
-            input_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode,
-        )
+    op = OPS.convolution_grad_input.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -197,28 +152,7 @@ class ConvolutionGradWeight(Derivative):
     (C_out, C_in / groups, *kernel_size).
     """
 
-    @staticmethod
-    def forward(
-        grad_output: Tensor,
-        input: Tensor,
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        padding_mode: str,
-    ) -> Tensor:
-        return run(
-            OPS.convolution_grad_weight.default,
-            grad_output,
-            input,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode,
-        )
+    op = OPS.convolution_grad_weight.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -255,6 +189,6 @@ class ConvolutionGradWeight(Derivative):
 
 # The operators with their derivatives, named as in torch.ops.cnnops. `cnnops.ops` documents them.
 
-convolution = differentiable(OPS.convolution.default, Convolution)
-convolution_grad_input = differentiable(OPS.convolution_grad_input.default, ConvolutionGradInput)
-convolution_grad_weight = differentiable(OPS.convolution_grad_weight.default, ConvolutionGradWeight)
+convolution = differentiable(Convolution)
+convolution_grad_input = differentiable(ConvolutionGradInput)
+convolution_grad_weight = differentiable(ConvolutionGradWeight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.autograd import Function, forward_ad
 import cnnops._C  # noqa: F401  (loads the schemas of torch.ops.cnnops)
 from cnnops.plain import plain_call
 
-__all__ = ["OPS", "Derivative", "Gradients", "differentiable", "run"]
+__all__ = ["OPS", "Derivative", "Gradients", "differentiable"]
 
 OPS = torch.ops.cnnops
 _below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -25,17 +25,19 @@ _any_requires_grad = torch._C._any_requires_grad
 Gradients = tuple[Any, ...]
 
 
-def run(op: Any, *args: Any) -> Any:
-    """`op` inside a forward, where autograd is already taken care of."""
-    with _below_autograd():
-        return op(*args)
-
-
 class Derivative(Function):
-    """A Function that says what its derivative needs in `keep`, and saves it where it can be used.
+    """A Function of the arguments of `op`, and what `keep` says that its derivative needs of them.
 
-    A gradient that is None stays None.
+    That is saved where it can be used. A gradient that is None stays None.
     """
+
+    op: ClassVar[Any]
+
+    @classmethod
+    def forward(cls, *args: Any) -> Any:
+        # Autograd is already taken care of.
+        with _below_autograd():
+            return cls.op(*args)
 
     @staticmethod
     @abstractmethod
@@ -69,14 +71,15 @@ def _fused(function: type[Derivative]) -> type[Function]:
     return type(function.__name__, (Function,), static)
 
 
-def differentiable(op: Any, function: type[Derivative]) -> Callable[..., Any]:
-    """The operator `op` with the derivative of `function`, both for the same arguments.
+def differentiable(function: type[Derivative]) -> Callable[..., Any]:
+    """The operator of `function` with its derivative.
 
-    The derivative is registered on `op` as well. The function returned records it only where a
-    gradient may be asked for; otherwise it calls `op` and steps over the dispatcher's autograd
-    layer, which is Python. Plain calls (cnnops.plain) never get that far. A compiler sees `op`
-    itself.
+    The derivative is registered on the operator as well. The function returned records it only
+    where a gradient may be asked for; otherwise it calls the operator and steps over the
+    dispatcher's autograd layer, which is Python. Plain calls (cnnops.plain) never get that far. A
+    compiler sees the operator itself.
     """
+    op = function.op
     torch.library.register_autograd(op, function.backward, setup_context=function.setup_context)
 
     apply = _fused(function).apply

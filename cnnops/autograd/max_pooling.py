@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnops.autograd.derivative import OPS, Derivative, Gradients, differentiable, run
+from cnnops.autograd.derivative import OPS, Derivative, Gradients, differentiable
 from cnnops.geometry import spatial
 
 
@@ -45,24 +45,7 @@ class MaxPoolWithIndices(_ByIndices):
     input (N, C, *M) or (C, *M); `indices` are int64 positions in the flattened M.
     """
 
-    @staticmethod
-    def forward(
-        input: Tensor,
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        ceil_mode: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return run(
-            OPS.max_pool_with_indices.default,
-            input,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            ceil_mode,
-        )
+    op = OPS.max_pool_with_indices.default
 
 
 class MaxPoolWithTaps(Derivative):
@@ -71,24 +54,7 @@ class MaxPoolWithTaps(Derivative):
     The arguments are those of `MaxPoolWithIndices`, as far as `cnnops.geometry.taps_suffice`.
     """
 
-    @staticmethod
-    def forward(
-        input: Tensor,
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        ceil_mode: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return run(
-            OPS.max_pool_with_taps.default,
-            input,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            ceil_mode,
-        )
+    op = OPS.max_pool_with_taps.default
 
     @staticmethod
     def keep(
@@ -120,28 +86,7 @@ class MaxPoolTapsBackward(Derivative):
     grad_output and taps (N, C, *L) or (C, *L); the result is (N, C, *input_size).
     """
 
-    @staticmethod
-    def forward(
-        grad_output: Tensor,
-        taps: Tensor,
-        input_size: Sequence[int],
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        ceil_mode: bool,
-    ) -> Tensor:
-        return run(
-            OPS.max_pool_taps_backward.default,
-            grad_output,
-            taps,
-            input_size,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            ceil_mode,
-        )
+    op = OPS.max_pool_taps_backward.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -189,9 +134,7 @@ class AdaptiveMaxPool(_ByIndices):
     input (N, C, *M) or (C, *M); the results are (N, C, *output_size).
     """
 
-    @staticmethod
-    def forward(input: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return run(OPS.adaptive_max_pool.default, input, output_size)
+    op = OPS.adaptive_max_pool.default
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None = None) -> Gradients:
@@ -210,14 +153,7 @@ class FractionalMaxPool(_ByIndices):
     input (N, C, *M) or (C, *M), random_samples (N, C, rank); results are (N, C, *output_size).
     """
 
-    @staticmethod
-    def forward(
-        input: Tensor,
-        kernel_size: Sequence[int],
-        output_size: Sequence[int],
-        random_samples: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        return run(OPS.fractional_max_pool.default, input, kernel_size, output_size, random_samples)
+    op = OPS.fractional_max_pool.default
 
 
 class MaxPool(Derivative):
@@ -227,16 +163,7 @@ class MaxPool(Derivative):
     makes the values-only operator differentiable all the same: it finds the indices again.
     """
 
-    @staticmethod
-    def forward(
-        input: Tensor,
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        ceil_mode: bool,
-    ) -> Tensor:
-        return run(OPS.max_pool.default, input, kernel_size, stride, padding, dilation, ceil_mode)
+    op = OPS.max_pool.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -266,9 +193,7 @@ class MaxPoolBackward(Derivative):
     grad_output and indices (N, C, *L) or (C, *L); the result is (N, C, *input_size).
     """
 
-    @staticmethod
-    def forward(grad_output: Tensor, indices: Tensor, input_size: Sequence[int]) -> Tensor:
-        return run(OPS.max_pool_backward.default, grad_output, indices, input_size)
+    op = OPS.max_pool_backward.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -296,9 +221,7 @@ class MaxPoolGather(Derivative):
     a spatial one.
     """
 
-    @staticmethod
-    def forward(input: Tensor, indices: Tensor) -> Tensor:
-        return run(OPS.max_pool_gather.default, input, indices)
+    op = OPS.max_pool_gather.default
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, ...]:
@@ -333,9 +256,7 @@ class MaxUnpool(Derivative):
     input and indices (N, C, *L) or (C, *L); the result is (N, C, *output_size).
     """
 
-    @staticmethod
-    def forward(input: Tensor, indices: Tensor, output_size: Sequence[int]) -> Tensor:
-        return run(OPS.max_unpool.default, input, indices, output_size)
+    op = OPS.max_unpool.default
 
     keep = MaxPoolBackward.keep
     backward = MaxPoolBackward.backward
@@ -348,12 +269,12 @@ class MaxUnpool(Derivative):
 
 # The operators with their derivatives, named as in torch.ops.cnnops. `cnnops.ops` documents them.
 
-max_pool_with_indices = differentiable(OPS.max_pool_with_indices.default, MaxPoolWithIndices)
-max_pool_with_taps = differentiable(OPS.max_pool_with_taps.default, MaxPoolWithTaps)
-max_pool_taps_backward = differentiable(OPS.max_pool_taps_backward.default, MaxPoolTapsBackward)
-adaptive_max_pool = differentiable(OPS.adaptive_max_pool.default, AdaptiveMaxPool)
-fractional_max_pool = differentiable(OPS.fractional_max_pool.default, FractionalMaxPool)
-max_pool = differentiable(OPS.max_pool.default, MaxPool)
-max_pool_backward = differentiable(OPS.max_pool_backward.default, MaxPoolBackward)
-max_pool_gather = differentiable(OPS.max_pool_gather.default, MaxPoolGather)
-max_unpool = differentiable(OPS.max_unpool.default, MaxUnpool)
+max_pool_with_indices = differentiable(MaxPoolWithIndices)
+max_pool_with_taps = differentiable(MaxPoolWithTaps)
+max_pool_taps_backward = differentiable(MaxPoolTapsBackward)
+adaptive_max_pool = differentiable(AdaptiveMaxPool)
+fractional_max_pool = differentiable(FractionalMaxPool)
+max_pool = differentiable(MaxPool)
+max_pool_backward = differentiable(MaxPoolBackward)
+max_pool_gather = differentiable(MaxPoolGather)
+max_unpool = differentiable(MaxUnpool)
