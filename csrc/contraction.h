@@ -123,6 +123,19 @@ struct WeightStrides {
   int64_t axis[kAxes] = {0, 0, 0};
 };
 
+/// The longest rows of a plane that are read piece by piece, each piece of all rows before the
+/// next: further apart they are in other pages, and in few sets of a cache.
+constexpr int64_t kLongestRollingRow = 1536;
+
+/// Whether kernels are as high as they are wide, and read the rows of a plane in turns: a step of
+/// source rows belongs to a fixed number of destination rows, each of which is a turn after
+/// another.
+inline bool rows_roll(const Walk& height, const Walk& width) {
+  return height.tap_count == width.tap_count && height.step == width.step &&
+         (height.step == 1 || height.tap_distance() % height.step != 0) &&
+         width.size <= kLongestRollingRow;
+}
+
 /// Direct kernels keep the phases of so large a stride at most.
 constexpr int64_t kMaxDirectStep = 8;
 

@@ -52,7 +52,7 @@ def test_gradient_of_max_pooling_of_large_planes(
     assert found.is_contiguous(memory_format=LAYOUTS[layout])
 
 
-#: Rows of values by bands: sizes after the channels, kernel, stride, padding, dilation.
+#: Rows of values: sizes after the channels, kernel, stride, padding, dilation.
 BANDS = {
     "a row in segments": ((9001,), (3,), (1,), (1,), (1,)),
     "a row in segments, every other output": ((6007,), (5,), (2,), (2,), (1,)),
@@ -62,6 +62,17 @@ BANDS = {
     "windows beyond both ends": ((5, 3), (9, 7), (1, 1), (4, 3), (1, 1)),
     "windows among rows of padding": ((3, 40), (3, 3), (3, 2), (1, 1), (2, 1)),
     "rows of several planes": ((5, 6, 33), (3, 2, 3), (2, 1, 2), (1, 1, 1), (1, 2, 1)),
+    # Square windows of two, three and five columns, which roll in registers: pieces of one to four
+    # of them and what is left, more rows than a task has, hardly any, padding, several planes.
+    "rolling": ((12, 50), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "rolling, pieces": ((9, 180), (5, 5), (1, 1), (2, 2), (1, 1)),
+    "rolling, two columns": ((7, 33), (2, 2), (1, 1), (1, 1), (1, 1)),
+    "rolling, stride": ((13, 75), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "rolling, stride, whole registers": ((8, 128), (2, 2), (2, 2), (0, 0), (1, 1)),
+    "rolling, stride, left over": ((9, 107), (2, 2), (2, 2), (1, 1), (1, 1)),
+    "rolling, more rows than a task has": ((151, 9), (3, 3), (2, 2), (0, 0), (1, 1)),
+    "rolling, hardly any rows": ((2, 3), (5, 5), (1, 1), (2, 2), (1, 1)),
+    "rolling, several planes": ((6, 7, 19), (3, 3, 3), (2, 2, 2), (1, 1, 1), (2, 1, 1)),
 }
 
 

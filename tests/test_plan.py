@@ -85,18 +85,21 @@ def test_phases_with_enough_channels_are_one_step(layout: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "size", "layout"),
+    ("expected", "kernel", "size", "layout"),
     [
-        ("phased_planar", 80, "nchw"),
-        ("phased_blocks", 20, "nchw"),
-        ("phased_channels_last", 80, "nhwc"),
+        ("phased_rows", (3, 3), 80, "nchw"),
+        ("phased_planar", (3, 2), 80, "nchw"),
+        ("phased_blocks", (3, 2), 20, "nchw"),
+        ("phased_channels_last", (3, 3), 80, "nhwc"),
     ],
 )
 def test_phases_of_depthwise_convolutions_are_one_step(
-    expected: str, size: int, layout: str
+    expected: str, kernel: tuple[int, int], size: int, layout: str
 ) -> None:
+    if expected == "phased_rows" and _C.isa() != "avx512":
+        expected = "phased_planar"
     (found,) = algorithms(
-        *("conv2d", (2, 64, size, size), (64, 1, 3, 3)),
+        *("conv2d", (2, 64, size, size), (64, 1, *kernel)),
         phase="bwd_input",
         memory_format=LAYOUTS[layout],
         stride=2,
@@ -118,7 +121,7 @@ def test_far_strides_and_dilations_are_phases(options: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("expected", "op", "options"),
     [
-        ("pool_rows_by_phases", "max_pool2d", {"kernel_size": 3, "stride": 1}),
+        ("pool_rows_by_phases", "max_pool2d", {"kernel_size": 4, "stride": 1}),
         ("pool_blocks", "max_pool2d", {"kernel_size": 5, "stride": 2}),
         ("pool_blocks", "max_pool2d", {"kernel_size": 3}),
         ("pool_blocks", "adaptive_avg_pool2d", {"output_size": 6}),
@@ -155,7 +158,7 @@ def test_poolings_of_few_planes(phase: str) -> None:
         # Gradients at stride 2 are shifted vectors, which shuffles only add to.
         shuffled = shuffles and (phase, stride) != ("bwd_input", 2)
         expected = "pool_shuffled_rows" if shuffled else otherwise
-        step: dict[str, Any] = {"kernel_size": 3, "stride": stride, "phase": phase}
+        step: dict[str, Any] = {"kernel_size": (2, 3), "stride": stride, "phase": phase}
         assert algorithms("avg_pool2d", (1, 1, 20, 20), **step) == [expected]
     # Nor do windows that are wider than two registers fit into them.
     wide: dict[str, Any] = {"kernel_size": 90, "stride": 80, "phase": phase}
@@ -163,10 +166,26 @@ def test_poolings_of_few_planes(phase: str) -> None:
         assert algorithms("avg_pool1d", (1, 1, 800), **wide) == ["pool_rows_by_windows"]
 
 
+@pytest.mark.skipif(_C.isa() != "avx512", reason="registers are shifted by one instruction there")
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 1), (3, 1), (5, 1), (2, 2), (3, 2)])
+def test_rows_of_square_windows_roll(kernel: int, stride: int) -> None:
+    """All rows that an input row belongs to fit registers; places and narrow types do not."""
+    windows: dict[str, Any] = {"kernel_size": kernel, "stride": stride}
+    for op in ("max_pool2d", "avg_pool2d"):
+        for dtype in (torch.float32, torch.float64):
+            assert algorithms(op, (2, 32, 9, 40), dtype=dtype, **windows) == ["pool_rolling_rows"]
+        assert "pool_rolling_rows" not in algorithms(
+            op, (2, 32, 9, 40), dtype=torch.bfloat16, **windows
+        )
+        windows["phase"] = "bwd_input"
+        assert "pool_rolling_rows" not in algorithms(op, (2, 32, 9, 40), **windows)
+        del windows["phase"]
+
+
 def test_rows_of_values_go_by_phases_where_they_fill_registers() -> None:
     """At stride 2 that takes longer rows; places of maxima, and gradients, go by blocks."""
     for kernel, long in ((2, 64), (3, 96)):
-        windows: dict[str, Any] = {"kernel_size": kernel, "stride": 2}
+        windows: dict[str, Any] = {"kernel_size": (5 - kernel, kernel), "stride": 2}
         for op in ("max_pool2d", "avg_pool2d"):
             assert algorithms(op, (2, 32, 9, long), **windows) == ["pool_rows_by_phases"]
             assert algorithms(op, (2, 32, 9, 5), **windows) == ["pool_blocks"]

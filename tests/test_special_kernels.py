@@ -52,6 +52,7 @@ INTERLEAVED = ("broadcast_pixels", "", "")
 PHASED = ("", "phased_planar", "")
 PHASED_BLOCKS = ("", "phased_blocks", "")
 PHASED_LAST = ("", "phased_channels_last", "")
+PHASED_ROWS = ("", "phased_rows", "")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
 DIRECT_WEIGHT = ("", "", "weight_direct_planar")
 IN_PLACE = ("depthwise_planar", "depthwise_planar", "")
@@ -402,6 +403,27 @@ SHAPES = {
     "in place, 1-d": Shape(IN_PLACE, (2, 3, 150), (3, 1, 4), {"padding": 3, "groups": 3}),
     "in place, 3-d": Shape(IN_PLACE, (1, 3, 4, 7, 40), (3, 1, 3, 3, 3), _same(1, 3)),
     "in place, many rows": Shape(IN_PLACE, (1, 1, 131, 20), (1, 1, 3, 3), {"padding": 1}),
+    # Square kernels go row by row: as many taps as there are kinds; rows of planes that are nearly
+    # too narrow, and long ones in blocks; turns that the dilation of a stride keeps apart.
+    "in place, 4 taps": Shape(IN_PLACE, (1, 2, 12, 75), (2, 1, 4, 4), _same(2, 2)),
+    "in place, 7 taps, long": Shape(IN_PLACE, (1, 2, 9, 100), (2, 1, 7, 7), _same(3, 2)),
+    "in place, narrow": Shape(IN_PLACE, (1, 32, 9, 10), (32, 1, 3, 3), _same(1, 32)),
+    "in place, whole registers of a stride": Shape(
+        ("depthwise_planar", "", ""), (1, 2, 8, 128), (2, 1, 3, 3), {"stride": 2, "groups": 2}
+    ),
+    "in place, long rows": Shape(IN_PLACE, (1, 1, 7, 1600), (1, 1, 3, 3), {"padding": 1}),
+    "in place, stride and dilation of rows": Shape(
+        ("depthwise_planar", "", ""),
+        (1, 2, 31, 40),
+        (2, 1, 3, 3),
+        {"stride": 2, "dilation": (3, 1), "padding": (3, 1), "groups": 2},
+    ),
+    "in place, stride and even dilation": Shape(
+        ("depthwise_planar", "", ""),
+        (1, 2, 31, 40),
+        (2, 1, 3, 3),
+        {"stride": 2, "dilation": (2, 1), "padding": (2, 1), "groups": 2},
+    ),
     # Shifted rows: shared and unshared zeros, none, more than the kernel spans; pieces of a row.
     "shifted": Shape(SHIFTED, (2, 19, 9, 33), (11, 19, 5, 5), {"padding": 2}),
     "shifted, no padding": Shape(SHIFTED, (1, 11, 40, 21), (20, 11, 3, 1), {"padding": (1, 0)}),
@@ -581,9 +603,9 @@ for title, (image, weight, options) in FOLDED.items():
 # options.
 PHASES_AT_ONCE: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     # Rows of less than a register, of one to five; what is left over of a stride; several bands.
-    "stride 2": ((2, 5, 14, 75), (5, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 5}),
-    "one register": ((1, 3, 9, 20), (3, 1, 5, 5), {"stride": 2, "padding": 2, "groups": 3}),
-    "wide": ((1, 2, 6, 150), (2, 1, 4, 4), {"stride": 2, "padding": 1, "groups": 2}),
+    "stride 2": ((2, 5, 14, 75), (5, 1, 3, 2), {"stride": 2, "padding": 1, "groups": 5}),
+    "one register": ((1, 3, 9, 20), (3, 1, 6, 6), {"stride": 2, "padding": 2, "groups": 3}),
+    "wide": ((1, 2, 6, 150), (2, 1, 4, 5), {"stride": 2, "padding": 1, "groups": 2}),
     "bands": ((1, 2, 401, 130), (2, 1, 3, 3), {"stride": (3, 2), "groups": 2}),
     "stride 3": ((1, 4, 17, 100), (4, 1, 5, 6), {"stride": 3, "padding": 2, "groups": 4}),
     "stride 4": ((1, 4, 9, 139), (4, 1, 2, 8), {"stride": (1, 4), "padding": (0, 2), "groups": 4}),
@@ -594,24 +616,52 @@ PHASES_AT_ONCE: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]
         (4, 1, 3, 4),
         {"stride": 2, "padding": (0, 3), "dilation": (2, 3), "groups": 4},
     ),
-    "much padding": ((1, 3, 8, 40), (3, 1, 3, 3), {"stride": 2, "padding": 7, "groups": 3}),
+    "much padding": ((1, 3, 8, 40), (3, 1, 3, 4), {"stride": 2, "padding": 7, "groups": 3}),
     "few channels": ((2, 6, 11, 41), (9, 2, 3, 3), {"stride": 2, "padding": 1, "groups": 3}),
     "1-d": ((2, 3, 500), (6, 1, 5), {"stride": 2, "padding": 2, "groups": 3}),
-    "3-d": ((1, 3, 7, 9, 40), (3, 1, 3, 3, 3), {"stride": 2, "padding": 1, "groups": 3}),
+    "3-d": ((1, 3, 7, 9, 40), (3, 1, 3, 2, 3), {"stride": 2, "padding": 1, "groups": 3}),
 }
 for title, (image, weight, options) in PHASES_AT_ONCE.items():
     SHAPES["phased, " + title] = Shape(PHASED, image, weight, options)
 
+# Square depthwise kernels of stride 2, source rows as they lie: image, kernel, padding, other
+# options.
+PHASES_IN_PLACE: dict[str, tuple[tuple[int, ...], int, int, dict[str, Any]]] = {
+    # Pieces of one register and of two; rows that end in each of them; odd and even padding.
+    "3 taps": ((2, 5, 14, 75), 3, 1, {}),
+    "3 taps, no padding": ((1, 2, 15, 64), 3, 0, {}),
+    "3 taps, even padding": ((1, 3, 9, 97), 3, 2, {}),
+    "4 taps": ((1, 2, 6, 150), 4, 1, {}),
+    "4 taps, no padding": ((1, 3, 11, 33), 4, 0, {}),
+    "4 taps, even padding": ((1, 3, 12, 66), 4, 2, {}),
+    "5 taps": ((1, 3, 9, 20), 5, 2, {}),
+    "5 taps, odd padding": ((1, 2, 21, 130), 5, 1, {}),
+    "5 taps, more odd padding": ((1, 2, 8, 40), 5, 3, {}),
+    "narrow": ((1, 3, 7, 6), 3, 1, {}),
+    "much padding": ((1, 3, 8, 40), 3, 7, {}),
+    "left over": ((1, 3, 12, 32), 5, 0, {}),
+    "many rows": ((1, 2, 271, 24), 3, 1, {}),
+    "3-d": ((1, 3, 7, 9, 40), 3, 1, {}),
+    "3-d, stride 1 of the depth": ((1, 2, 5, 8, 36), 4, 1, {"stride": (1, 2, 2)}),
+}
+for title, (image, taps, padding, other) in PHASES_IN_PLACE.items():
+    SHAPES["phased in place, " + title] = Shape(
+        PHASED_ROWS,
+        image,
+        (image[1], 1, *[taps] * (len(image) - 2)),
+        {"stride": 2, "padding": padding, "groups": image[1], **other},
+    )
+
 # The same with channels that fill registers, in both layouts.
 PHASES_OF_GROUPS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     # Rows shorter and longer than windows; a last register of channels that overlaps.
-    "stride 2": ((2, 19, 12, 30), (19, 1, 3, 3), {"stride": 2, "padding": 1, "groups": 19}),
+    "stride 2": ((2, 19, 12, 30), (19, 1, 3, 2), {"stride": 2, "padding": 1, "groups": 19}),
     "strides 2 and 3": ((1, 16, 9, 31), (16, 1, 4, 5), {"stride": (2, 3), "groups": 16}),
     "stride 1 and 2": ((1, 33, 7, 15), (33, 1, 5, 3), {"stride": (1, 2), "groups": 33}),
     "groups of 2": ((1, 22, 9, 14), (22, 2, 3, 3), {"stride": 2, "padding": 1, "groups": 11}),
     "groups of 4": ((2, 24, 6, 13), (24, 4, 4, 4), {"stride": 2, "padding": 1, "groups": 6}),
     "groups of 8": ((1, 40, 8, 9), (40, 8, 3, 3), {"stride": 2, "padding": 1, "groups": 5}),
-    "3-d": ((1, 17, 4, 5, 8), (17, 1, 3, 3, 3), {"stride": 2, "padding": 1, "groups": 17}),
+    "3-d": ((1, 17, 4, 5, 8), (17, 1, 3, 2, 3), {"stride": 2, "padding": 1, "groups": 17}),
 }
 for title, (image, weight, options) in PHASES_OF_GROUPS.items():
     SHAPES["phased blocks, " + title] = Shape(PHASED_BLOCKS, image, weight, options)

@@ -57,6 +57,7 @@ struct ConvKernels {
 
   Kernel<InputGradient<T>> fold_taps_planar;
   Kernel<InputGradient<T>> fold_taps_channels_last;
+  Kernel<InputGradient<T>> phased_rows;  // float and double with AVX-512 alone
   Kernel<InputGradient<T>> phased_planar;
   Kernel<InputGradient<T>> phased_blocks;
   Kernel<InputGradient<T>> phased_channels_last;

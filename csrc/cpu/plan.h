@@ -31,6 +31,7 @@ enum class Algorithm {
   winograd,                 // stride 1, sums in float; in tiles of one of winograd_forms.h
   fold_taps_planar,         // input gradients from products with all taps; vectors along pixels
   fold_taps_channels_last,  // the same; vectors along channels
+  phased_rows,              // input gradients of depthwise kernels, rows read where they lie
   phased_planar,            // input gradients with few channels in a group, all phases of a row
   phased_blocks,            // the same of 1, 2, 4 or 8 channels, on transposed blocks of planes
   phased_channels_last,     // the same; vectors along channels
@@ -102,6 +103,15 @@ constexpr int64_t kFewPixels = 8;
 
 /// Rows up to this width leave vectors along them mostly empty, and little work for each.
 constexpr int64_t kNarrowRow = 16;
+
+/// Where the sums of all rows under way are in registers the work for an element is little, and it
+/// is worth leaving some of a register empty.
+inline bool fills_rolling_row(int64_t width, int64_t lanes) { return 8 * width >= 5 * lanes; }
+
+/// The same of input gradients, all taps of which meet every register of the source.
+inline bool fills_phased_row(const ConvAxis& width, int64_t lanes) {
+  return 4 * width.input >= lanes * (width.kernel - 1);
+}
 
 /// Depthwise rows, and rows of a weight gradient, that leave a part of two registers empty: each
 /// element of theirs is worth fewer FMAs than loads, of which windows along channels take fewer.
@@ -622,7 +632,9 @@ bool suits_rows_in_place(const Contraction<T>& p, Algorithm choice, int64_t lane
   if (conv_kernels<T>().depthwise_planar.run == nullptr) return false;
   if (p.depth > 1 || p.rows > plan::kMaxRowsInPlace) return false;
   if (p.source_strides.axis[2] != 1 || p.dest_strides.axis[2] != 1) return false;
-  const bool wide = p.walk[2].count > plan::kNarrowRow;
+  const int64_t count = p.walk[2].count;
+  const bool wide = rows_roll(p.walk[1], p.walk[2]) ? plan::fills_rolling_row(count, lanes)
+                                                    : count > plan::kNarrowRow;
   if (choice == Algorithm::grouped_planar ? !wide : choice != Algorithm::direct_planar) {
     return false;
   }
@@ -811,6 +823,23 @@ bool suits_phased_rows(const InputGradient<T>& p) {
          row * (span[1] + 1) * p.depth * p.axis[0].kernel <= plan::kMaxBandElements;
 }
 
+/// Whether all phases of an input gradient with one source channel in a group are computed from
+/// source rows as they lie.
+template <class T>
+bool suits_phased_rows_in_place(const InputGradient<T>& p) {
+  if (conv_kernels<T>().phased_rows.run == nullptr) return false;
+  if (p.depth > 1 || p.rows > plan::kMaxRowsInPlace) return false;
+  if (p.source_strides.axis[2] != 1 || p.dest_strides.axis[2] != 1) return false;
+  for (const ConvAxis& axis : {p.axis[1], p.axis[2]}) {
+    if (axis.kernel < 3 || axis.kernel > 5 || axis.kernel != p.axis[2].kernel) return false;
+    if (axis.stride != 2 || axis.dilation != 1 || axis.output == 0) return false;
+  }
+  const ConvAxis& deep = p.axis[0];
+  if (deep.kernel > plan::kMaxFoldedTaps || deep.stride > plan::kMaxFoldedStride) return false;
+  return deep.dilation <= plan::kMaxDirectSpan && deep.output > 0 &&
+         p.axis[2].input <= kLongestRollingRow;
+}
+
 /// Whether registers of channels hold whole groups of an input gradient with a stride, all phases
 /// of which have taps.
 template <class T>
@@ -853,15 +882,21 @@ template <class T>
 Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
   constexpr Plan<InputGradient<T>> none{{Algorithm::fold_taps_planar, ""}, {"", nullptr, nullptr}};
   const ConvKernels<T>& kernels = conv_kernels<T>();
+  const bool in_place = !channels_last && suits_phased_rows_in_place(p);
   if (suits_phased_groups(p, kernels.lanes)) {
     if (channels_last) {
       return {{Algorithm::phased_channels_last, "a register of channels holds whole groups"},
               kernels.phased_channels_last};
     }
-    if (suits_phased_blocks(p, kernels.lanes)) {
+    const bool narrow = !in_place || !plan::fills_phased_row(p.axis[2], kernels.lanes);
+    if (narrow && suits_phased_blocks(p, kernels.lanes)) {
       return {{Algorithm::phased_blocks, "rows too narrow for registers, channels fill them"},
               kernels.phased_blocks};
     }
+  }
+  if (in_place) {
+    return {{Algorithm::phased_rows, "few taps of stride 2, rows are read where they lie"},
+            kernels.phased_rows};
   }
   if (!channels_last && suits_phased_rows(p)) {
     return {{Algorithm::phased_planar, "few channels in a group: whole rows of all phases"},

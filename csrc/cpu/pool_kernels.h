@@ -82,6 +82,7 @@ struct PoolChunks {
 enum class PoolAlgorithm {
   whole_rows,       // one window holds a whole plane, which is one row
   rows_by_phases,   // vectors of neighbouring outputs along the width
+  rolling_rows,     // the same with all rows under way in registers
   rows_by_windows,  // window by window along the width
   pixels,           // vectors along the channels of channels_last tensors
   shuffled_rows,    // vectors along the width, shuffled out of two registers
@@ -159,10 +160,12 @@ struct FractionalProblem {
 };
 
 /// What the rules of pool_plan.h ask about the registers of an instruction set: elements in one,
-/// and whether elements of two are shuffled by lanes in a register.
+/// whether elements of two are shuffled by lanes in a register, and whether there is code that
+/// rolls windows of this type.
 struct PoolRegisters {
   int64_t lanes;
   bool shuffle;
+  bool roll;
 };
 
 /// Entries are null where torch has no such operator for T.

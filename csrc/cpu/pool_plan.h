@@ -14,6 +14,7 @@ inline const char* name_of(PoolAlgorithm algorithm) {
   switch (algorithm) {
     case PoolAlgorithm::whole_rows: return "pool_whole_rows";
     case PoolAlgorithm::rows_by_phases: return "pool_rows_by_phases";
+    case PoolAlgorithm::rolling_rows: return "pool_rolling_rows";
     case PoolAlgorithm::rows_by_windows: return "pool_rows_by_windows";
     case PoolAlgorithm::pixels: return "pool_pixels";
     case PoolAlgorithm::shuffled_rows: return "pool_shuffled_rows";
@@ -66,11 +67,23 @@ inline bool rows_fill(const PoolWindows& width, int64_t lanes) {
   return width.kernel <= 2 ? 2 * width.output >= lanes : 2 * width.output >= 3 * lanes;
 }
 
+/// Are windows square, of a few columns, and on a grid of stride 1 or 2?
+inline bool can_roll(const PoolProblem& p) {
+  const PoolWindows &height = p.axis[1], &width = p.axis[2];
+  if (height.kernel != width.kernel || height.stride != width.stride) return false;
+  if (height.dilation != 1 || width.dilation != 1) return false;
+  if (width.stride == 2) return width.kernel == 2 || width.kernel == 3;
+  return width.stride == 1 && (width.kernel == 2 || width.kernel == 3 || width.kernel == 5);
+}
+
 /// `places`: does the pooling say where maxima are?
 inline PoolChoice choose_pool(const PoolProblem& p, bool places, const PoolRegisters& registers) {
   const PoolWindows& width = p.axis[2];
   if (p.channels_last) return kByPixels;
   if (is_one_window(p)) return {PoolAlgorithm::whole_rows, "one window holds the plane"};
+  if (registers.roll && !places && !p.inverse && can_roll(p)) {
+    return {PoolAlgorithm::rolling_rows, "square windows: all rows that meet a row in registers"};
+  }
   const bool grid = width.stride == 1 || width.stride == 2;
   const bool near = (width.kernel - 1) * width.dilation < kPoolRowReach * width.stride;
   if (grid && near && !places && !p.inverse && rows_fill(width, registers.lanes)) return kByPhases;

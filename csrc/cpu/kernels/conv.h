@@ -45,6 +45,10 @@
 #if defined(CNNOPS_TARGET_AVX512)
 #include "cpu/kernels/row_blocks.h"
 //
+#include "cpu/kernels/shifted_row.h"
+//
+#include "cpu/kernels/rolling_rows.h"
+//
 #include "cpu/kernels/depthwise_planar.h"
 #endif
 //
@@ -95,6 +99,12 @@
 //
 #include "cpu/kernels/phased_blocks.h"
 //
+#if defined(CNNOPS_TARGET_AVX512)
+#include "cpu/kernels/rolling_phases.h"
+//
+#include "cpu/kernels/phased_rows.h"
+#endif
+//
 #include "cpu/kernels/fold_padding.h"
 
 template <class T, template <class> class Blocking>
@@ -127,13 +137,24 @@ constexpr Kernel<Contraction<T>> amx_kernel() {
   return {"", nullptr, nullptr};
 }
 
-/// The kernel that shifts rows in registers; none but where an instruction does that, and for
-/// floating-point numbers that are their own accumulators.
+/// The kernel that shifts rows in registers, for destinations; none but where an instruction does
+/// that, and for floating-point numbers that are their own accumulators.
 template <class T>
 constexpr Kernel<Contraction<T>> depthwise_kernel() {
 #if defined(CNNOPS_TARGET_AVX512)
   if constexpr (__is_same(T, float) || __is_same(T, double)) {
     return {"depthwise_planar", depthwise_planar<T>, footprint<T, DepthwisePlanarBlocking>};
+  }
+#endif
+  return {"", nullptr, nullptr};
+}
+
+/// The same for input gradients.
+template <class T>
+constexpr Kernel<InputGradient<T>> phased_rows_kernel() {
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (__is_same(T, float) || __is_same(T, double)) {
+    return {"phased_rows", phased_rows<T>, gradient_footprint<T, PhasedRowsBlocking>};
   }
 #endif
   return {"", nullptr, nullptr};
@@ -207,6 +228,7 @@ const ConvKernels<T>& conv_kernels() {
       {"fold_taps_planar", fold_taps_planar<T>, gradient_footprint<T, FoldTapsPlanarBlocking>},
       {"fold_taps_channels_last", fold_taps_channels_last<T>,
        gradient_footprint<T, FoldTapsChannelsLastBlocking>},
+      phased_rows_kernel<T>(),
       {"phased_planar", phased_planar<T>, gradient_footprint<T, PhasedPlanarBlocking>},
       {"phased_blocks", phased_blocks<T>, gradient_footprint<T, PhasedBlocksBlocking>},
       {"phased_channels_last", phased_channels_last<T>,

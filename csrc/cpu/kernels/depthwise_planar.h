@@ -2,8 +2,10 @@
 // width on planar tensors, read where they lie.
 //
 // What is left of such a convolution is to read every source row and to store every destination row
-// once. So nothing is copied: rows are computed in blocks (row_blocks.h). An item is some rows of
-// one destination plane, those that are as far apart as the rows of a block.
+// once. So nothing is copied. Under square kernels the rows of a plane are computed one by one,
+// with the sums of all that are under way in registers (rolling_rows.h); others, tall ones and
+// single rows among them, in blocks of rows (row_blocks.h). An item is some rows of one destination
+// plane, those that are as far apart as the taps of the height.
 
 /// Rows of an item.
 constexpr int64_t kDepthwiseRows = 64;
@@ -13,23 +15,38 @@ template <class T>
 struct DepthwisePlanarBlocking {
   using A = Accumulator<T>;
   RowGroups groups;
-  int64_t pieces;                     // of a row
-  int64_t lines;                      // source rows under a block, of all taps of the depth
-  int64_t parts;                      // items of the rows of a plane that belong together
+  bool roll;             // or go by blocks
+  int64_t most_vectors;  // of a piece
+  int64_t pieces;        // of a row
+  int64_t lines;         // source rows of a phase where they roll, or under a block of a plane
+  int64_t parts;         // items of the rows of a plane that belong together
   int64_t table_bytes, weight_bytes;  // of the call
   int64_t buffer_bytes;               // of each thread
 
-  explicit DepthwisePlanarBlocking(const Contraction<T>& p) : groups(p.walk[1]) {
-    pieces = ceil_div(vectors_for<A>(p.walk[2].count), int64_t(kBlockVectors));
-    lines = p.walk[0].tap_count * groups.lines(groups.rows);
-    parts = ceil_div(ceil_div(p.walk[1].count, groups.distance), kDepthwiseRows);
-    table_bytes = sizeof(RowPiece) * pieces + sizeof(int64_t) * p.taps();
+  explicit DepthwisePlanarBlocking(const Contraction<T>& p)
+      : groups(p.walk[1]), roll(rows_roll(p.walk[1], p.walk[2])) {
+    const Walk &height = p.walk[1], &width = p.walk[2];
+    const int64_t rows = ceil_div(height.count, groups.distance);
+    parts = ceil_div(rows, kDepthwiseRows);
+    table_bytes = sizeof(int64_t) * p.taps();
+    if (roll) {
+      most_vectors = rolling_vectors(width.step, width.tap_count);
+      const int64_t turns = rows + rows_under_way(width.step, width.tap_count) - 1;
+      lines = (turns + kRollingAhead) * height.step;
+      table_bytes += sizeof(int64_t) * lines * groups.distance;
+      buffer_bytes = sizeof(A*) * p.walk[0].tap_count;
+    } else {
+      most_vectors = kBlockVectors;
+      lines = groups.lines(groups.rows);
+      buffer_bytes = sizeof(A*) * p.walk[0].tap_count * (1 + lines);
+    }
+    pieces = ceil_div(vectors_for<A>(width.count), most_vectors);
+    table_bytes += sizeof(RowPiece) * pieces;
     weight_bytes = sizeof(A) * p.groups * p.rows * p.taps();
-    buffer_bytes = sizeof(T*) * lines;
   }
 
   Footprint footprint() const {
-    return {groups.rows, kBlockVectors * kLanes<A>, table_bytes + weight_bytes, buffer_bytes};
+    return {groups.rows, most_vectors * kLanes<A>, table_bytes + weight_bytes, buffer_bytes};
   }
 };
 
@@ -78,6 +95,83 @@ void pack_ascending(const Contraction<T>& p, int64_t* offsets, Accumulator<T>* t
   }
 }
 
+/// Where each source row of a phase begins that its rows read in their turns, phase after phase, or
+/// -1 for one of zeros.
+template <class T>
+void list_rolling_rows(const Contraction<T>& p, const DepthwisePlanarBlocking<T>& blocking,
+                       int64_t* to) {
+  const Walk& height = p.walk[1];
+  for (int64_t phase = 0; phase < blocking.groups.distance; ++phase) {
+    int64_t position = phase * height.step + height.low();
+    for (int64_t i = 0; i < blocking.lines; ++i, position += blocking.groups.source_distance) {
+      const int64_t y = height.resolve(position);
+      *to++ = y < 0 ? -1 : y * p.source_strides.axis[1];
+    }
+  }
+}
+
+/// What a thread computes items of.
+template <class T>
+struct DepthwiseCall {
+  using A = Accumulator<T>;
+  const Contraction<T>& p;
+  const DepthwisePlanarBlocking<T>& blocking;
+  const RowPiece* pieces;
+  const int64_t* rolling_rows;
+  const A* weights;
+};
+
+/// Rows phase + i * distance of a destination plane for i from `first` to `last`.
+struct DepthwiseItem {
+  int64_t image, channel, d, phase, first, last;
+
+  template <class T>
+  DepthwiseItem(const DepthwiseCall<T>& call, int64_t item) {
+    const Contraction<T>& p = call.p;
+    const int64_t parts = call.blocking.parts, distance = call.blocking.groups.distance;
+    const int64_t channels = p.groups * p.rows;
+    first = item % parts * kDepthwiseRows;
+    phase = (item /= parts) % distance;
+    d = (item /= distance) % p.walk[0].count;
+    channel = (item /= p.walk[0].count) % channels;
+    image = item / channels;
+    const int64_t all = ceil_div(p.walk[1].count - phase, distance);
+    last = first + kDepthwiseRows < all ? first + kDepthwiseRows : all;
+  }
+};
+
+/// The source planes that the taps of the depth read for an item; null where one is zeros.
+template <class T>
+void list_source_planes(const Contraction<T>& p, const DepthwiseItem& item,
+                        const Accumulator<T>** to) {
+  const Accumulator<T>* source = reinterpret_cast<const Accumulator<T>*>(p.source) +
+                                 item.image * p.source_strides.batch +
+                                 item.channel / p.rows * p.source_strides.channel;
+  for (int64_t td = 0; td < p.walk[0].tap_count; ++td) {
+    const int64_t z = p.walk[0].resolve(item.d * p.walk[0].step + p.walk[0].taps[td].offset);
+    *to++ = z < 0 ? nullptr : source + z * p.source_strides.axis[0];
+  }
+}
+
+/// The rows of an item, one by one.
+template <class T, int kStep, int kTaps>
+void roll_item(const DepthwiseCall<T>& call, const DepthwiseItem& item,
+               const Accumulator<T>* const* planes, Accumulator<T>* to, int64_t to_row) {
+  using A = Accumulator<T>;
+  const Contraction<T>& p = call.p;
+  const RollingPlane<A> in{
+      call.weights + item.channel * p.taps(),
+      planes,
+      p.walk[0].tap_count,
+      call.rolling_rows + item.phase * call.blocking.lines + item.first * kStep,
+      item.last - item.first,
+      p.walk[2].tap_distance(),
+      p.bias != nullptr ? A(widen(p.bias[item.channel])) : A(0)};
+  for (int64_t i = 0; i < call.blocking.pieces; ++i) {
+    roll_plane<A, kStep, kTaps>(in, call.pieces[i], to, to_row);
+  }
+}
+
 /// A block of kRows rows of a destination.
 template <class A, int kStep, int kTaps, int kRows>
 void depthwise_rows(const RowTaps<A>& in, const A* const* lines, const RowPiece* pieces,
@@ -92,73 +186,83 @@ void depthwise_rows(const RowTaps<A>& in, const A* const* lines, const RowPiece*
   }
 }
 
+/// The same in blocks. `lines` is a buffer.
+template <class T, int kStep, int kTaps>
+void block_item(const DepthwiseCall<T>& call, const DepthwiseItem& item,
+                const Accumulator<T>* const* planes, const Accumulator<T>** lines,
+                Accumulator<T>* to, int64_t to_row) {
+  using A = Accumulator<T>;
+  const Contraction<T>& p = call.p;
+  const Walk* walk = p.walk;
+  const RowGroups& groups = call.blocking.groups;
+  const RowTaps<A> in{call.weights + item.channel * p.taps(),
+                      walk[0].tap_count,
+                      groups.taps,
+                      groups.advance,
+                      walk[2].tap_distance(),
+                      p.bias != nullptr ? A(widen(p.bias[item.channel])) : A(0)};
+  const int64_t all = item.last - item.first;
+  const int64_t rows = groups.rows < all ? groups.rows : all, count = groups.lines(rows);
+  for (int64_t i = 0; i < all; i += rows) {
+    // The last block overlaps the one before it where rows are left over.
+    const int64_t first = i + rows <= all ? i : all - rows;
+    const int64_t row = item.phase + (item.first + first) * groups.distance;
+    const A** line = lines;
+    for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+      int64_t position = row * walk[1].step + walk[1].low();
+      for (int64_t s = 0; s < count; ++s, position += groups.source_distance) {
+        const int64_t y = walk[1].resolve(position);
+        const bool zeros = planes[td] == nullptr || y < 0;
+        *line++ = zeros ? nullptr : planes[td] + y * p.source_strides.axis[1];
+      }
+    }
+    const auto compute = [&]<int kRows>() {
+      depthwise_rows<A, kStep, kTaps, kRows>(in, lines, call.pieces, call.blocking.pieces,
+                                             to + first * to_row, to_row);
+    };
+    switch (rows) {
+      case 1: compute.template operator()<1>(); break;
+      case 2: compute.template operator()<2>(); break;
+      case 3: compute.template operator()<3>(); break;
+      default: compute.template operator()<4>(); break;
+    }
+  }
+}
+
 template <class T, int kStep, int kTaps>
 void convolve_depthwise(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const Walk* walk = p.walk;
   const DepthwisePlanarBlocking<T> blocking(p);
-  const RowGroups& groups = blocking.groups;
-  const int64_t channels = p.groups * p.rows, taps = p.taps(), low = walk[1].low();
-
   Scratch tables(blocking.table_bytes);
   RowPiece* pieces = tables.as<RowPiece>();
   cut_row<A>(walk[2], blocking.pieces, pieces);
+  int64_t* offsets = reinterpret_cast<int64_t*>(pieces + blocking.pieces);
   Scratch weights(blocking.weight_bytes);
-  pack_ascending(p, reinterpret_cast<int64_t*>(pieces + blocking.pieces), weights.as<A>());
+  pack_ascending(p, offsets, weights.as<A>());
+  int64_t* rolling_rows = offsets + p.taps();
+  if (blocking.roll) list_rolling_rows(p, blocking, rolling_rows);
 
-  const int64_t of_plane = groups.distance * blocking.parts;
-  const int64_t items = p.batch * channels * walk[0].count * of_plane;
-  const int64_t item_work = kDepthwiseRows * walk[2].count * taps;
+  const DepthwiseCall<T> call{p, blocking, pieces, rolling_rows, weights.as<A>()};
+  const int64_t items =
+      p.batch * p.groups * p.rows * walk[0].count * blocking.groups.distance * blocking.parts;
+  const int64_t rows = walk[1].count < kDepthwiseRows ? walk[1].count : kDepthwiseRows;
+  const int64_t item_work = rows * walk[2].count * p.taps();
   parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
-    const A** lines = buffer.as<const A*>();
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t part = item % blocking.parts, phase = item / blocking.parts % groups.distance;
-      const int64_t d = item / of_plane % walk[0].count;
-      const int64_t channel = item / of_plane / walk[0].count % channels;
-      const int64_t image = item / of_plane / walk[0].count / channels;
-      // Rows phase + i * distance for i from part * kDepthwiseRows on.
-      const int64_t first = part * kDepthwiseRows;
-      const int64_t all = ceil_div(walk[1].count - phase, groups.distance);
-      const int64_t last = first + kDepthwiseRows < all ? first + kDepthwiseRows : all;
-      if (first >= last) continue;
-      const A* source = reinterpret_cast<const A*>(p.source) + image * p.source_strides.batch +
-                        channel / p.rows * p.source_strides.channel;
-      A* dest = reinterpret_cast<A*>(p.dest) + image * p.dest_strides.batch +
-                channel * p.dest_strides.channel + d * p.dest_strides.axis[0];
-      const int64_t to_row = groups.distance * p.dest_strides.axis[1];
-      const RowTaps<A> in{weights.as<A>() + channel * taps,
-                          walk[0].tap_count,
-                          groups.taps,
-                          groups.advance,
-                          walk[2].tap_distance(),
-                          p.bias != nullptr ? A(widen(p.bias[channel])) : A(0)};
-      const int64_t rows = groups.rows < last - first ? groups.rows : last - first;
-      const int64_t count = groups.lines(rows);
-      for (int64_t i = first; i < last; i += rows) {
-        // The last block overlaps the one before it where rows are left over.
-        const int64_t row = phase + (i + rows <= last ? i : last - rows) * groups.distance;
-        const A** line = lines;
-        for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-          const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-          int64_t position = row * walk[1].step + low;
-          for (int64_t s = 0; s < count; ++s, position += groups.source_distance) {
-            const int64_t y = walk[1].resolve(position);
-            *line++ = z < 0 || y < 0
-                          ? nullptr
-                          : source + z * p.source_strides.axis[0] + y * p.source_strides.axis[1];
-          }
-        }
-        A* to = dest + row * p.dest_strides.axis[1];
-        const auto compute = [&]<int kRows>() {
-          depthwise_rows<A, kStep, kTaps, kRows>(in, lines, pieces, blocking.pieces, to, to_row);
-        };
-        switch (rows) {
-          case 1: compute.template operator()<1>(); break;
-          case 2: compute.template operator()<2>(); break;
-          case 3: compute.template operator()<3>(); break;
-          default: compute.template operator()<4>(); break;
-        }
+    const A** planes = buffer.as<const A*>();
+    for (int64_t i = begin; i < end; ++i) {
+      const DepthwiseItem item(call, i);
+      if (item.first >= item.last) continue;
+      list_source_planes(p, item, planes);
+      A* to = reinterpret_cast<A*>(p.dest) + item.image * p.dest_strides.batch +
+              item.channel * p.dest_strides.channel + item.d * p.dest_strides.axis[0] +
+              (item.phase + item.first * blocking.groups.distance) * p.dest_strides.axis[1];
+      const int64_t to_row = blocking.groups.distance * p.dest_strides.axis[1];
+      if (blocking.roll) {
+        roll_item<T, kStep, kTaps>(call, item, planes, to, to_row);
+      } else {
+        block_item<T, kStep, kTaps>(call, item, planes, planes + walk[0].tap_count, to, to_row);
       }
     }
   });

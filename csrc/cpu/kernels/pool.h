@@ -6,6 +6,10 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 #include "cpu/kernels/pool_vector.h"      // types, reductions, how work is cut
 #include "cpu/kernels/pool_phases.h"      // strided rows as contiguous vectors
 #include "cpu/kernels/pool_bands.h"       // windows of stride 1 or 2 along W, rows at a time
+#if defined(CNNOPS_TARGET_AVX512)
+#include "cpu/kernels/shifted_row.h"
+#include "cpu/kernels/pool_rolling.h"     // the same of square windows, in registers
+#endif
 #include "cpu/kernels/pool_row.h"         // windows reduced along W
 #include "cpu/kernels/pool_pixel.h"       // windows reduced along C
 #include "cpu/kernels/pool_shuffles.h"    // windows along W, shuffled out of registers
@@ -26,8 +30,10 @@ int64_t pool_scratch(const PoolProblem& p, bool places) {
 template <class T>
 int64_t pool_tables(const PoolProblem& p, bool places, bool divides) {
   const bool shuffled = p.algorithm == PoolAlgorithm::shuffled_rows;
+  const bool rolls = p.algorithm == PoolAlgorithm::rolling_rows;
   const bool bands = p.algorithm == PoolAlgorithm::rows_by_phases && !places && !p.inverse;
-  return (shuffled ? RowShuffles<T>::bytes(p.chunks) : 0) + (bands ? band_list_bytes(p) : 0) +
+  return (shuffled ? RowShuffles<T>::bytes(p.chunks) : 0) +
+         (bands || rolls ? band_list_bytes(p) : 0) + (rolls ? rolling_list_bytes(p) : 0) +
          (divides ? Divisors<T>::bytes(p) : 0);
 }
 
@@ -37,7 +43,7 @@ template <class T>
 constexpr PoolKernels<T> pool_table() {
   PoolKernels<T> table{};
   // Shorter registers have no such shuffle: it would go through memory, lane by lane.
-  table.registers = {kLanes<Compute<T>>, CNNOPS_VECTOR_BYTES >= 32};
+  table.registers = {kLanes<Compute<T>>, CNNOPS_VECTOR_BYTES >= 32, kRolls<T>};
   table.scratch = pool_scratch<T>;
   table.tables = pool_tables<T>;
   table.max_pool = max_pool<T>;
