@@ -124,7 +124,7 @@ def test_far_strides_and_dilations_are_phases(options: dict[str, int]) -> None:
         ("pool_rows_by_phases", "max_pool2d", {"kernel_size": 4, "stride": 1}),
         ("pool_blocks", "max_pool2d", {"kernel_size": 5, "stride": 2}),
         ("pool_blocks", "max_pool2d", {"kernel_size": 3}),
-        ("pool_blocks", "adaptive_avg_pool2d", {"output_size": 6}),
+        ("pool_blocks", "adaptive_avg_pool2d", {"output_size": 5}),
         ("pool_whole_rows", "adaptive_avg_pool2d", {"output_size": 1}),
         ("pool_fractional", "fractional_max_pool2d", {"kernel_size": 2, "output_size": 5}),
     ],
@@ -177,9 +177,20 @@ def test_rows_of_square_windows_roll(kernel: int, stride: int) -> None:
         assert "pool_rolling_rows" not in algorithms(
             op, (2, 32, 9, 40), dtype=torch.bfloat16, **windows
         )
+        if stride == 2:
+            # Planes enough for registers across them are worth it where rows hardly fill one.
+            assert algorithms(op, (2, 32, 9, 9), **windows) == ["pool_blocks"]
+            assert algorithms(op, (1, 1, 9, 9), **windows) == ["pool_rolling_rows"]
         windows["phase"] = "bwd_input"
         assert "pool_rolling_rows" not in algorithms(op, (2, 32, 9, 40), **windows)
         del windows["phase"]
+
+
+def test_adaptive_windows_may_lie_on_a_grid() -> None:
+    """From 35 to 17 columns they are three wide and start two apart; to 16 they are not alike."""
+    grid = algorithms("max_pool2d", (2, 32, 35, 35), kernel_size=3, stride=2)
+    assert algorithms("adaptive_avg_pool2d", (2, 32, 35, 35), output_size=17) == grid
+    assert algorithms("adaptive_avg_pool2d", (2, 32, 35, 35), output_size=16) == ["pool_blocks"]
 
 
 def test_rows_of_values_go_by_phases_where_they_fill_registers() -> None:

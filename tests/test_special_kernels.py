@@ -107,7 +107,7 @@ SHAPES = {
     ),
     "narrow, stride": Shape(
         (GROUPED[0], PHASED_BLOCKS[1], GROUPED[2]),
-        (1, 18, 13, 13),
+        (1, 18, 13, 7),
         (18, 1, 3, 3),
         {"stride": 2, "padding": 1, "groups": 18},
     ),

@@ -7,6 +7,22 @@
 
 namespace cnnops {
 
+namespace {
+
+/// Adaptive windows may lie on a grid all the same, as where the output divides the input.
+void find_grid(PoolWindows* axis) {
+  if (axis->stride != 0 || axis->output < 2 || axis->begin[1] == 0) return;
+  const int64_t stride = axis->begin[1], kernel = axis->end[0];
+  for (int64_t o = 0; o < axis->output; ++o) {
+    if (axis->begin[o] != o * stride || axis->end[o] != o * stride + kernel) return;
+  }
+  axis->stride = stride;
+  axis->kernel = kernel;
+  axis->padding = 0;
+}
+
+}  // namespace
+
 PlannedPool::PlannedPool(const PoolGeometry& g, bool channels_last, WindowCount count,
                          int64_t divisor, bool inverse, const PoolRegisters& registers)
     : problem_{g.batch, g.channels, channels_last, divisor, {}, inverse, {}, {}, {}} {
@@ -48,6 +64,7 @@ void PlannedPool::list_windows(const PoolGeometry& g, WindowCount count, bool in
     problem_.axis[i] = {axis.input,    axis.output,   axis.kernel,   axis.stride,
                         axis.padding,  axis.dilation, windows.begin, windows.end,
                         windows.count, windows.first, windows.last};
+    find_grid(&problem_.axis[i]);
   }
   if (problem_.channels_last) return;
   problem_.cut = cut_into_blocks(problem_);

@@ -67,12 +67,16 @@ inline bool rows_fill(const PoolWindows& width, int64_t lanes) {
   return width.kernel <= 2 ? 2 * width.output >= lanes : 2 * width.output >= 3 * lanes;
 }
 
-/// Are windows square, of a few columns, and on a grid of stride 1 or 2?
-inline bool can_roll(const PoolProblem& p) {
+/// Are windows square, of a few columns, on a grid of stride 1 or 2, and do rows of their outputs
+/// take enough of a register? With stride 2 each of these is worth two rows of inputs.
+inline bool can_roll(const PoolProblem& p, const PoolRegisters& registers) {
   const PoolWindows &height = p.axis[1], &width = p.axis[2];
   if (height.kernel != width.kernel || height.stride != width.stride) return false;
-  if (height.dilation != 1 || width.dilation != 1) return false;
-  if (width.stride == 2) return width.kernel == 2 || width.kernel == 3;
+  if (height.dilation != 1 || width.dilation != 1 || !registers.roll) return false;
+  if (width.stride == 2) {
+    const bool fills = 8 * width.output >= 5 * registers.lanes || !can_block(p, registers.lanes);
+    return fills && (width.kernel == 2 || width.kernel == 3);
+  }
   return width.stride == 1 && (width.kernel == 2 || width.kernel == 3 || width.kernel == 5);
 }
 
@@ -81,7 +85,7 @@ inline PoolChoice choose_pool(const PoolProblem& p, bool places, const PoolRegis
   const PoolWindows& width = p.axis[2];
   if (p.channels_last) return kByPixels;
   if (is_one_window(p)) return {PoolAlgorithm::whole_rows, "one window holds the plane"};
-  if (registers.roll && !places && !p.inverse && can_roll(p)) {
+  if (!places && !p.inverse && can_roll(p, registers)) {
     return {PoolAlgorithm::rolling_rows, "square windows: all rows that meet a row in registers"};
   }
   const bool grid = width.stride == 1 || width.stride == 2;
