@@ -281,12 +281,9 @@ constexpr int64_t kMinAmxChannels = 16;
 constexpr Choice kWinograd{Algorithm::winograd,
                            "channels enough: fewer products of transformed tiles"};
 
-/// With fewer channels on either side the transforms of a Winograd tile cost more than they save.
-constexpr int64_t kMinWinogradChannels = 16;
-
-/// The same of groups in channels_last tensors, where a tile reads a piece of each pixel, and
-/// direct sums do well.
-constexpr int64_t kMinGroupedWinogradChannels = 24;
+/// With fewer channels on either side the transforms of a Winograd tile cost more than they save,
+/// and so with fewer pairs of channels where direct sums keep several destinations in registers.
+constexpr int64_t kMinWinogradChannels = 10, kMinWinogradPairs = 128;
 
 /// Tiles of a form.
 inline double winograd_tiles(const ContractionShape& shape, const WinogradForm& form) {
@@ -367,7 +364,8 @@ inline bool winograd_takes(const ContractionShape& shape) {
       return false;
     }
   }
-  return shape.depth >= kMinWinogradChannels && shape.rows >= kMinWinogradChannels;
+  return shape.depth >= kMinWinogradChannels && shape.rows >= kMinWinogradChannels &&
+         shape.depth * shape.rows >= kMinWinogradPairs;
 }
 
 /// The form that takes least, or -1 where direct sums, at `direct`, take less.
@@ -505,8 +503,6 @@ int winograd_form(const Contraction<T>& p, int64_t lanes) {
       !plan::winograd_stores(p.dest_strides)) {
     return -1;
   }
-  const bool pieces = p.groups > 1 && p.source_strides.channel == 1;
-  if (pieces && std::min(p.depth, p.rows) < plan::kMinGroupedWinogradChannels) return -1;
   const bool in_place = p.dest_strides.channel == 1 && p.weight_strides.depth == 1;
   const bool transposes = !in_place && !plan::has_stride(p);
   const double direct = plan::direct_cost(p) * (transposes ? plan::kTransposedRows : 1);

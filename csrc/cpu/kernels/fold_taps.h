@@ -14,8 +14,10 @@
 /// Products of a block: they share an L2 cache of 1 MiB or more with the operands.
 constexpr int64_t kFoldBytes = 768 << 10;
 
-/// Smaller blocks, though not below this, are for having kWantedItems of them.
+/// Smaller blocks, though not below this, are for having kWantedItems of them. Nor below so many
+/// times the source rows that neighbouring blocks both multiply.
 constexpr int64_t kMinFoldBytes = 128 << 10;
+constexpr int64_t kSharedRowsPay = 4;
 
 /// Long rows are cut where fewer source rows than so many times those that bands share would fit,
 /// though not below kMinFoldWidth pixels.
@@ -97,8 +99,11 @@ struct FoldBlocks {
   static int64_t most_bytes(const Channels& channels, const ConvAxis* axis, int64_t channel_blocks,
                             int64_t bytes) {
     const int64_t planes = channels.batch * channels.groups * channel_blocks * axis[0].input;
-    const int64_t wanted = planes * axis[1].output * axis[2].output * bytes / kWantedItems;
-    return wanted > kFoldBytes ? kFoldBytes : wanted < kMinFoldBytes ? kMinFoldBytes : wanted;
+    const int64_t row = axis[2].output * bytes;
+    const int64_t wanted = planes * axis[1].output * row / kWantedItems;
+    const int64_t worth = row * kSharedRowsPay * shared_sources(axis[1]);
+    const int64_t least = worth > kMinFoldBytes ? worth : kMinFoldBytes;
+    return wanted > kFoldBytes || least > kFoldBytes ? kFoldBytes : wanted < least ? least : wanted;
   }
 
   /// Strides of the width that a block covers.

@@ -199,6 +199,9 @@ constexpr int64_t kMinPatchStep = 3, kMinPatchTaps = CNNOPS_VECTOR_BYTES / 8;
 /// From so many segments per register of columns on indexed loads are faster than moving segments.
 constexpr int64_t kSegmentsPerIndexedLoad = 1;
 
+/// Channels whose runs of near elements are fetched ahead: each is in a page of its own.
+constexpr int64_t kChannelsAhead = 12;
+
 /// Rows of a matrix, `pitch` elements apart.
 template <class A>
 struct Rows {
@@ -247,6 +250,7 @@ struct ColumnGatherer {
     for (int64_t row = 0; width > columns && row < count; ++row) {
       store(to + row * pitch + width - kLanes<A>, Vec<A>{});
     }
+    if (shape.taps() == 1) return gather_segments(source, first, count, to, pitch);
     const Walk* walk = shape.walk;
     const int64_t taps_w = walk[2].tap_count, taps_h = walk[1].tap_count;
     int64_t tw = first % taps_w, rest = first / taps_w;
@@ -278,6 +282,32 @@ struct ColumnGatherer {
   }
 
  private:
+  /// Matrix rows of 1x1 kernels, those of a segment after those of the one before: where they start
+  /// is worked out once for all channels.
+  void gather_segments(const T* source, int64_t first, int64_t count, A* to, int64_t pitch) const {
+    const Walk& walk = shape.walk[2];
+    const int64_t step = walk.step * strides.axis[2], near = step <= 4 ? step : 0;
+    for (int64_t s = 0; s < segment_count; ++s) {
+      const Segment& segment = segments[s];
+      const int64_t line = line_offset(segment, 0, 0);
+      const T* from = source + first * strides.channel + line;
+      const T* ahead = from + kChannelsAhead * strides.channel + segment.width * step;
+      A* block = to + segment.column;
+      for (int64_t row = 0; row < count; ++row, block += pitch) {
+        if (line < 0) {
+          fill(block, segment.length, A(0));
+          continue;
+        }
+        for (int64_t i = 0; i < segment.length * near; i += 64 / int64_t(sizeof(T))) {
+          __builtin_prefetch(ahead + i);
+        }
+        gather_run(walk, inside[0], walk.taps[0].offset, segment.width, segment.length, from,
+                   strides.axis[2], block);
+        from += strides.channel, ahead += strides.channel;
+      }
+    }
+  }
+
   /// Where the source row starts that a segment reads for these taps; -1 for padding.
   int64_t line_offset(const Segment& segment, int64_t td, int64_t th) const {
     const Walk* walk = shape.walk;
