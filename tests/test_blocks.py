@@ -72,6 +72,7 @@ BANDS = {
     "rolling, stride, left over": ((9, 107), (2, 2), (2, 2), (1, 1), (1, 1)),
     "rolling, more rows than a task has": ((151, 9), (3, 3), (2, 2), (0, 0), (1, 1)),
     "rolling, hardly any rows": ((2, 3), (5, 5), (1, 1), (2, 2), (1, 1)),
+    "rolling, inputs of one register": ((9, 15), (3, 3), (2, 2), (1, 1), (1, 1)),
     "rolling, several planes": ((6, 7, 19), (3, 3, 3), (2, 2, 2), (1, 1, 1), (2, 1, 1)),
 }
 

@@ -117,6 +117,16 @@ def test_chosen_for_dilated_kernels(dilation: Any, phase: str, layout: str) -> N
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("phase", ["fwd", "bwd_input", "bwd_weight"])
+@pytest.mark.parametrize("groups", [1, 8])
+def test_chosen_for_few_channels(groups: int, phase: str, layout: str) -> None:
+    shape, weight = (2, 12 * groups, 56, 56), (16 * groups, 12, 3, 3)
+    options: dict[str, Any] = {"phase": phase, "padding": 1, "groups": groups}
+    found = plan("conv2d", shape, weight, memory_format=FORMATS[layout], **options)
+    assert "winograd" in found.algorithm
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("shape", "rows"), [((4, 64, 14, 14), 64), LARGE[:2]])
 def test_chosen_for_the_weight(shape: tuple[int, ...], rows: int, layout: str) -> None:
     options = {"phase": "bwd_weight", "memory_format": FORMATS[layout]}
@@ -177,6 +187,7 @@ def test_not_chosen_for_large_weights_and_one_small_map(phase: str) -> None:
 @pytest.mark.parametrize(
     ("batch", "channels", "size"),
     [
+        (2, 12, 112),
         (1, 64, 56),
         (1, 128, 28),
         (4, 256, 14),
@@ -225,7 +236,13 @@ def test_sums_over_many_tiles_stay_accurate(layout: str) -> None:
 @pytest.mark.parametrize("padding", [(0, 0, 0, 0), (2, 0, 1, 4), (5, 5, 5, 5)])
 @pytest.mark.parametrize(
     ("batch", "depth", "rows", "height", "width"),
-    [(1, 16, 16, 12, 10), (3, 21, 37, 9, 9), (2, 70, 67, 17, 30), (5, 40, 80, 6, 41)],
+    [
+        (1, 16, 16, 12, 10),
+        (3, 21, 37, 9, 9),
+        (2, 70, 67, 17, 30),
+        (5, 40, 80, 6, 41),
+        (2, 11, 13, 30, 33),
+    ],
 )
 def test_against_float64(
     batch: int,

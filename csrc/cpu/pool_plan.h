@@ -74,7 +74,7 @@ inline bool can_roll(const PoolProblem& p, const PoolRegisters& registers) {
   if (height.kernel != width.kernel || height.stride != width.stride) return false;
   if (height.dilation != 1 || width.dilation != 1 || !registers.roll) return false;
   if (width.stride == 2) {
-    const bool fills = 8 * width.output >= 5 * registers.lanes || !can_block(p, registers.lanes);
+    const bool fills = 16 * width.output >= 7 * registers.lanes || !can_block(p, registers.lanes);
     return fills && (width.kernel == 2 || width.kernel == 3);
   }
   return width.stride == 1 && (width.kernel == 2 || width.kernel == 3 || width.kernel == 5);

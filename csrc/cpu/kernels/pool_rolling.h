@@ -58,8 +58,10 @@ struct RollingWindows {
   const PoolWindows& width;
 };
 
-/// Outputs [first, first + kVectors registers) of these rows. Whether that is what `reduce` is for.
-template <int kStep, int kTaps, int kVectors, class T, class Reduction, class FinishFor>
+/// Outputs [first, first + kVectors registers) of these rows, of which the first kLoaded registers
+/// of inputs may be other than padding. False where `reduce` had its doubts.
+template <int kStep, int kTaps, int kVectors, int kLoaded, class T, class Reduction,
+          class FinishFor>
 bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduction& reduce,
                   const FinishFor& finish_for) {
   using Columns = ShiftedRow<T, kStep, kTaps, kVectors>;
@@ -69,8 +71,8 @@ bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduc
   const typename Columns::Shifts shifts(1);
   const int64_t x = first * kStep - in.width.padding;
   const Vec<T> identity = broadcast(Reduction::template identity<T>());
-  uint32_t masks[registers], doubts = 0;
-  for (int i = 0; i < registers; ++i) {
+  uint32_t masks[kLoaded], doubts = 0;
+  for (int i = 0; i < kLoaded; ++i) {
     const int64_t at = x + i * lanes;
     const int64_t high = least(most(in.width.input - at, 0), lanes);
     const int64_t low = least(most(-at, 0), high);
@@ -94,22 +96,22 @@ bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduc
       if (*rows < 0) continue;
       const T* source = in.source + *rows + x;
       for (int64_t z = 0; z < in.planes; ++z, source += in.plane) {
-        Vec<T> row[registers];
+        Vec<T> row[kLoaded];
 #pragma GCC unroll 16
-        for (int i = 0; i < registers; ++i) {
+        for (int i = 0; i < kLoaded; ++i) {
           row[i] = load_lanes(source + i * lanes, masks[i], identity);
         }
         if constexpr (doubtful) {
 #pragma GCC unroll 16
-          for (int i = 0; i < registers; i += 2) {
-            doubts |= Reduction::doubts(row[i], row[i + 1 < registers ? i + 1 : i]);
+          for (int i = 0; i < kLoaded; i += 2) {
+            doubts |= Reduction::doubts(row[i], row[i + 1 < kLoaded ? i + 1 : i]);
           }
         }
 #pragma GCC unroll 8
         for (int h = s; h < kTaps; h += kStep) {
           auto& sum = sums[(kTurn + under_way - h / kStep) % under_way];
 #pragma GCC unroll 16
-          for (int i = 0; i < registers; ++i) sum[i] = reduce(sum[i], row[i]);
+          for (int i = 0; i < kLoaded; ++i) sum[i] = reduce(sum[i], row[i]);
         }
       }
     }
@@ -144,17 +146,31 @@ bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduc
   return doubts == 0;
 }
 
+/// The same by the fastest reduction that is exact.
+template <int kStep, int kTaps, int kVectors, int kLoaded, class T, class Reduction,
+          class FinishFor>
+void roll_piece(const RollingWindows<T>& in, int64_t first, T* to, const Reduction& reduce,
+                const FinishFor& finish_for) {
+  if constexpr (__is_same(Reduction, Maximum)) {
+    const LargestNumber faster;
+    if (roll_windows<kStep, kTaps, kVectors, kLoaded>(in, first, to, faster, finish_for)) return;
+  }
+  roll_windows<kStep, kTaps, kVectors, kLoaded>(in, first, to, reduce, finish_for);
+}
+
 /// The rows from output `first` on, in pieces of kVectors registers and what is left.
 template <int kStep, int kTaps, int kVectors, class T, class Reduction, class FinishFor>
 void roll_pieces(const RollingWindows<T>& in, int64_t first, T* to, const Reduction& reduce,
                  const FinishFor& finish_for) {
   constexpr int64_t lanes = kLanes<T>, together = kVectors * lanes;
-  for (; in.width.output - first > together - lanes; first += together) {
-    if constexpr (__is_same(Reduction, Maximum)) {
-      const LargestNumber faster;
-      if (roll_windows<kStep, kTaps, kVectors>(in, first, to, faster, finish_for)) continue;
+  constexpr int registers = ShiftedRow<T, kStep, kTaps, kVectors>::kRegisters;
+  if constexpr (kVectors == 1 && kStep == 2) {
+    if (first == 0 && in.width.input + in.width.padding <= lanes) {
+      return roll_piece<kStep, kTaps, 1, 1>(in, first, to, reduce, finish_for);
     }
-    roll_windows<kStep, kTaps, kVectors>(in, first, to, reduce, finish_for);
+  }
+  for (; in.width.output - first > together - lanes; first += together) {
+    roll_piece<kStep, kTaps, kVectors, registers>(in, first, to, reduce, finish_for);
   }
   if constexpr (kVectors > 1) {
     roll_pieces<kStep, kTaps, kVectors - 1>(in, first, to, reduce, finish_for);
