@@ -127,9 +127,8 @@ struct WeightStrides {
 /// next: further apart they are in other pages, and in few sets of a cache.
 constexpr int64_t kLongestRollingRow = 1536;
 
-/// Whether kernels are as high as they are wide, and read the rows of a plane in turns: a step of
-/// source rows belongs to a fixed number of destination rows, each of which is a turn after
-/// another.
+/// Whether kernels are as high as they are wide, and meet the rows of a plane in turns: each adds a
+/// step of source rows to as many destination rows, and finishes one of these.
 inline bool rows_roll(const Walk& height, const Walk& width) {
   return height.tap_count == width.tap_count && height.step == width.step &&
          (height.step == 1 || height.tap_distance() % height.step != 0) &&

@@ -53,6 +53,7 @@ PHASED = ("", "phased_planar", "")
 PHASED_BLOCKS = ("", "phased_blocks", "")
 PHASED_LAST = ("", "phased_channels_last", "")
 PHASED_ROWS = ("", "phased_rows", "")
+GEMM = ("gemm_planar", "", "")
 DIRECT = ("direct_planar", "direct_planar", "weight_direct_planar")
 DIRECT_WEIGHT = ("", "", "weight_direct_planar")
 IN_PLACE = ("depthwise_planar", "depthwise_planar", "")
@@ -423,6 +424,14 @@ SHAPES = {
         (1, 2, 31, 40),
         (2, 1, 3, 3),
         {"stride": 2, "dilation": (2, 1), "padding": (2, 1), "groups": 2},
+    ),
+    # Rows of 1x1 kernels that are gathered run by run: whole ones, cut ones, padding around them.
+    "runs of a stride": Shape(GEMM, (2, 20, 13, 75), (33, 20, 1, 1), {"stride": 2}),
+    "runs of a stride, padding": Shape(
+        GEMM, (1, 20, 9, 70), (33, 20, 1, 1), {"stride": 2, "padding": 1}
+    ),
+    "runs of a far stride": Shape(
+        GEMM, (2, 20, 13, 131), (33, 20, 1, 1), {"stride": (2, 3), "padding": (0, 2)}
     ),
     # Shifted rows: shared and unshared zeros, none, more than the kernel spans; pieces of a row.
     "shifted": Shape(SHIFTED, (2, 19, 9, 33), (11, 19, 5, 5), {"padding": 2}),

@@ -137,12 +137,7 @@ bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduc
     for (Vec<T>& column : complete) column = identity;
     return ++done < in.end;
   };
-  const auto turns = [&]<int... kTurn>(std::integer_sequence<int, kTurn...>)
-                         __attribute__((always_inline)) {
-                           while ((turn.template operator()<kTurn>() && ...)) {
-                           }
-                         };
-  turns(std::make_integer_sequence<int, under_way>());
+  take_turns<under_way>(turn);
   return doubts == 0;
 }
 

@@ -119,10 +119,5 @@ void roll_phases(const RollingPhases<A>& in, const RowPiece& piece, A* to, int64
     finish(sums[(2 * kTurn + 1) % kTaps]);
     return done < in.end;
   };
-  const auto turns = [&]<int... kTurn>(std::integer_sequence<int, kTurn...>)
-                         __attribute__((always_inline)) {
-                           while ((turn.template operator()<kTurn>() && ...)) {
-                           }
-                         };
-  turns(std::make_integer_sequence<int, kTaps % 2 == 0 ? kTaps / 2 : kTaps>());
+  take_turns<kTaps % 2 == 0 ? kTaps / 2 : kTaps>(turn);
 }

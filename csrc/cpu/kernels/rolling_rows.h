@@ -118,12 +118,7 @@ void roll_piece(const RollingPlane<A>& in, const RowPiece& piece, A* to, int64_t
     for (Vec<A>& sum : row) sum = bias;
     return ++done < in.count;
   };
-  const auto turns = [&]<int... kTurn>(std::integer_sequence<int, kTurn...>)
-                         __attribute__((always_inline)) {
-                           while ((turn.template operator()<kTurn>() && ...)) {
-                           }
-                         };
-  turns(std::make_integer_sequence<int, under_way>());
+  take_turns<under_way>(turn);
 }
 
 /// The rows of a plane, in pieces of up to kVectors registers.

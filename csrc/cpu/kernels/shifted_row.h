@@ -4,6 +4,25 @@
 /// Destination rows that a source row belongs to.
 constexpr int rows_under_way(int64_t step, int64_t taps) { return int((taps - 1) / step + 1); }
 
+/// Turns kTurn to kCount - 1, while they return true.
+template <int kCount, int kTurn = 0, class Turn>
+[[gnu::always_inline]] inline bool take_round(const Turn& turn) {
+  if (!turn.template operator()<kTurn>()) return false;
+  if constexpr (kTurn + 1 < kCount) {
+    return take_round<kCount, kTurn + 1>(turn);
+  } else {
+    return true;
+  }
+}
+
+/// Calls turn<0>, turn<1>, ..., turn<kCount - 1>, and again from the first on, while they return
+/// true: what is in registers is where the code of each turn expects it, and need not move.
+template <int kCount, class Turn>
+[[gnu::always_inline]] inline void take_turns(const Turn& turn) {
+  while (take_round<kCount>(turn)) {
+  }
+}
+
 /// What kVectors registers of destinations read: as many of each phase of the step, and one beyond
 /// them, whose first elements are not taken apart.
 template <class A, int kStep, int kTaps, int kVectors>
