@@ -28,7 +28,7 @@ struct DepthwisePlanarBlocking {
     const Walk &height = p.walk[1], &width = p.walk[2];
     const int64_t rows = ceil_div(height.count, groups.distance);
     parts = ceil_div(rows, kDepthwiseRows);
-    table_bytes = sizeof(int64_t) * p.taps();
+    table_bytes = 2 * sizeof(int64_t) * p.taps();
     if (roll) {
       most_vectors = rolling_vectors(width.step, width.tap_count);
       const int64_t turns = rows + rows_under_way(width.step, width.tap_count) - 1;
@@ -75,24 +75,33 @@ void cut_row(const Walk& width, int64_t pieces, RowPiece* to) {
   }
 }
 
-/// Packs the weights as [channel][tap], those of height and width in ascending order.
+/// Packs the weights of kernels with one source channel in a group as [channel][tap], those of
+/// taps at `offsets`.
+template <class T>
+void pack_channels(const Channels& channels, const T* weight, const WeightStrides& strides,
+                   const int64_t* offsets, int64_t taps, Accumulator<T>* to) {
+  for (int64_t c = 0; c < channels.groups * channels.rows; ++c) {
+    const T* from = weight + c / channels.rows * strides.group + c % channels.rows * strides.row;
+    for (int64_t k = 0; k < taps; ++k) *to++ = widen(from[offsets[k]]);
+  }
+}
+
+/// The same with the taps of height and width in ascending order. `offsets` holds two of all taps.
 template <class T>
 void pack_ascending(const Contraction<T>& p, int64_t* offsets, Accumulator<T>* to) {
   const int64_t taps = p.taps(), taps_h = p.walk[1].tap_count, taps_w = p.walk[2].tap_count;
+  int64_t* ascending = offsets + taps;
   tap_offsets(p, p.weight_strides, offsets);
   const auto descends = [](const Walk& walk) {
     return walk.tap_count > 1 && walk.taps[1].offset < walk.taps[0].offset;
   };
   const bool high = descends(p.walk[1]), wide = descends(p.walk[2]);
-  for (int64_t c = 0; c < p.groups * p.rows; ++c) {
-    const T* from =
-        p.weight + c / p.rows * p.weight_strides.group + c % p.rows * p.weight_strides.row;
-    for (int64_t k = 0; k < taps; ++k) {
-      const int64_t w = k % taps_w, h = k / taps_w % taps_h, plane = k / taps_w / taps_h;
-      const int64_t tap = (plane * taps_h + (high ? taps_h - 1 - h : h)) * taps_w;
-      *to++ = widen(from[offsets[tap + (wide ? taps_w - 1 - w : w)]]);
-    }
+  for (int64_t k = 0; k < taps; ++k) {
+    const int64_t w = k % taps_w, h = k / taps_w % taps_h, plane = k / taps_w / taps_h;
+    const int64_t tap = (plane * taps_h + (high ? taps_h - 1 - h : h)) * taps_w;
+    ascending[k] = offsets[tap + (wide ? taps_w - 1 - w : w)];
   }
+  pack_channels(p, p.weight, p.weight_strides, ascending, taps, to);
 }
 
 /// Where each source row of a phase begins that its rows read in their turns, phase after phase, or
@@ -240,7 +249,7 @@ void convolve_depthwise(const Contraction<T>& p) {
   int64_t* offsets = reinterpret_cast<int64_t*>(pieces + blocking.pieces);
   Scratch weights(blocking.weight_bytes);
   pack_ascending(p, offsets, weights.as<A>());
-  int64_t* rolling_rows = offsets + p.taps();
+  int64_t* rolling_rows = offsets + 2 * p.taps();
   if (blocking.roll) list_rolling_rows(p, blocking, rolling_rows);
 
   const DepthwiseCall<T> call{p, blocking, pieces, rolling_rows, weights.as<A>()};

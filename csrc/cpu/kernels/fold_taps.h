@@ -103,7 +103,8 @@ struct FoldBlocks {
     const int64_t wanted = planes * axis[1].output * row / kWantedItems;
     const int64_t worth = row * kSharedRowsPay * shared_sources(axis[1]);
     const int64_t least = worth > kMinFoldBytes ? worth : kMinFoldBytes;
-    return wanted > kFoldBytes || least > kFoldBytes ? kFoldBytes : wanted < least ? least : wanted;
+    const int64_t bytes_of_block = wanted > least ? wanted : least;
+    return bytes_of_block < kFoldBytes ? bytes_of_block : kFoldBytes;
   }
 
   /// Strides of the width that a block covers.

@@ -36,7 +36,7 @@ struct PhasedRowsBlocking {
     width.tap_count = 2;
     pieces = ceil_div(vectors_for<A>(width.count), int64_t(kPhasesVectors));
     const int64_t taps = p.axis[0].kernel * high.kernel * wide.kernel;
-    table_bytes = sizeof(RowPiece) * pieces + sizeof(int64_t) * lines;
+    table_bytes = sizeof(RowPiece) * pieces + sizeof(int64_t) * (lines + taps);
     weight_bytes = sizeof(A) * p.groups * p.rows * taps;
     buffer_bytes = sizeof(A*) * p.axis[0].kernel;
   }
@@ -65,18 +65,15 @@ void spread_rows(const InputGradient<T>& p) {
     const int64_t y = blocking.first_source + i;
     lines[i] = y >= 0 && y < high.output ? y * p.source_strides.axis[1] : -1;
   }
+  int64_t* offsets = lines + blocking.lines;
+  for (int64_t k = 0; k < taps; ++k) {
+    offsets[k] = k / kTaps / kTaps * p.weight_strides.axis[0] +
+                 k / kTaps % kTaps * p.weight_strides.axis[1] +
+                 k % kTaps * p.weight_strides.axis[2];
+  }
   Scratch packed(blocking.weight_bytes);
   A* weights = packed.as<A>();
-  for (int64_t c = 0; c < channels; ++c) {
-    const T* from =
-        p.weight + c / p.rows * p.weight_strides.group + c % p.rows * p.weight_strides.row;
-    for (int64_t k = 0; k < taps; ++k) {
-      const int64_t h = k / kTaps % kTaps, z = k / kTaps / kTaps;
-      weights[c * taps + k] =
-          widen(from[z * p.weight_strides.axis[0] + h * p.weight_strides.axis[1] +
-                     k % kTaps * p.weight_strides.axis[2]]);
-    }
-  }
+  pack_channels(p, p.weight, p.weight_strides, offsets, taps, weights);
 
   const int64_t items = p.batch * channels * deep.input * blocking.parts;
   const int64_t rows = high.input < kPhasedRows ? high.input : kPhasedRows;

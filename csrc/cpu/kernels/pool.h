@@ -32,9 +32,8 @@ int64_t pool_tables(const PoolProblem& p, bool places, bool divides) {
   const bool shuffled = p.algorithm == PoolAlgorithm::shuffled_rows;
   const bool rolls = p.algorithm == PoolAlgorithm::rolling_rows;
   const bool bands = p.algorithm == PoolAlgorithm::rows_by_phases && !places && !p.inverse;
-  return (shuffled ? RowShuffles<T>::bytes(p.chunks) : 0) +
-         (bands || rolls ? band_list_bytes(p) : 0) + (rolls ? rolling_list_bytes(p) : 0) +
-         (divides ? Divisors<T>::bytes(p) : 0);
+  return (shuffled ? RowShuffles<T>::bytes(p.chunks) : 0) + (bands ? band_list_bytes(p) : 0) +
+         (rolls ? rolling_list_bytes(p) : 0) + (divides ? Divisors<T>::bytes(p) : 0);
 }
 
 /// The operators of a type are torch's: maxima of every type, averages of floats and int64, the

@@ -58,7 +58,7 @@ inline int64_t rolling_lines(const PoolWindows& height) {
   return (height.output + (height.kernel - 1) / height.stride) * height.stride;
 }
 inline int64_t rolling_list_bytes(const PoolProblem& p) {
-  return sizeof(int64_t) * rolling_lines(p.axis[1]);
+  return sizeof(InputRun) * p.axis[0].output + sizeof(int64_t) * rolling_lines(p.axis[1]);
 }
 
 /// How a pooling is done by bands: what is the same for all of them.
@@ -190,10 +190,11 @@ auto band_of(int64_t taps) {
 
 /// All rows of a problem. `finish_for(d, h)` gives what finishes an output row.
 template <class T, class Reduction, class FinishFor>
-void reduce_bands(const Bands<T>& bands, T* output, const Reduction& reduce,
+void reduce_bands(const PoolProblem& p, const T* input, T* output, const Reduction& reduce,
                   const FinishFor& finish_for) {
-  const PoolProblem& p = bands.p;
   const PoolWindows& axis = p.axis[2];
+  const Scratch lists(band_list_bytes(p));
+  const Bands<T> bands(p, input, lists.as<InputRun>());
   const int64_t segment = bands.cut.segment, together = bands.cut.rows;
   const auto run = axis.stride == 1 ? band_of<1, T, Reduction, FinishFor>(axis.kernel)
                                     : band_of<2, T, Reduction, FinishFor>(axis.kernel);

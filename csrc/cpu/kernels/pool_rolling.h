@@ -124,12 +124,7 @@ bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduc
         Vec<T> value = columns.tap(0, j, shifts);
 #pragma GCC unroll 8
         for (int t = 1; t < kTaps; ++t) value = reduce(value, columns.tap(t, j, shifts));
-        value = finish(value, first + j * lanes);
-        if (j + 1 < kVectors || count >= kVectors * lanes) {
-          store(to + j * lanes, value);
-        } else {
-          store_partial(to + j * lanes, value, count - j * lanes);
-        }
+        store_first(to + j * lanes, finish(value, first + j * lanes), count - j * lanes);
       }
       to += in.width.output;
     }
@@ -174,13 +169,13 @@ void roll_pieces(const RollingWindows<T>& in, int64_t first, T* to, const Reduct
 
 /// All rows of a problem whose windows are kTaps high and wide, kStep apart.
 template <int kStep, int kTaps, class T, class Reduction, class FinishFor>
-void roll_planes(const Bands<T>& bands, T* output, const Reduction& reduce,
+void roll_planes(const PoolProblem& p, const T* input, T* output, const Reduction& reduce,
                  const FinishFor& finish_for) {
-  const PoolProblem& p = bands.p;
   const PoolWindows &deep = p.axis[0], &height = p.axis[1], &width = p.axis[2];
   const int64_t size = height.input * width.input, count = rolling_lines(height);
   const Scratch lists(rolling_list_bytes(p));
-  int64_t* lines = lists.as<int64_t>();
+  InputRun* depth = lists.as<InputRun>();
+  int64_t* lines = reinterpret_cast<int64_t*>(InputRun::list(deep, depth));
   for (int64_t i = 0; i < count; ++i) {
     const int64_t y = i - height.padding;
     lines[i] = y >= 0 && y < height.input ? y * width.input : -1;
@@ -192,15 +187,14 @@ void roll_planes(const Bands<T>& bands, T* output, const Reduction& reduce,
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % parts * kRollingRows, plane = task / parts;
       const int64_t d = plane % deep.output;
-      const InputRun planes = bands.depth[d];
-      const RollingWindows<T> in{
-          bands.input + (plane / deep.output * deep.input + planes.first) * size,
-          planes.count,
-          deep.dilation * size,
-          lines + first * kStep,
-          first,
-          least(first + kRollingRows, height.output),
-          width};
+      const InputRun planes = depth[d];
+      const RollingWindows<T> in{input + (plane / deep.output * deep.input + planes.first) * size,
+                                 planes.count,
+                                 deep.dilation * size,
+                                 lines + first * kStep,
+                                 first,
+                                 least(first + kRollingRows, height.output),
+                                 width};
       T* to = output + (plane * height.output + first) * width.output;
       roll_pieces<kStep, kTaps, kRollingVectors>(in, 0, to, reduce,
                                                  [&](int64_t h) { return finish_for(d, h); });
@@ -210,16 +204,16 @@ void roll_planes(const Bands<T>& bands, T* output, const Reduction& reduce,
 
 /// All rows of a problem that goes by rolling_rows.
 template <class T, class Reduction, class FinishFor>
-void roll_all(const Bands<T>& bands, T* output, const Reduction& reduce,
+void roll_all(const PoolProblem& p, const T* input, T* output, const Reduction& reduce,
               const FinishFor& finish_for) {
-  const PoolWindows& width = bands.p.axis[2];
+  const PoolWindows& width = p.axis[2];
   if (width.stride == 2) {
-    return width.kernel == 2 ? roll_planes<2, 2>(bands, output, reduce, finish_for)
-                             : roll_planes<2, 3>(bands, output, reduce, finish_for);
+    return width.kernel == 2 ? roll_planes<2, 2>(p, input, output, reduce, finish_for)
+                             : roll_planes<2, 3>(p, input, output, reduce, finish_for);
   }
   switch (width.kernel) {
-    case 2: return roll_planes<1, 2>(bands, output, reduce, finish_for);
-    case 3: return roll_planes<1, 3>(bands, output, reduce, finish_for);
-    default: return roll_planes<1, 5>(bands, output, reduce, finish_for);
+    case 2: return roll_planes<1, 2>(p, input, output, reduce, finish_for);
+    case 3: return roll_planes<1, 3>(p, input, output, reduce, finish_for);
+    default: return roll_planes<1, 5>(p, input, output, reduce, finish_for);
   }
 }

@@ -116,17 +116,16 @@ void reduce_rows(const PoolProblem& p, const T* input, T* output, const Reductio
                  const FinishFor& finish_for) {
   const int64_t width = p.axis[2].output;
   const int64_t depth = p.axis[0].output, height = p.axis[1].output;
-  const bool rolls = p.algorithm == PoolAlgorithm::rolling_rows;
-  if (rolls || p.algorithm == PoolAlgorithm::rows_by_phases) {
-    const Scratch lists(band_list_bytes(p));
-    const Bands<T> bands(p, input, lists.as<InputRun>());
-#if defined(CNNOPS_TARGET_AVX512)
-    if constexpr (kRolls<T>) {
-      if (rolls) return roll_all(bands, output, reduce, finish_for);
-    }
-#endif
-    return reduce_bands(bands, output, reduce, finish_for);
+  if (p.algorithm == PoolAlgorithm::rows_by_phases) {
+    return reduce_bands(p, input, output, reduce, finish_for);
   }
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (kRolls<T>) {
+    if (p.algorithm == PoolAlgorithm::rolling_rows) {
+      return roll_all(p, input, output, reduce, finish_for);
+    }
+  }
+#endif
   parallel_for(p.batch * p.channels * depth * height, grain_of(width * work_of(p)),
                [&](int64_t begin, int64_t end) {
                  if (p.algorithm == PoolAlgorithm::whole_rows) {

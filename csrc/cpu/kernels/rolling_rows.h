@@ -121,7 +121,7 @@ void roll_piece(const RollingPlane<A>& in, const RowPiece& piece, A* to, int64_t
   take_turns<under_way>(turn);
 }
 
-/// The rows of a plane, in pieces of up to kVectors registers.
+/// A piece of up to kVectors registers.
 template <class A, int kStep, int kTaps, int kVectors = rolling_vectors(kStep, kTaps)>
 void roll_plane(const RollingPlane<A>& in, const RowPiece& piece, A* to, int64_t to_row) {
   if constexpr (kVectors > 1) {
