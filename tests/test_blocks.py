@@ -74,6 +74,16 @@ BANDS = {
     "rolling, hardly any rows": ((2, 3), (5, 5), (1, 1), (2, 2), (1, 1)),
     "rolling, inputs of one register": ((9, 15), (3, 3), (2, 2), (1, 1), (1, 1)),
     "rolling, several planes": ((6, 7, 19), (3, 3, 3), (2, 2, 2), (1, 1, 1), (2, 1, 1)),
+    # Half a register holds a row: two planes at a time, of which there is an odd number.
+    "rolling, two planes": ((7, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "rolling, two planes, wide windows": ((9, 8), (5, 5), (1, 1), (2, 2), (1, 1)),
+    "rolling, two planes, even windows": ((4, 4), (2, 2), (1, 1), (1, 1), (1, 1)),
+    "rolling, two planes, stride": ((13, 13), (3, 3), (2, 2), (0, 0), (1, 1)),
+    "rolling, two planes, stride, padding": ((14, 14), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "rolling, two planes, stride, whole halves": ((16, 16), (2, 2), (2, 2), (0, 0), (1, 1)),
+    "rolling, two planes of doubles, stride": ((9, 7), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "rolling, two planes, more rows than a task has": ((140, 6), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "rolling, two of several planes": ((5, 6, 7), (3, 3, 3), (2, 1, 1), (1, 1, 1), (2, 1, 1)),
 }
 
 
@@ -89,7 +99,7 @@ def test_bands_of_rows(
     set_isa(isa)
     sizes, kernel, stride, padding, dilation = BANDS[name]
     rank = len(sizes)
-    image = (torch.rand(2, 3, *sizes) * 200).to(dtype)
+    image = (torch.rand(3, 3, *sizes) * 200).to(dtype)
     windows = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
     maximum = f"max_pool{rank}d"
     found = getattr(F, maximum)(image, dilation=dilation, **windows)

@@ -32,6 +32,16 @@ struct PoolWindows {
   int64_t start(int64_t o) const { return o * stride - padding; }
 };
 
+/// Does half a register of `lanes` hold the outputs of a row, and the inputs under them: all of the
+/// row, or with stride 2 the columns of each phase? Rows of two planes are then as much work as
+/// one.
+[[gnu::always_inline]] inline bool rows_are_twins(const PoolWindows& width, int64_t lanes) {
+  if (2 * width.output > lanes) return false;
+  if (width.stride == 1) return 2 * width.input <= lanes;
+  const int64_t span = (width.output - 1) * width.stride + width.kernel;
+  return width.stride == 2 && (span <= lanes || width.padding + width.input <= lanes);
+}
+
 /// What the destinations along one axis are made of: destination o of `to` from the sources
 /// begin[o], begin[o] + step, ... below end[o], of `from`.
 struct PoolSpans {

@@ -67,16 +67,13 @@ inline bool rows_fill(const PoolWindows& width, int64_t lanes) {
   return width.kernel <= 2 ? 2 * width.output >= lanes : 2 * width.output >= 3 * lanes;
 }
 
-/// Are windows square, of a few columns, on a grid of stride 1 or 2, and do rows of their outputs
-/// take enough of a register? With stride 2 each of these is worth two rows of inputs.
+/// Are windows square, of a few columns, on a grid of stride 1 or 2? Rows that hardly fill a
+/// register are rolled two planes at a time.
 inline bool can_roll(const PoolProblem& p, const PoolRegisters& registers) {
   const PoolWindows &height = p.axis[1], &width = p.axis[2];
   if (height.kernel != width.kernel || height.stride != width.stride) return false;
   if (height.dilation != 1 || width.dilation != 1 || !registers.roll) return false;
-  if (width.stride == 2) {
-    const bool fills = 16 * width.output >= 7 * registers.lanes || !can_block(p, registers.lanes);
-    return fills && (width.kernel == 2 || width.kernel == 3);
-  }
+  if (width.stride == 2) return width.kernel == 2 || width.kernel == 3;
   return width.stride == 1 && (width.kernel == 2 || width.kernel == 3 || width.kernel == 5);
 }
 

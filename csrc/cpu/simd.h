@@ -212,6 +212,26 @@ inline Vec<T> load_masked(const T* from, uint32_t mask) {
     return (Vec<T>)_mm512_maskz_loadu_epi32(__mmask16(mask), from);
   }
 }
+
+/// The same, with the lanes of `other` where a bit is not set.
+template <class T>
+inline Vec<T> load_masked(const T* from, uint32_t mask, Vec<T> other) {
+  if constexpr (sizeof(T) == 8) {
+    return (Vec<T>)_mm512_mask_loadu_epi64((__m512i)other, __mmask8(mask), from);
+  } else {
+    return (Vec<T>)_mm512_mask_loadu_epi32((__m512i)other, __mmask16(mask), from);
+  }
+}
+
+/// Stores the lanes whose bit of `mask` is set; where the others would lie is not written.
+template <class T>
+inline void store_masked(T* to, Vec<T> v, uint32_t mask) {
+  if constexpr (sizeof(T) == 8) {
+    _mm512_mask_storeu_epi64(to, __mmask8(mask), (__m512i)v);
+  } else {
+    _mm512_mask_storeu_epi32(to, __mmask16(mask), (__m512i)v);
+  }
+}
 #endif
 
 /// Like store_narrow for the first `count` lanes.

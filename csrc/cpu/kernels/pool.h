@@ -8,6 +8,7 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 #include "cpu/kernels/pool_bands.h"       // windows of stride 1 or 2 along W, rows at a time
 #if defined(CNNOPS_TARGET_AVX512)
 #include "cpu/kernels/shifted_row.h"
+#include "cpu/kernels/twin_row.h"
 #include "cpu/kernels/pool_rolling.h"     // the same of square windows, in registers
 #endif
 #include "cpu/kernels/pool_row.h"         // windows reduced along W

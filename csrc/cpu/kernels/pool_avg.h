@@ -15,8 +15,10 @@ class Divisors {
     if (same()) return;
     Compute<T>* to = table_.template as<Compute<T>>();
     const PoolWindows& width = p.axis[2];
+    // Twins (twin_row.h) have the outputs of another plane in the second half of a register.
+    const int64_t half = width.output <= kCount / 2 ? kCount / 2 : width.output;
     for (int64_t i = 0; i < table_size(p); ++i) {
-      const int64_t o = i - kCount;
+      const int64_t o = i < kCount + half ? i - kCount : i - kCount - half;
       to[i] = o >= 0 && o < width.output ? Compute<T>(width.count[o]) : Compute<T>(1);
     }
   }
@@ -146,7 +148,7 @@ void avg_pool(const PoolProblem& p, const T* input, T* output) {
     const bool one = divisors.same() && divisors.alike(p.axis[0], 0, p.axis[0].output) &&
                      divisors.alike(p.axis[1], 0, p.axis[1].output);
     reduce_rows(p, input, output, Sum(), [&](int64_t d, int64_t h) {
-      const int64_t row = divisors.row(d, h);
+      const int64_t row = one ? 0 : divisors.row(d, h);
       return [&divisors, row, shared = one ? all : Divide<Compute<T>>(divisors.one(row, 0))](
                  Vec<Compute<T>> sum, int64_t w) {
         return divisors.same() ? shared(sum) : sum / divisors.lanes(row, w);

@@ -5,23 +5,14 @@
 // added to all rows of columns it belongs to, those of the output rows under way: as many as
 // windows are high. After its turn the oldest of them is complete; its registers, shifted, are what
 // the taps along W read. As many turns as there are rows under way are unrolled, so that columns
-// never move. Padding is lanes that a load leaves out, and rows that are left out.
+// never move. Padding is lanes that a load leaves out, and rows that are left out. Rows of which
+// half a register holds inputs and outputs go two planes at a time.
 
 /// Registers of outputs of a piece: with stride 2, twice as many of columns.
 constexpr int kRollingVectors = 4;
 
 /// Output rows of a task.
 constexpr int64_t kRollingRows = 64;
-
-/// Like load for the lanes whose bit of `mask` is set; the others are those of `other`.
-template <class T>
-[[gnu::always_inline]] inline Vec<T> load_lanes(const T* from, uint32_t mask, Vec<T> other) {
-  if constexpr (sizeof(T) == 8) {
-    return (Vec<T>)_mm512_mask_loadu_epi64((__m512i)other, __mmask8(mask), from);
-  } else {
-    return (Vec<T>)_mm512_mask_loadu_epi32((__m512i)other, __mmask16(mask), from);
-  }
-}
 
 /// The maximum of numbers by one instruction, which loses a NaN; `doubts` finds those.
 struct LargestNumber {
@@ -55,29 +46,80 @@ struct RollingWindows {
   int64_t plane;        // from one to the next
   const int64_t* rows;  // of each turn, where a stride of input rows begin; negative for padding
   int64_t begin, end;   // output rows
-  const PoolWindows& width;
 };
 
-/// Outputs [first, first + kVectors registers) of these rows, of which the first kLoaded registers
-/// of inputs may be other than padding. False where `reduce` had its doubts.
-template <int kStep, int kTaps, int kVectors, int kLoaded, class T, class Reduction,
-          class FinishFor>
-bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduction& reduce,
-                  const FinishFor& finish_for) {
+/// Outputs [first, first + kVectors registers) of rows, of which the first kLoaded registers of
+/// inputs may be other than padding.
+template <class T, int kRowStep, int kRowTaps, int kRowVectors, int kRowLoaded>
+struct PieceOfWindows {
+  static constexpr int kStep = kRowStep, kTaps = kRowTaps, kVectors = kRowVectors;
+  static constexpr int kLoaded = kRowLoaded;
   using Columns = ShiftedRow<T, kStep, kTaps, kVectors>;
-  constexpr int64_t lanes = kLanes<T>;
-  constexpr int registers = Columns::kRegisters, under_way = rows_under_way(kStep, kTaps);
-  constexpr bool doubtful = __is_same(Reduction, LargestNumber);
-  const typename Columns::Shifts shifts(1);
-  const int64_t x = first * kStep - in.width.padding;
-  const Vec<T> identity = broadcast(Reduction::template identity<T>());
-  uint32_t masks[kLoaded], doubts = 0;
-  for (int i = 0; i < kLoaded; ++i) {
-    const int64_t at = x + i * lanes;
-    const int64_t high = least(most(in.width.input - at, 0), lanes);
-    const int64_t low = least(most(-at, 0), high);
-    masks[i] = uint32_t((1u << high) - (1u << low));
+
+  typename Columns::Shifts shifts{1};
+  int64_t first, x, count;  // output, input, outputs from there on
+  uint32_t masks[kLoaded];
+
+  PieceOfWindows(const PoolWindows& width, int64_t first)
+      : first(first), x(first * kStep - width.padding), count(width.output - first) {
+    for (int i = 0; i < kLoaded; ++i) {
+      const int64_t at = x + i * kLanes<T>;
+      const int64_t high = least(most(width.input - at, 0), kLanes<T>);
+      const int64_t low = least(most(-at, 0), high);
+      masks[i] = uint32_t((1u << high) - (1u << low));
+    }
   }
+  [[gnu::always_inline]] void load_row(const T* row, Vec<T> identity, Vec<T> (&to)[kLoaded]) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLoaded; ++i) {
+      to[i] = load_masked(row + x + i * kLanes<T>, masks[i], identity);
+    }
+  }
+  [[gnu::always_inline]] static Columns columns(const Vec<T> (&row)[Columns::kRegisters], Vec<T>) {
+    return Columns(row);
+  }
+  [[gnu::always_inline]] void store_register(T* row, int j, Vec<T> value) const {
+    store_first(row + first + j * kLanes<T>, value, count - j * kLanes<T>);
+  }
+};
+
+/// Rows of two planes in one register.
+template <class T, int kRowStep, int kRowTaps>
+struct WindowsOfTwins {
+  static constexpr int kStep = kRowStep, kTaps = kRowTaps, kVectors = 1;
+  using Columns = TwinRow<T, kStep, kTaps>;
+  static constexpr int kLoaded = Columns::kRegisters;
+
+  TwinColumns loaded;
+  typename Columns::Shifts shifts;
+  int64_t first = 0, count;           // output, outputs of a row
+  int64_t in_twin = 0, out_twin = 0;  // from one plane to the other
+
+  explicit WindowsOfTwins(const PoolWindows& width)
+      : loaded(kStep, -width.padding, width.input, kLanes<T>),
+        shifts(-width.padding, width.input),
+        count(width.output) {}
+  [[gnu::always_inline]] void load_row(const T* row, Vec<T> identity, Vec<T> (&to)[kLoaded]) const {
+    Columns::load_columns(row, row + in_twin, loaded, identity, to);
+  }
+  [[gnu::always_inline]] static Columns columns(const Vec<T> (&row)[kLoaded], Vec<T> identity) {
+    return Columns(row, identity);
+  }
+  [[gnu::always_inline]] void store_register(T* row, int, Vec<T> value) const {
+    store_twins(row, row + out_twin, value, count);
+  }
+};
+
+/// Rows of `width` outputs; `of` is PieceOfWindows or WindowsOfTwins. False where `reduce` had its
+/// doubts.
+template <class Row, class T, class Reduction, class FinishFor>
+bool roll_windows(const RollingWindows<T>& in, const Row of, T* to, int64_t width,
+                  const Reduction& reduce, const FinishFor& finish_for) {
+  constexpr int step = Row::kStep, taps = Row::kTaps, loaded = Row::kLoaded;
+  constexpr int registers = Row::Columns::kRegisters, under_way = rows_under_way(step, taps);
+  constexpr bool doubtful = __is_same(Reduction, LargestNumber);
+  const Vec<T> identity = broadcast(Reduction::template identity<T>());
+  uint32_t doubts = 0;
   Vec<T> sums[under_way][registers];
 #pragma GCC unroll 8
   for (auto& row : sums) {
@@ -86,47 +128,42 @@ bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduc
   }
   const int64_t* rows = in.rows;
   int64_t done = in.begin + 1 - under_way;  // the row that a turn finishes: none at first
-  const int64_t count = in.width.output - first;
-  to += first;
 
   // Row r has the columns (r - begin) % under_way. Whether there is another turn.
   const auto turn = [&]<int kTurn>() __attribute__((always_inline)) {
 #pragma GCC unroll 2
-    for (int s = 0; s < kStep; ++s, ++rows) {
+    for (int s = 0; s < step; ++s, ++rows) {
       if (*rows < 0) continue;
-      const T* source = in.source + *rows + x;
+      const T* source = in.source + *rows;
       for (int64_t z = 0; z < in.planes; ++z, source += in.plane) {
-        Vec<T> row[kLoaded];
-#pragma GCC unroll 16
-        for (int i = 0; i < kLoaded; ++i) {
-          row[i] = load_lanes(source + i * lanes, masks[i], identity);
-        }
+        Vec<T> row[loaded];
+        of.load_row(source, identity, row);
         if constexpr (doubtful) {
 #pragma GCC unroll 16
-          for (int i = 0; i < kLoaded; i += 2) {
-            doubts |= Reduction::doubts(row[i], row[i + 1 < kLoaded ? i + 1 : i]);
+          for (int i = 0; i < loaded; i += 2) {
+            doubts |= Reduction::doubts(row[i], row[i + 1 < loaded ? i + 1 : i]);
           }
         }
 #pragma GCC unroll 8
-        for (int h = s; h < kTaps; h += kStep) {
-          auto& sum = sums[(kTurn + under_way - h / kStep) % under_way];
+        for (int h = s; h < taps; h += step) {
+          auto& sum = sums[(kTurn + under_way - h / step) % under_way];
 #pragma GCC unroll 16
-          for (int i = 0; i < kLoaded; ++i) sum[i] = reduce(sum[i], row[i]);
+          for (int i = 0; i < loaded; ++i) sum[i] = reduce(sum[i], row[i]);
         }
       }
     }
     auto& complete = sums[(kTurn + 1) % under_way];
     if (done >= in.begin) {
-      const Columns columns(complete);
+      const auto columns = Row::columns(complete, identity);
       const auto finish = finish_for(done);
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) {
-        Vec<T> value = columns.tap(0, j, shifts);
+      for (int j = 0; j < Row::kVectors; ++j) {
+        Vec<T> value = columns.tap(0, j, of.shifts);
 #pragma GCC unroll 8
-        for (int t = 1; t < kTaps; ++t) value = reduce(value, columns.tap(t, j, shifts));
-        store_first(to + j * lanes, finish(value, first + j * lanes), count - j * lanes);
+        for (int t = 1; t < taps; ++t) value = reduce(value, columns.tap(t, j, of.shifts));
+        of.store_register(to, j, finish(value, of.first + j * kLanes<T>));
       }
-      to += in.width.output;
+      to += width;
     }
 #pragma GCC unroll 16
     for (Vec<T>& column : complete) column = identity;
@@ -137,33 +174,34 @@ bool roll_windows(const RollingWindows<T>& in, int64_t first, T* to, const Reduc
 }
 
 /// The same by the fastest reduction that is exact.
-template <int kStep, int kTaps, int kVectors, int kLoaded, class T, class Reduction,
-          class FinishFor>
-void roll_piece(const RollingWindows<T>& in, int64_t first, T* to, const Reduction& reduce,
-                const FinishFor& finish_for) {
+template <class Row, class T, class Reduction, class FinishFor>
+void roll_exactly(const RollingWindows<T>& in, const Row& of, T* to, int64_t width,
+                  const Reduction& reduce, const FinishFor& finish_for) {
   if constexpr (__is_same(Reduction, Maximum)) {
     const LargestNumber faster;
-    if (roll_windows<kStep, kTaps, kVectors, kLoaded>(in, first, to, faster, finish_for)) return;
+    if (roll_windows(in, of, to, width, faster, finish_for)) return;
   }
-  roll_windows<kStep, kTaps, kVectors, kLoaded>(in, first, to, reduce, finish_for);
+  roll_windows(in, of, to, width, reduce, finish_for);
 }
 
 /// The rows from output `first` on, in pieces of kVectors registers and what is left.
 template <int kStep, int kTaps, int kVectors, class T, class Reduction, class FinishFor>
-void roll_pieces(const RollingWindows<T>& in, int64_t first, T* to, const Reduction& reduce,
-                 const FinishFor& finish_for) {
+void roll_pieces(const RollingWindows<T>& in, const PoolWindows& width, int64_t first, T* to,
+                 const Reduction& reduce, const FinishFor& finish_for) {
   constexpr int64_t lanes = kLanes<T>, together = kVectors * lanes;
   constexpr int registers = ShiftedRow<T, kStep, kTaps, kVectors>::kRegisters;
+  const auto roll = [&]<int kLoaded>() {
+    const PieceOfWindows<T, kStep, kTaps, kVectors, kLoaded> piece(width, first);
+    roll_exactly(in, piece, to, width.output, reduce, finish_for);
+  };
   if constexpr (kVectors == 1 && kStep == 2) {
-    if (first == 0 && in.width.input + in.width.padding <= lanes) {
-      return roll_piece<kStep, kTaps, 1, 1>(in, first, to, reduce, finish_for);
-    }
+    if (first == 0 && width.input + width.padding <= lanes) return roll.template operator()<1>();
   }
-  for (; in.width.output - first > together - lanes; first += together) {
-    roll_piece<kStep, kTaps, kVectors, registers>(in, first, to, reduce, finish_for);
+  for (; width.output - first > together - lanes; first += together) {
+    roll.template operator()<registers>();
   }
   if constexpr (kVectors > 1) {
-    roll_pieces<kStep, kTaps, kVectors - 1>(in, first, to, reduce, finish_for);
+    roll_pieces<kStep, kTaps, kVectors - 1>(in, width, first, to, reduce, finish_for);
   }
 }
 
@@ -180,24 +218,32 @@ void roll_planes(const PoolProblem& p, const T* input, T* output, const Reductio
     const int64_t y = i - height.padding;
     lines[i] = y >= 0 && y < height.input ? y * width.input : -1;
   }
+  const int64_t planes = p.batch * p.channels, together = rows_are_twins(width, kLanes<T>) ? 2 : 1;
   const int64_t parts = (height.output + kRollingRows - 1) / kRollingRows;
-  const int64_t work = least(height.output, kRollingRows) * width.output * work_of(p);
-  const int64_t tasks = p.batch * p.channels * deep.output * parts;
-  parallel_for(tasks, grain_of(work), [&](int64_t begin, int64_t end) {
+  const int64_t tasks = (planes + together - 1) / together * deep.output * parts;
+  const int64_t rows = least(height.output, kRollingRows) * together;
+  parallel_for(tasks, grain_of(rows * width.output * work_of(p)), [&](int64_t begin, int64_t end) {
+    WindowsOfTwins<T, kStep, kTaps> twins(width);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task % parts * kRollingRows, plane = task / parts;
-      const int64_t d = plane % deep.output;
-      const InputRun planes = depth[d];
-      const RollingWindows<T> in{input + (plane / deep.output * deep.input + planes.first) * size,
-                                 planes.count,
+      const int64_t first = task % parts * kRollingRows, d = task / parts % deep.output;
+      const int64_t plane = task / parts / deep.output * together;
+      const InputRun of_depth = depth[d];
+      const RollingWindows<T> in{input + (plane * deep.input + of_depth.first) * size,
+                                 of_depth.count,
                                  deep.dilation * size,
                                  lines + first * kStep,
                                  first,
-                                 least(first + kRollingRows, height.output),
-                                 width};
-      T* to = output + (plane * height.output + first) * width.output;
-      roll_pieces<kStep, kTaps, kRollingVectors>(in, 0, to, reduce,
-                                                 [&](int64_t h) { return finish_for(d, h); });
+                                 least(first + kRollingRows, height.output)};
+      T* to = output + ((plane * deep.output + d) * height.output + first) * width.output;
+      const auto finish_row = [&](int64_t h) { return finish_for(d, h); };
+      if (together == 1) {
+        roll_pieces<kStep, kTaps, kRollingVectors>(in, width, 0, to, reduce, finish_row);
+        continue;
+      }
+      const bool two = plane + 1 < planes;  // or the last one twice
+      twins.in_twin = two ? input_plane(p) : 0;
+      twins.out_twin = two ? output_plane(p) : 0;
+      roll_exactly(in, twins, to, width.output, reduce, finish_row);
     }
   });
 }
