@@ -85,6 +85,23 @@ def test_phases_with_enough_channels_are_one_step(layout: str) -> None:
     assert step.operator == "convolution_grad_input"
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_phases_with_several_taps_go_by_winograd(layout: str) -> None:
+    """Each phase has fewer products of its own; large planar weights take too long to read."""
+    options: dict[str, Any] = {"stride": 2, "padding": 1, "memory_format": LAYOUTS[layout]}
+    found = algorithms("conv_transpose2d", (1, 64, 28, 28), (64, 64, 3, 3), **options)
+    assert len(found) == 4
+    assert sum(name.startswith("winograd_") for name in found) == 3
+    double = {"dtype": torch.float64, **options}
+    for shape, kwargs in (
+        ((64, 3, 3, 3), options),
+        ((512, 512, 3, 3), options),
+        ((64, 64, 3, 3), double),
+    ):
+        found = algorithms("conv_transpose2d", (1, shape[0], 7, 7), shape, **kwargs)
+        assert not any(name.startswith("winograd_") for name in found)
+
+
 @pytest.mark.parametrize(
     ("expected", "kernel", "size", "layout"),
     [

@@ -368,10 +368,16 @@ inline bool winograd_takes(const ContractionShape& shape) {
          shape.depth * shape.rows >= kMinWinogradPairs;
 }
 
-/// The form that takes least, or -1 where direct sums, at `direct`, take less.
-inline int winograd_form(const ContractionShape& shape, double used,
-                         double (*kernel)(const WinogradForm&, bool), double direct) {
-  int best = -1;
+/// A form, or -1 for direct sums, and what it takes.
+struct FormChoice {
+  int form;
+  double cost;
+};
+
+/// The form that takes least, where direct sums, at `direct`, do not.
+inline FormChoice winograd_form(const ContractionShape& shape, double used,
+                                double (*kernel)(const WinogradForm&, bool), double direct) {
+  FormChoice best{-1, direct};
   for (int i = 0; i < kWinogradFormCount; ++i) {
     const WinogradForm& form = kWinogradForms[i];
     // A tile of several outputs is for axes of several taps.
@@ -380,7 +386,7 @@ inline int winograd_form(const ContractionShape& shape, double used,
     const int64_t of_group = form.rows.taps * form.columns.taps;
     if (winograd_groups(shape, form) * double(of_group) > double(kMaxGroupedTaps)) continue;
     const double cost = winograd_cost(shape, form, used, kernel(form, has_stride(shape)));
-    if (cost < direct) best = i, direct = cost;
+    if (cost < best.cost) best = {i, cost};
   }
   return best;
 }
@@ -419,15 +425,23 @@ constexpr int64_t kMaxFoldedReach = 8;
 /// kMinFoldedRow pixels a block may hold a part.
 constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 
-/// Where the channels of a phase fill registers anyway and several taps are added up, storing their
-/// products and packing all of the weight for them must be worth it: from so long sums and so many
-/// source pixels on.
+/// Where the channels of a phase fill registers anyway, folding pays only where several taps are
+/// added up, and storing their products and packing all of the weight for them must be worth it:
+/// from so long sums and so many source pixels on.
 constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
 
 /// Taps of a phase along an axis, of which Winograd's forms compute several outputs at a time, and
-/// what products with all taps take beside the phases' own.
+/// what direct sums of a phase take beside products with all taps.
 constexpr int64_t kMaxPhaseTaps = 8;
-constexpr double kFoldedCost = 0.8;
+constexpr double kDirectPhase = 1.2;
+
+/// Each phase reads the taps of its own out of all of a weight whose channels are not neighbours:
+/// so many bytes come from L3, more take longer by this factor.
+constexpr int64_t kMaxPhasedWeight = 6 << 20;
+constexpr double kDistantKernel = 2.25;
+constexpr double distant_kernel_transform(const WinogradForm& form, bool strided) {
+  return kDistantKernel * kernel_transform(form, strided);
+}
 
 /// Phases that are computed together have tables of their own each.
 constexpr int64_t kMaxPhases = 64;
@@ -507,7 +521,7 @@ int winograd_form(const Contraction<T>& p, int64_t lanes) {
   const bool transposes = !in_place && !plan::has_stride(p);
   const double direct = plan::direct_cost(p) * (transposes ? plan::kTransposedRows : 1);
   const int form =
-      plan::winograd_form(p, plan::filled(p.rows, lanes), plan::kernel_transform, direct);
+      plan::winograd_form(p, plan::filled(p.rows, lanes), plan::kernel_transform, direct).form;
   return form < 0 || allows_winograd() ? form : -1;
 }
 
@@ -521,7 +535,7 @@ int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lan
   const bool transposes = !channels_last && !plan::has_stride(p);
   const double direct = plan::direct_cost(p) * (transposes ? plan::kTransposedSums : 1);
   const int form =
-      plan::winograd_form(p, plan::filled(p.depth, lanes), plan::gradient_transform, direct);
+      plan::winograd_form(p, plan::filled(p.depth, lanes), plan::gradient_transform, direct).form;
   return form < 0 || allows_winograd() ? form : -1;
 }
 
@@ -747,8 +761,9 @@ bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes)
   const bool few = p.rows <= plan::kFewChannels && taps > 1;
   if ((!strided && !few) || taps > plan::kMaxFoldedTaps) return false;
   if (p.depth < plan::kMinFoldedDepth || pixels <= plan::kFewPixels) return false;
-  if (channels_last && p.rows >= lanes && overlapping &&
-      (p.depth < plan::kMinOverlappingDepth || pixels < plan::kMinOverlappingPixels)) {
+  if (channels_last && p.rows >= lanes &&
+      (!overlapping || p.depth < plan::kMinOverlappingDepth ||
+       pixels < plan::kMinOverlappingPixels)) {
     return false;
   }
   const ConvAxis& high = p.axis[1];
@@ -759,28 +774,52 @@ bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes)
   return channels * high.kernel * p.axis[2].kernel * row * shared * 4 <= plan::kMaxFoldedProducts;
 }
 
-/// Whether Winograd's forms take the phases of an input gradient, one by one, in less than the
-/// products with all taps. All phases count as that with the most taps.
+/// Whether the phases of an input gradient, one by one and by Winograd's forms where these suit,
+/// take less than products with all taps.
 template <class T>
 bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
   static constexpr Tap kTaps[plan::kMaxPhaseTaps] = {{0, 0}, {1, 1}, {2, 2}, {3, 3},
                                                      {4, 4}, {5, 5}, {6, 6}, {7, 7}};
-  ContractionShape phase;
-  static_cast<Channels&>(phase) = p;
-  double taps_of_phase = 1;
-  for (int i = 0; i < kAxes; ++i) {
-    const ConvAxis& axis = p.axis[i];
-    const int64_t taps = (axis.kernel - 1) / axis.stride + 1;
-    if (taps > plan::kMaxPhaseTaps || axis.dilation > 1 || axis.output == 0) return false;
-    const int64_t count = (axis.input - 1) / axis.stride + 1;
-    phase.walk[i] = {count, 1, count + taps - 1, PaddingMode::zeros, kTaps, taps};
-    taps_of_phase *= double(axis.kernel) / double(axis.stride);
+  int64_t phases = 1, taps = 1;
+  for (const ConvAxis& axis : p.axis) {
+    // Checked before anything is multiplied: these may be huge.
+    if (axis.kernel > plan::kMaxPhaseTaps * axis.stride || axis.stride > plan::kMaxPhases ||
+        axis.dilation > 1 || axis.output == 0) {
+      return false;
+    }
+    phases *= axis.stride;
+    taps *= axis.kernel;
   }
-  if (p.dest_strides.channel != 1 && p.axis[2].stride > 2) return false;
-  if (!suits_winograd<T>(phase) || !plan::winograd_reads(p.source_strides)) return false;
-  const double direct = plan::kFoldedCost * taps_of_phase * phase.batch * phase.pixels();
-  return allows_winograd() && plan::winograd_form(phase, plan::filled(p.rows, lanes),
-                                                  plan::kernel_transform, direct) >= 0;
+  const bool planar = p.dest_strides.channel != 1;
+  if (phases > plan::kMaxPhases || (planar && p.axis[2].stride > 2)) return false;
+  const int64_t weight = p.groups * p.rows * p.depth * taps * int64_t(sizeof(T));
+  const bool distant = p.weight_strides.row != 1 && weight > plan::kMaxPhasedWeight;
+  const auto kernel = distant ? plan::distant_kernel_transform : plan::kernel_transform;
+  if (!plan::winograd_reads(p.source_strides) || !allows_winograd()) return false;
+
+  bool winograd = false;
+  double of_phases = 0, of_taps = 0;
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    ContractionShape shape;
+    static_cast<Channels&>(shape) = p;
+    int64_t number = phase;
+    for (int i = 0; i < kAxes; ++i) {
+      const ConvAxis& axis = p.axis[i];
+      const int64_t first = number % axis.stride, count = (axis.input - 1) / axis.stride + 1;
+      const int64_t left = axis.kernel > first ? (axis.kernel - first - 1) / axis.stride + 1 : 0;
+      shape.walk[i] = {count, 1, count + left - 1, PaddingMode::zeros, kTaps, left};
+      number /= axis.stride;
+    }
+    const double products = double(shape.taps()) * shape.batch * shape.pixels();
+    plan::FormChoice choice{-1, plan::kDirectPhase * products};
+    if (shape.taps() > 0 && suits_winograd<T>(shape)) {
+      choice = plan::winograd_form(shape, plan::filled(p.rows, lanes), kernel, choice.cost);
+    }
+    winograd = winograd || choice.form >= 0;
+    of_phases += choice.cost;
+    of_taps += products;
+  }
+  return winograd && of_phases < of_taps;
 }
 
 /// Whether the weight has its destination channels and taps side by side, in this order.
