@@ -601,6 +601,11 @@ FOLDED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1-d, long": ((1, 2, 9003), (16, 2, 7), {"stride": 2, "padding": 3}),
     "3-d": ((1, 5, 6, 9, 12), (24, 5, 3, 3, 3), {"stride": 2, "padding": 1}),
     "3-d, few channels": ((1, 2, 5, 7, 18), (16, 2, 3, 3, 3), {"padding": 1}),
+    # Every destination is one product: runs of a row across panels, of several images in a block.
+    "patches, small planes": ((7, 5, 10, 6), (70, 5, 2, 2), {"stride": 2}),
+    "patches, 1-d": ((2, 3, 8 * 75), (24, 3, 8), {"stride": 8}),
+    "patches, long rows": ((1, 2, 4, 2400), (150, 2, 2, 4), {"stride": (2, 4)}),
+    "3-d, even patches": ((2, 14, 6, 6, 36), (16, 14, 3, 2, 2), {"stride": (3, 2, 2)}),
     "3-d, patches": ((2, 20, 4, 6, 10), (16, 20, 3, 2, 2), {"stride": (3, 2, 2)}),
 }
 for title, (image, weight, options) in FOLDED.items():

@@ -15,6 +15,19 @@ constexpr int64_t kFoldRows = 8 * kTileRows;
 /// a large L1.
 constexpr int64_t kFoldDepth = 128;
 
+/// Whether every destination is one product, with stride-sized kernels side by side, whose phases
+/// are shuffled in registers.
+template <class T>
+bool taps_tile_dest(const InputGradient<T>& p) {
+  for (const ConvAxis& axis : p.axis) {
+    const bool apart = axis.kernel == 1 || axis.dilation == 1;
+    if (axis.kernel != axis.stride || axis.pad_begin != 0 || !apart) return false;
+    if (axis.input != axis.output * axis.stride) return false;
+  }
+  const int64_t phases = p.axis[2].stride;
+  return p.dest_strides.axis[2] == 1 && (phases == 2 || phases == 4 || phases == 8);
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct FoldTapsPlanarBlocking {
@@ -26,7 +39,8 @@ struct FoldTapsPlanarBlocking {
   FoldBlocks blocks;
   int64_t tiles;        // of the rows of a block, for one tap of the depth
   int64_t depth_block;  // of the source channels
-  int64_t pitch;        // of products
+  bool at_once;         // are the products of a panel stored before those of the next are made?
+  int64_t pitch;        // of products: those of a panel, or of a block
   int64_t line;         // elements of a destination row of a block, in whole registers
   int64_t packed_bytes, panel_bytes, product_bytes, line_bytes, tap_bytes;
 
@@ -36,7 +50,8 @@ struct FoldTapsPlanarBlocking {
         channel_blocks(ceil_div(p.rows, channel_block)),
         blocks(p, p.axis, channel_blocks, channel_block * taps * int64_t(sizeof(A))) {
     depth_block = p.depth < kFoldDepth ? p.depth : kFoldDepth;
-    pitch = round_up(blocks.pixels(), lanes);
+    at_once = taps_tile_dest(p);
+    pitch = at_once ? columns : round_up(blocks.pixels(), lanes);
     const ConvAxis& width = p.axis[2];
     line = round_up(ceil_div(blocks.width.step, width.stride), lanes) * width.stride;
     tiles = ceil_div(channel_block * taps, kTileRows);
@@ -182,6 +197,91 @@ struct FoldSource {
   }
 };
 
+/// Where the products of some source pixels of a block go if each is a destination.
+template <class T>
+struct TiledDest {
+  using A = Accumulator<T>;
+  const FoldSource<T>& source;
+  int64_t first_channel;
+
+  /// Calls f(pixel, count, where the first of their destinations in the first channel lies) for
+  /// runs of neighbours in a row among `pixels` from number `first` of the block on.
+  template <class F>
+  void for_each_run(int64_t first, int64_t pixels, const F& f) const {
+    const InputGradient<T>& p = source.p;
+    const FoldBlock& block = source.block;
+    const int64_t width = block.width.sources();
+    for (int64_t done = 0, count; done < pixels; done += count) {
+      const int64_t image = (first + done) / block.plane();
+      const int64_t y = (first + done) % block.plane() / width, x = (first + done) % width;
+      count = width - x < pixels - done ? width - x : pixels - done;
+      f(done, count,
+        p.dest + (block.image + image) * p.dest_strides.batch +
+            first_channel * p.dest_strides.channel + block.depth * p.dest_strides.axis[0] +
+            (block.height.low + y) * p.axis[1].stride * p.dest_strides.axis[1] +
+            (block.width.low + x) * p.axis[2].stride);
+    }
+  }
+
+  /// Fetches the lines of channels [begin, end), to be written.
+  void fetch(int64_t first, int64_t pixels, int64_t begin, int64_t end) const {
+    const InputGradient<T>& p = source.p;
+    for_each_run(first, pixels, [&](int64_t, int64_t count, const T* to) {
+      for (int64_t m = begin; m < end; ++m) {
+        for (int64_t kh = 0; kh < p.axis[1].kernel; ++kh) {
+          const T* row = to + m * p.dest_strides.channel + kh * p.dest_strides.axis[1];
+          for (int64_t i = 0; i < count * p.axis[2].stride; i += 64 / sizeof(T)) {
+            __builtin_prefetch(row + i, 1);
+          }
+        }
+      }
+    });
+  }
+
+  /// Stores the products of all `channels`, those with a (channel, tap) `pitch` elements apart.
+  /// Reads up to a register past the last.
+  template <int kPhases>
+  void store_phases(int64_t first, int64_t pixels, int64_t channels, const A* products,
+                    int64_t pitch) const {
+    constexpr int lanes = kLanes<A>;
+    const InputGradient<T>& p = source.p;
+    for_each_run(first, pixels, [&](int64_t done, int64_t count, T* to) {
+      const A* from = products + done;
+      for (int64_t m = 0; m < channels; ++m, to += p.dest_strides.channel) {
+        const A bias = p.bias != nullptr ? widen(p.bias[first_channel + m]) : A(0);
+        for (int64_t kh = 0; kh < p.axis[1].kernel; ++kh, from += kPhases * pitch) {
+          T* row = to + kh * p.dest_strides.axis[1];
+          for (int64_t j = 0; j < count; j += lanes, row += kPhases * lanes) {
+            Vec<A> phase[kPhases];
+#pragma GCC unroll 8
+            for (int i = 0; i < kPhases; ++i) phase[i] = load(from + i * pitch + j) + bias;
+            interleave_all<kPhases, A>(phase);
+            const int64_t left = (count - j) * kPhases;
+#pragma GCC unroll 8
+            for (int i = 0; i < kPhases; ++i) {
+              if (left >= (i + 1) * lanes) {
+                store_narrow(row + i * lanes, phase[i]);
+              } else if (left > i * lanes) {
+                store_partial(row + i * lanes, phase[i], left - i * lanes);
+              }
+            }
+          }
+        }
+      }
+    });
+  }
+
+  /// The same for any number of phases that taps_tile_dest is true for.
+  void store(int64_t first, int64_t pixels, int64_t channels, const A* products,
+             int64_t pitch) const {
+    switch (source.p.axis[2].stride) {
+      case 2: return store_phases<2>(first, pixels, channels, products, pitch);
+      case 4: return store_phases<4>(first, pixels, channels, products, pitch);
+      default: return store_phases<8>(first, pixels, channels, products, pitch);
+    }
+  }
+};
+
 /// Packs the weight as [group][channel block][tap of the depth][tile][K][kTileRows]: rows of a
 /// tile, which mostly are neighbours in memory, stay neighbours.
 template <class T>
@@ -255,6 +355,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
       const int64_t channels = channels_of_block(p, blocking.channel_block, number);
       const int64_t first_channel = block.group * p.rows + number * blocking.channel_block;
       const FoldSource<T> source(p, block);
+      const TiledDest<T> dest{source, first_channel};
 
       const int64_t pixels = block.pixels();
       const EvenBlocks<A> panels(pixels);
@@ -287,12 +388,19 @@ void fold_taps_planar(const InputGradient<T>& p) {
               const A* from[kTileRows];
               for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
               tile.rows = from;
-              multiply<A>(tile, products + row * pitch + first, pitch, accumulate, some, vectors);
+              if (blocking.at_once && depth == to_go) {
+                // Those of the channels that begin in these rows are stored before long.
+                dest.fetch(first, count, ceil_div(row, taps), ceil_div(row + some, taps));
+              }
+              multiply<A>(tile, products + row * pitch + (blocking.at_once ? 0 : first), pitch,
+                          accumulate, some, vectors);
             }
             accumulate = true;
           }
         });
+        if (blocking.at_once) dest.store(first, count, channels, products, pitch);
       }
+      if (blocking.at_once) continue;
 
       bool reached = false;
       for_each_reaching(deep, block.depth, [&](int64_t, int64_t) { reached = true; });
