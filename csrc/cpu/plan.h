@@ -430,18 +430,10 @@ constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 /// from so long sums and so many source pixels on.
 constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
 
-/// Taps of a phase along an axis, of which Winograd's forms compute several outputs at a time, and
-/// what direct sums of a phase take beside products with all taps.
+/// Taps of a phase along an axis, of which Winograd's forms compute several outputs at a time; and
+/// what direct sums of a phase, and products with all taps, which are added up, take for each.
 constexpr int64_t kMaxPhaseTaps = 8;
-constexpr double kDirectPhase = 1.2;
-
-/// Each phase reads the taps of its own out of all of a weight whose channels are not neighbours:
-/// so many bytes come from L3, more take longer by this factor.
-constexpr int64_t kMaxPhasedWeight = 6 << 20;
-constexpr double kDistantKernel = 2.25;
-constexpr double distant_kernel_transform(const WinogradForm& form, bool strided) {
-  return kDistantKernel * kernel_transform(form, strided);
-}
+constexpr double kDirectPhase = 1.2, kFoldedProduct = 1.25;
 
 /// Phases that are computed together have tables of their own each.
 constexpr int64_t kMaxPhases = 64;
@@ -780,7 +772,7 @@ template <class T>
 bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
   static constexpr Tap kTaps[plan::kMaxPhaseTaps] = {{0, 0}, {1, 1}, {2, 2}, {3, 3},
                                                      {4, 4}, {5, 5}, {6, 6}, {7, 7}};
-  int64_t phases = 1, taps = 1;
+  int64_t phases = 1;
   for (const ConvAxis& axis : p.axis) {
     // Checked before anything is multiplied: these may be huge.
     if (axis.kernel > plan::kMaxPhaseTaps * axis.stride || axis.stride > plan::kMaxPhases ||
@@ -788,13 +780,10 @@ bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
       return false;
     }
     phases *= axis.stride;
-    taps *= axis.kernel;
   }
-  const bool planar = p.dest_strides.channel != 1;
-  if (phases > plan::kMaxPhases || (planar && p.axis[2].stride > 2)) return false;
-  const int64_t weight = p.groups * p.rows * p.depth * taps * int64_t(sizeof(T));
-  const bool distant = p.weight_strides.row != 1 && weight > plan::kMaxPhasedWeight;
-  const auto kernel = distant ? plan::distant_kernel_transform : plan::kernel_transform;
+  if (phases > plan::kMaxPhases || (p.dest_strides.channel != 1 && p.axis[2].stride > 2)) {
+    return false;
+  }
   if (!plan::winograd_reads(p.source_strides) || !allows_winograd()) return false;
 
   bool winograd = false;
@@ -813,13 +802,14 @@ bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
     const double products = double(shape.taps()) * shape.batch * shape.pixels();
     plan::FormChoice choice{-1, plan::kDirectPhase * products};
     if (shape.taps() > 0 && suits_winograd<T>(shape)) {
-      choice = plan::winograd_form(shape, plan::filled(p.rows, lanes), kernel, choice.cost);
+      choice = plan::winograd_form(shape, plan::filled(p.rows, lanes), plan::kernel_transform,
+                                   choice.cost);
     }
     winograd = winograd || choice.form >= 0;
     of_phases += choice.cost;
     of_taps += products;
   }
-  return winograd && of_phases < of_taps;
+  return winograd && of_phases < plan::kFoldedProduct * of_taps;
 }
 
 /// Whether the weight has its destination channels and taps side by side, in this order.

@@ -34,6 +34,8 @@ _SMALL = "partial sums of several shares hold at most 64 MiB, those of one as ma
 _FITS = "a contraction that the kernel takes has at most 2^31 elements in each tensor"
 _STRIDING = "so many blocks at most stride over elements that a step is below 2^24"
 _CLAMPED = "both branches are the same where the two are equal"
+_SHARED = "shared memory has fewer bytes than 32 bits count"
+_NO_TAPS = "another turn, which has no taps"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
@@ -274,6 +276,148 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "for (Index stride : strides) fits = fits && stride % n == 0;",
         "results are dense: their strides are multiples of what is innermost",
         (("&&", "||"),),
+    ),
+    Equivalent(
+        "depthwise.cu",
+        "int64_t{tile.tap_rows} * p.axis[2].taps * tile.lanes * kVector * sizeof(Accumulator<T>);",
+        _SHARED,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "const int64_t weights = int64_t{p.axis[1].taps} * weight_pitch_of<T>(p);",
+        _SHARED,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "return tile.planes * (tile.plane_pitch + weights) * int64_t{sizeof(Accumulator<T>)};",
+        _SHARED,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "int64_t{p.axis[2].taps} * lanes * vector * int64_t{sizeof(Accumulator<T>)};",
+        _SHARED,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "tile.planes * (tile.plane_pitch + int64_t{tile.height} * grad_pitch_of<T>(tile));",
+        _SHARED,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "return std::max(elements, kJoined) * int64_t{sizeof(Accumulator<T>)};",
+        _SHARED,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "return int64_t{tile.patch()} * sizeof(typename Op::Value) +",
+        _SHARED,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "int64_t{tile.partials()} * (sizeof(typename Op::Value) + place);",
+        _SHARED,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "const int64_t row = (int64_t{first_plane + plane} * p.source[0] + z) * p.source[1] + y;",
+        "rows of fewer than 2^31 elements: those of more are not taken by tiles",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "if (x >= right || row >= rows.end || plane >= planes) continue;",
+        _BEYOND,
+        (("||", "&&"),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "touches = bound.least < begin + size && bound.greatest >= begin;",
+        "a chunk of indices that touches no slice is read for it in vain",
+        (("&&", "||"),),
+    ),
+    Equivalent(
+        "pool.cu",
+        "if (slices > 1 && chunks > 1) {",
+        "the bounds of a single chunk or slice are that all of it is read",
+        (("&&", "||"),),
+    ),
+    Equivalent(
+        "pool_fractional.cuh",
+        "return value > Value(-2147483648.0) && value < Value(2147483648.0) ? "
+        "static_cast<int64_t>(value)",
+        "what is within 32 bits is the same in 64",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool_fractional.cuh",
+        ": int64_t{-2147483648ll};",
+        "what is within 32 bits is the same in 64",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "plan.h",
+        "const int64_t wanted = ceil_div(int64_t{4} * multiprocessors, blocks);",
+        "no GPU has 2^29 multiprocessors",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "plan.h",
+        "const int64_t wanted = int64_t{blocks_on_multiprocessor} * multiprocessors / tiles;",
+        "no GPU has 2^29 multiprocessors",
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "fill.cuh",
+        "for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < "
+        "size; i += step) {",
+        _STRIDING,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "fold_padding.cuh",
+        "for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < "
+        "size; i += step) {",
+        _STRIDING,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise.cuh",
+        "return ((left < most ? left : most) - 1) * axis.step + (axis.taps - 1) * "
+        "axis.offset_step + 1;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise.cuh",
+        "if (row >= rows) continue;",
+        _BEYOND,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "depthwise_channels.cuh",
+        "const int32_t tap_rows = left < tile.tap_rows ? left : tile.tap_rows;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_channels.cuh",
+        "for (int32_t tap_row = 0; tap_row < height.taps; tap_row += tile.tap_rows) {",
+        _NO_TAPS,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_channels.cuh",
+        "for (int32_t x = 0; x < width.taps; x += kChannelsRun) {",
+        _NO_TAPS,
+        (("<", "<="),),
     ),
 )
 
