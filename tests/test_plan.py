@@ -196,9 +196,15 @@ def test_rows_of_square_windows_roll(kernel: int, stride: int) -> None:
         assert "pool_rolling_rows" not in algorithms(
             op, (2, 32, 9, 40), dtype=torch.bfloat16, **windows
         )
-        windows["phase"] = "bwd_input"
-        assert "pool_rolling_rows" not in algorithms(op, (2, 32, 9, 40), **windows)
-        del windows["phase"]
+    windows["phase"] = "bwd_input"
+    assert "pool_rolling_rows" not in algorithms("avg_pool2d", (2, 32, 9, 40), **windows)
+    spread = algorithms("max_pool2d", (2, 32, 9, 40), **windows)
+    assert (spread == ["pool_rolling_rows"]) == ((kernel, stride) in ((3, 1), (2, 2), (3, 2)))
+    # Windows that do not overlap are taken along long rows; narrow rows follow one another.
+    wide = algorithms("max_pool2d", (2, 32, 9, 400), **windows)
+    assert (wide == ["pool_rolling_rows"]) == ((kernel, stride) in ((3, 1), (3, 2)))
+    narrow = algorithms("max_pool2d", (2, 32, 9, 7), **windows)
+    assert (narrow == ["pool_rolling_rows"]) == (stride == 2)
 
 
 def test_adaptive_windows_may_lie_on_a_grid() -> None:

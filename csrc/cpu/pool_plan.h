@@ -77,6 +77,19 @@ inline bool can_roll(const PoolProblem& p, const PoolRegisters& registers) {
   return width.stride == 1 && (width.kernel == 2 || width.kernel == 3 || width.kernel == 5);
 }
 
+/// Rows of inputs up to which windows that do not overlap are rolled: nothing is carried from one
+/// row of windows to the next, and pieces of longer rows lie too far apart.
+constexpr int64_t kMostRolledInputs = 128;
+
+/// Are those of a gradient by taps, too, an input in windows of one depth at most, and do rows of
+/// inputs fill half a register?
+inline bool can_roll_taps(const PoolProblem& p, const PoolRegisters& registers) {
+  const PoolWindows& width = p.axis[2];
+  if (!can_roll(p, registers) || p.axis[0].kernel > p.axis[0].stride) return false;
+  if (width.stride == 1) return width.kernel == 3 && 2 * width.input > registers.lanes;
+  return width.kernel > width.stride || width.input <= kMostRolledInputs;
+}
+
 /// `places`: does the pooling say where maxima are?
 inline PoolChoice choose_pool(const PoolProblem& p, bool places, const PoolRegisters& registers) {
   const PoolWindows& width = p.axis[2];
@@ -106,6 +119,9 @@ enum class TapPass { forward, backward };
 inline PoolChoice choose_tap_pool(const PoolProblem& p, TapPass pass,
                                   const PoolRegisters& registers) {
   if (pass == TapPass::backward) {
+    if (!p.channels_last && can_roll_taps(p, registers)) {
+      return {PoolAlgorithm::rolling_rows, "square windows: all rows under a row in registers"};
+    }
     if (!p.channels_last) return kByPhases;
     if (p.channels >= registers.lanes) return kByPixels;
     return {PoolAlgorithm::tap_by_tap, "no registers of channels to gather taps in"};

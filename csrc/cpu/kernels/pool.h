@@ -18,6 +18,9 @@ namespace {  // helpers of the same name may exist for other kernels of this ins
 #include "cpu/kernels/pool_max.h"
 #include "cpu/kernels/pool_avg.h"
 #include "cpu/kernels/pool_tap_rows.h"    // gradients by taps, along W
+#if defined(CNNOPS_TARGET_AVX512)
+#include "cpu/kernels/pool_rolling_taps.h"  // the same of square windows, in registers
+#endif
 #include "cpu/kernels/pool_taps.h"
 #include "cpu/kernels/pool_fractional.h"
 #include "cpu/kernels/pool_scatter.h"

@@ -145,5 +145,12 @@ void max_pool_taps_backward(const PoolProblem& p, const T* grad_output, const ui
   if (p.algorithm == PoolAlgorithm::rows_by_phases) {
     return gather_tap_rows(p, grad_output, taps, grad_input);
   }
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (kRolls<T>) {
+    if (p.algorithm == PoolAlgorithm::rolling_rows) {
+      return roll_taps(p, grad_output, taps, grad_input);
+    }
+  }
+#endif
   return scatter_taps(p, grad_output, taps, grad_input);
 }
