@@ -133,7 +133,6 @@ struct WinogradConvolution {
 
   /// Transforms slices [begin, end) of a chunk for `lanes` rows from `first` of a group on.
   void transform_weight(int64_t group, int64_t first, int64_t begin, int64_t end, float* to) const {
-    constexpr int64_t piece = 8;  // channels whose results leave together, page by page
     const int64_t channels = input.slice_channels(begin), block = first / columns;
     const int64_t left = group_rows(group) - block * columns;
     const int64_t width = left < columns ? left : columns, tap_count = p.taps();
@@ -142,7 +141,6 @@ struct WinogradConvolution {
     // The taps of a channel, and zeros for those that a group lacks; of as many channels as fit
     // where they are neighbours, for the sake of the memory.
     alignas(64) float kernels[(kMaxWinogradTaps + 1) * lanes][lanes];
-    alignas(64) float results[kMaxTilePositions][piece][lanes];
     const int64_t step = (tap_count + 1) * lanes;
     const int64_t fit = (kMaxWinogradTaps + 1) / (tap_count + 1) * lanes;
     const int64_t most = p.weight_strides.depth == 1 ? fit : lanes;
@@ -160,15 +158,7 @@ struct WinogradConvolution {
       for (int64_t slice = begin; slice < end; ++slice) {
         float* of_slice = out + (slice - begin) * points * pitch;
         const int64_t* at = kernel_places + slice % taps.all_groups * taps.of_group;
-        for (int64_t k = 0; k < count; k += piece) {
-          const int64_t some = count - k < piece ? count - k : piece;
-          transforms.weight(kernels[0] + k * step, step, some, at, piece * lanes, results[0][0]);
-          for (int64_t point = 0; point < points; ++point) {
-            for (int64_t i = 0; i < some; ++i) {
-              store(of_slice + point * pitch + (c + k + i) * width, load(results[point][i]));
-            }
-          }
-        }
+        transforms.weight(kernels[0], step, count, at, pitch, width, of_slice + c * width);
       }
     }
   }

@@ -222,10 +222,10 @@ struct FormTransforms {
   /// A y A^T, likewise.
   void (*gradient)(const float* from, int64_t row, int64_t column, int64_t count, int64_t pitch,
                    float* to);
-  /// G g G^T of `count` registers of kernels, `step` elements apart, results a register; tap (i, j)
+  /// G g G^T of `count` registers of kernels, `step` elements apart, results `to_step`; tap (i, j)
   /// lies at taps[i * columns + j].
   void (*weight)(const float* kernels, int64_t step, int64_t count, const int64_t* taps,
-                 int64_t pitch, float* to);
+                 int64_t pitch, int64_t to_step, float* to);
   /// A^T m A, and the bias.
   void (*output)(const float* products, int64_t pitch, const Vec<float>& bias, int64_t row,
                  int64_t column, float* to);
@@ -271,8 +271,8 @@ struct PatchTransforms {
         pitch, to);
   }
   static void weight(const float* kernels, int64_t step, int64_t count, const int64_t* taps,
-                     int64_t pitch, float* to) {
-    for (int64_t k = 0; k < count; ++k, kernels += step, to += lanes) {
+                     int64_t pitch, int64_t to_step, float* to) {
+    for (int64_t k = 0; k < count; ++k, kernels += step, to += to_step) {
       transform_patch<Rows::taps, Columns::taps, Rows::points, Columns::points>(
           [](const auto& g, auto& out) { Rows::weight(g, out); },
           [](const auto& g, auto& out) { Columns::weight(g, out); },
