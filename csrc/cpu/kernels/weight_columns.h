@@ -1,20 +1,18 @@
-// Reading weights as registers of destination channels, whatever their layout
-// in memory: for the kernels whose vectors run along those channels.
+// Reading weights as registers of destination channels, whatever their layout in memory: for the
+// kernels whose vectors run along those channels.
 
-/// Fetches the cache line `lines` after the one at `from` ahead of its use.
-/// Rows of weights lie too far apart for the hardware to see that their
-/// neighbours come next.
+/// Fetches the cache line `lines` after the one at `from` ahead of its use. Rows of weights lie too
+/// far apart for the hardware to see that their neighbours come next.
 template <class T>
 inline void fetch_ahead(const T* from, int64_t lines) {
   __builtin_prefetch(from + lines * (64 / int64_t(sizeof(T))), 0, 2);
 }
 
-/// The longest run of the taps of a kernel that is read as squares of taps and
-/// channels.
+/// The longest run of the taps of a kernel that is read as squares of taps and channels.
 constexpr int64_t kMostTapsOfRun = 64;
 
-/// Which taps lie at the offsets [0, row), from one kernel to the next: -1
-/// where there is none. False where some lie elsewhere.
+/// Which taps lie at the offsets [0, row), from one kernel to the next: -1 where there is none.
+/// False where some lie elsewhere.
 inline bool places_of_taps(const int64_t* taps, int64_t count, int64_t row, int64_t* places) {
   if (row > kMostTapsOfRun) return false;
   for (int64_t i = 0; i < row; ++i) places[i] = -1;
@@ -25,9 +23,9 @@ inline bool places_of_taps(const int64_t* taps, int64_t count, int64_t row, int6
   return true;
 }
 
-/// Calls put(tap, register) for the taps of `lanes` kernels that lie side by
-/// side, `row` elements each. Squares of kernels and of neighbouring places go
-/// through registers.
+/// Calls put(tap, register) for the taps of `lanes` kernels that lie side by side, `row` elements
+/// each. Squares of kernels and of neighbouring places go through registers: gathering the taps one
+/// by one takes several times as long.
 template <class T, class Put>
 inline void read_kernels(const T* from, int64_t row, const int64_t* places, const Put& put) {
   using A = Accumulator<T>;
@@ -49,11 +47,10 @@ inline void read_kernels(const T* from, int64_t row, const int64_t* places, cons
   }
 }
 
-/// Calls put(tap, channel, register) for `lanes` destination channels from
-/// `first` on, every tap and the source channels [channel_begin, channel_end)
-/// of a group; channels past the last are zero. `taps` are the offsets of the
-/// taps in the weight. Squares of lanes x lanes go through registers where K or
-/// one of the channels is contiguous.
+/// Calls put(tap, channel, register) for `lanes` destination channels from `first` on, every tap
+/// and the source channels [channel_begin, channel_end) of a group; channels past the last are
+/// zero. `taps` are the offsets of the taps in the weight. Squares of lanes x lanes go through
+/// registers where K, one of the channels or the taps of a kernel are contiguous.
 template <class T, class Put>
 inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, int64_t group,
                                 int64_t first, int64_t channel_begin, int64_t channel_end,
@@ -102,8 +99,7 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
         }
       }
     } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
-      // (channel, tap) is one contiguous run of lanes * tap_count elements per
-      // row.
+      // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
       int64_t tap = 0, channel = c;
       for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
         Vec<A> square[lanes];
