@@ -36,6 +36,9 @@ _STRIDING = "so many blocks at most stride over elements that a step is below 2^
 _CLAMPED = "both branches are the same where the two are equal"
 _SHARED = "shared memory has fewer bytes than 32 bits count"
 _NO_TAPS = "another turn, which has no taps"
+_ONE = "the stride of an axis of one element is multiplied by 0 only"
+_CHOICE = "another kernel or cut computes the same"
+_LARGE = "where it differs there are 2^31 elements or more, too many to emulate"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
@@ -418,6 +421,66 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "for (int32_t x = 0; x < width.taps; x += kChannelsRun) {",
         _NO_TAPS,
         (("<", "<="),),
+    ),
+    Equivalent(
+        "conv.cu",
+        "if (tensor.size(1) > 1) strides.channel = static_cast<Index>(tensor.stride(1));",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "conv.cu",
+        "if (size[axis] > 1) strides.axis[axis] = static_cast<Index>(tensor.stride(2 + i));",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "conv.cu",
+        "if (extent_of(from) + kTransposeSide <= INT32_MAX &&",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "conv.cu",
+        "extent_of(to) + kTransposeSide <= INT32_MAX) {",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "std::max(shape.rows, shape.depth) <= kMaxMultiplier;",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "while (power < n) power *= 2;",
+        _CHOICE,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool.cu",
+        "const int64_t dests = int64_t{p.outer} * p.dest[0] * p.dest[1] * p.dest[2] * p.inner;",
+        _LARGE,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool.cu",
+        "kChannelsLast ? int64_t{p.outer} * ((p.inner - 1) / simt::kWarp + 1) : int64_t{p.outer};",
+        _LARGE,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool.cu",
+        "const int64_t chunks = p.small > 0 ? (int64_t{p.small} - 1) / Cut::kChunk + 1 : 0;",
+        _LARGE,
+        (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "pool.cu",
+        "const int64_t slices = (int64_t{p.large} - 1) / Cut::kSlice + 1;",
+        _LARGE,
+        (("int64_t", "int32_t"),),
     ),
 )
 
