@@ -611,10 +611,7 @@ FOLDED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 for title, (image, weight, options) in FOLDED.items():
     SHAPES[title] = Shape(PRODUCTS, image, weight, options)
     if len(image) > 3:
-        # Channels that fill registers, with taps that do not overlap: phase by phase.
-        alone = title in ("patches of many channels", "phases without taps", "3-d, patches")
-        kernels = ("", "", "") if alone else PRODUCTS_LAST
-        SHAPES[title + ", channels last"] = Shape(kernels, image, weight, options, True)
+        SHAPES[title + ", channels last"] = Shape(PRODUCTS_LAST, image, weight, options, True)
 
 # Gradients for inputs with a stride and few channels in a group, all phases at once: image, weight,
 # options.

@@ -425,9 +425,9 @@ constexpr int64_t kMaxFoldedReach = 8;
 /// kMinFoldedRow pixels a block may hold a part.
 constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 
-/// Where the channels of a phase fill registers anyway, folding pays only where several taps are
-/// added up, and storing their products and packing all of the weight for them must be worth it:
-/// from so long sums and so many source pixels on.
+/// Where the channels of a phase fill registers anyway and several taps are added up, storing their
+/// products and packing all of the weight for them must be worth it: from so long sums and so many
+/// source pixels on.
 constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
 
 /// Taps of a phase along an axis, of which Winograd's forms compute several outputs at a time; and
@@ -753,9 +753,8 @@ bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes)
   const bool few = p.rows <= plan::kFewChannels && taps > 1;
   if ((!strided && !few) || taps > plan::kMaxFoldedTaps) return false;
   if (p.depth < plan::kMinFoldedDepth || pixels <= plan::kFewPixels) return false;
-  if (channels_last && p.rows >= lanes &&
-      (!overlapping || p.depth < plan::kMinOverlappingDepth ||
-       pixels < plan::kMinOverlappingPixels)) {
+  if (channels_last && p.rows >= lanes && overlapping &&
+      (p.depth < plan::kMinOverlappingDepth || pixels < plan::kMinOverlappingPixels)) {
     return false;
   }
   const ConvAxis& high = p.axis[1];
