@@ -87,7 +87,7 @@ def test_phases_with_enough_channels_are_one_step(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_phases_with_several_taps_go_by_winograd(layout: str) -> None:
-    """Each phase has fewer products of its own; large planar weights take too long to read."""
+    """Each phase has fewer products of its own; of few pixels they do not pay for the weight."""
     options: dict[str, Any] = {"stride": 2, "padding": 1, "memory_format": LAYOUTS[layout]}
     found = algorithms("conv_transpose2d", (1, 64, 28, 28), (64, 64, 3, 3), **options)
     assert len(found) == 4

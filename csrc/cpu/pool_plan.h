@@ -119,12 +119,12 @@ enum class TapPass { forward, backward };
 inline PoolChoice choose_tap_pool(const PoolProblem& p, TapPass pass,
                                   const PoolRegisters& registers) {
   if (pass == TapPass::backward) {
-    if (!p.channels_last && can_roll_taps(p, registers)) {
-      return {PoolAlgorithm::rolling_rows, "square windows: all rows under a row in registers"};
+    if (p.channels_last) {
+      if (p.channels >= registers.lanes) return kByPixels;
+      return {PoolAlgorithm::tap_by_tap, "no registers of channels to gather taps in"};
     }
-    if (!p.channels_last) return kByPhases;
-    if (p.channels >= registers.lanes) return kByPixels;
-    return {PoolAlgorithm::tap_by_tap, "no registers of channels to gather taps in"};
+    if (!can_roll_taps(p, registers)) return kByPhases;
+    return {PoolAlgorithm::rolling_rows, "square windows: all rows under a row in registers"};
   }
   if (p.channels_last) return kByPixels;
   if (can_block(p, registers.lanes)) return kByBlocks;

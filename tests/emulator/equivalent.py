@@ -38,6 +38,8 @@ _SHARED = "shared memory has fewer bytes than 32 bits count"
 _NO_TAPS = "another turn, which has no taps"
 _ONE = "the stride of an axis of one element is multiplied by 0 only"
 _CHOICE = "another kernel or cut computes the same"
+_GPUS = "no GPU has 2^29 multiprocessors"
+_WITHIN = "what is within 32 bits is the same in 64"
 _LARGE = "where it differs there are 2^31 elements or more, too many to emulate"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
@@ -241,7 +243,7 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "depthwise_plan.h",
         "const int64_t wanted = ceil_div(int64_t{4} * multiprocessors, blocks);",
-        "no GPU has 2^29 multiprocessors",
+        _GPUS,
         (("int64_t", "int32_t"),),
     ),
     Equivalent(
@@ -356,25 +358,25 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "pool_fractional.cuh",
         "return value > Value(-2147483648.0) && value < Value(2147483648.0) ? "
         "static_cast<int64_t>(value)",
-        "what is within 32 bits is the same in 64",
+        _WITHIN,
         (("int64_t", "int32_t"),),
     ),
     Equivalent(
         "pool_fractional.cuh",
         ": int64_t{-2147483648ll};",
-        "what is within 32 bits is the same in 64",
+        _WITHIN,
         (("int64_t", "int32_t"),),
     ),
     Equivalent(
         "plan.h",
         "const int64_t wanted = ceil_div(int64_t{4} * multiprocessors, blocks);",
-        "no GPU has 2^29 multiprocessors",
+        _GPUS,
         (("int64_t", "int32_t"),),
     ),
     Equivalent(
         "plan.h",
         "const int64_t wanted = int64_t{blocks_on_multiprocessor} * multiprocessors / tiles;",
-        "no GPU has 2^29 multiprocessors",
+        _GPUS,
         (("int64_t", "int32_t"),),
     ),
     Equivalent(

@@ -63,10 +63,7 @@ struct PieceOfWindows {
   PieceOfWindows(const PoolWindows& width, int64_t first)
       : first(first), x(first * kStep - width.padding), count(width.output - first) {
     for (int i = 0; i < kLoaded; ++i) {
-      const int64_t at = x + i * kLanes<T>;
-      const int64_t high = least(most(width.input - at, 0), kLanes<T>);
-      const int64_t low = least(most(-at, 0), high);
-      masks[i] = uint32_t((1u << high) - (1u << low));
+      masks[i] = lanes_inside(x + i * kLanes<T>, width.input, kLanes<T>);
     }
   }
   [[gnu::always_inline]] void load_row(const T* row, Vec<T> identity, Vec<T> (&to)[kLoaded]) const {

@@ -75,9 +75,7 @@ void spread_piece(const SpreadRows<T>& in, int64_t first, T* to) {
   uint32_t masks[positions][kVectors];
   for (int q = 0; q < positions; ++q) {
     for (int j = 0; j < kVectors; ++j) {
-      const int64_t at = start + q + j * lanes;
-      const int64_t high = least(most(windows - at, 0), lanes), low = least(most(-at, 0), high);
-      masks[q][j] = uint32_t((1u << high) - (1u << low));
+      masks[q][j] = lanes_inside(start + q + j * lanes, windows, lanes);
     }
   }
   const int64_t columns = in.width.input, wanted = columns - first * kStep;
@@ -136,11 +134,7 @@ void spread_piece(const SpreadRows<T>& in, int64_t first, T* to) {
 #pragma GCC unroll 2
           for (int i = 0; i < kStep; ++i) {
             const int64_t x = (kStep * j + i) * lanes;
-            if (wanted - x >= lanes) {
-              store(to + x, inputs[i]);
-            } else if (wanted > x) {
-              store_partial(to + x, inputs[i], wanted - x);
-            }
+            if (wanted > x) store_first(to + x, inputs[i], wanted - x);
           }
         }
       }

@@ -12,6 +12,12 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
+/// A bit for each of `lanes` positions from `at` on that lies in [0, size).
+inline uint32_t lanes_inside(int64_t at, int64_t size, int64_t lanes) {
+  const int64_t high = least(most(size - at, 0), lanes), low = least(most(-at, 0), high);
+  return uint32_t((1u << high) - (1u << low));
+}
+
 /// Items per task where one item costs `work` element visits.
 inline int64_t grain_of(int64_t work) { return most(1, kTaskWork / most(1, work)); }
 

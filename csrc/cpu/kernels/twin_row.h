@@ -9,11 +9,7 @@ struct TwinColumns {
 
   /// Of a row of `input` whose first destination reads from `low` on.
   TwinColumns(int64_t step, int64_t low, int64_t input, int64_t lanes)
-      : begin(step == 1 ? 0 : low) {
-    const int64_t skip = begin < 0 ? -begin : 0;
-    const int64_t end = input - begin < lanes ? input - begin : lanes;
-    mask = end > skip ? uint32_t((uint64_t{1} << end) - (uint64_t{1} << skip)) : 0;
-  }
+      : begin(step == 1 ? 0 : low), mask(lanes_inside(begin, input, lanes)) {}
 };
 
 /// What the taps of neighbouring destinations read of such rows: the interface of ShiftedRow.
