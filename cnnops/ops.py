@@ -20,7 +20,7 @@ from cnnops import (
     autograd,
     fake,  # noqa: F401  (registers the fake kernels)
 )
-from cnnops.geometry import taps_suffice
+from cnnops.geometry import IntOrInts, taps_suffice
 
 __all__ = [
     "adaptive_avg_pool",
@@ -36,6 +36,7 @@ __all__ = [
     "max_pool",
     "max_pool_backward",
     "max_pool_gather",
+    "max_pool_takes_taps",
     "max_pool_with_indices",
     "max_unpool",
 ]
@@ -133,6 +134,25 @@ def gradient_needs_places(input: Tensor) -> bool:
     return torch.is_grad_enabled() and getattr(input, "requires_grad", False)
 
 
+def max_pool_takes_taps(
+    input: Tensor, rank: int, kernel_size: IntOrInts, stride: IntOrInts, dilation: IntOrInts
+) -> bool:
+    """Whether the gradient of a max pooling is made from taps, and not from indices.
+
+    Where windows overlap in depth as well an input lies in so many of them that it takes a CPU
+    longer to look at each than to follow indices, unless neighbours are channels.
+    """
+    if not taps_suffice(kernel_size, stride, dilation):
+        return False
+    if rank < 3 or _first(kernel_size) <= _first(stride) or input.is_cuda:
+        return True
+    return input.dim() == 5 and input.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def _first(sizes: IntOrInts) -> int:
+    return sizes if isinstance(sizes, int) else sizes[0]
+
+
 def max_pool(
     input: Tensor,
     kernel_size: Ints,
@@ -145,7 +165,7 @@ def max_pool(
     if gradient_needs_places(input):
         pool = (
             autograd.max_pool_with_taps
-            if taps_suffice(kernel_size, stride, dilation)
+            if max_pool_takes_taps(input, len(kernel_size), kernel_size, stride, dilation)
             else autograd.max_pool_with_indices
         )
         return pool(input, kernel_size, stride, padding, dilation, ceil_mode)[0]

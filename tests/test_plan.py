@@ -85,6 +85,24 @@ def test_phases_with_enough_channels_are_one_step(layout: str) -> None:
     assert step.operator == "convolution_grad_input"
 
 
+def test_the_phase_of_a_single_tap() -> None:
+    """With many channels it is run alone, beside zeros; of planes where their rows are narrow."""
+
+    def steps(channels: int, size: int, memory_format: torch.memory_format) -> list[str]:
+        return algorithms(
+            *("conv2d", (1, channels, size, size), (64, channels, 1, 1)),
+            stride=2,
+            phase="bwd_input",
+            memory_format=memory_format,
+        )
+
+    assert steps(300, 18, torch.channels_last) == ["fill", "gemm_channels_last"]
+    assert steps(100, 18, torch.channels_last) == ["fold_taps_channels_last"]
+    assert steps(600, 7, torch.contiguous_format) == ["fill", "gemm_planar"]
+    assert steps(600, 50, torch.contiguous_format) == ["fold_taps_planar"]
+    assert steps(300, 7, torch.contiguous_format) == ["fold_taps_planar"]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_phases_with_several_taps_go_by_winograd(layout: str) -> None:
     """Each phase has fewer products of its own; of few pixels they do not pay for the weight."""
@@ -166,6 +184,21 @@ def test_gradients_of_poolings() -> None:
     train = cnnops.plan("max_pool2d", shape, kernel_size=3, phase="train")
     assert [step.operator for step in train.steps] == ["max_pool_with_indices", "max_pool_backward"]
     assert algorithms("avg_pool2d", shape, kernel_size=2, phase="bwd_input") == ["pool_blocks"]
+
+
+def test_gradients_of_windows_that_overlap_in_depth() -> None:
+    """An input lies in 27 windows, or in 8: of planes indices are followed."""
+    shape, by_taps = (1, 32, 4, 9, 9), ["max_pool_with_taps", "max_pool_taps_backward"]
+
+    def operators(**options: Any) -> list[str]:
+        return [step.operator for step in cnnops.plan("max_pool3d", shape, **options).steps]
+
+    for stride in (1, 2):
+        windows: dict[str, Any] = {"kernel_size": 3, "stride": stride, "phase": "train"}
+        assert operators(**windows) == ["max_pool_with_indices", "max_pool_backward"]
+        assert operators(**windows, memory_format=torch.channels_last_3d) == by_taps
+    assert operators(kernel_size=2, phase="train") == by_taps
+    assert operators(kernel_size=(1, 3, 3), stride=(1, 2, 2), phase="train") == by_taps
 
 
 @pytest.mark.parametrize("phase", ["fwd", "bwd_input"])

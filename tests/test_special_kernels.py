@@ -37,7 +37,9 @@ class Shape:
 GROUPED = ("grouped_planar", "grouped_planar", "weight_grouped_planar")
 POINTWISE = ("pointwise_planar", "pointwise_planar", "weight_gemm_planar")
 LONG_PLANES = ("pointwise_planar", "pointwise_planar", "weight_pointwise_planar")
-FEW = ("few_pixels", "few_pixels", "")
+FEW = ("few_pixels", "few_pixels", "weight_few_pixels")
+FEW_TAPS = ("few_pixels", "", "weight_few_pixels")
+HEADS = ("few_channels_last", "", "")
 SLIDING = ("grouped_channels_last", "grouped_channels_last", "weight_grouped_channels_last")
 SHIFTED = ("shifted_planar", "shifted_planar", "")
 TRANSPOSED = ("transposed_planar", "transposed_planar", "")
@@ -68,9 +70,59 @@ SHAPES = {
     "few, one pixel": Shape(FEW, (1, 37, 1, 1), (70, 37, 1, 1)),
     "few, eight images": Shape(FEW, (8, 24, 1, 1), (130, 24, 1, 1)),
     "few, in groups": Shape(FEW, (3, 12, 1, 1), (10, 6, 1, 1), {"groups": 2}),
-    "few, with taps": Shape(("few_pixels", "", ""), (2, 5, 3, 4), (9, 5, 3, 4)),
+    "few, two images": Shape(FEW, (2, 600, 1, 1), (65, 600, 1, 1)),
+    "few, with taps": Shape(FEW_TAPS, (2, 5, 3, 4), (9, 5, 3, 4)),
     "few, with taps, channels last": Shape(
-        ("few_pixels", "", ""), (2, 5, 3, 4), (9, 5, 3, 4), channels_last=True
+        FEW_TAPS, (2, 5, 3, 4), (9, 5, 3, 4), channels_last=True
+    ),
+    "few, with taps in padding": Shape(
+        FEW_TAPS,
+        (1, 6, 5, 4),
+        (7, 6, 3, 3),
+        {"padding": 1, "stride": 2},
+        channels_last=True,
+    ),
+    "few, beyond a chunk": Shape(FEW_TAPS, (5, 70, 3, 3), (5, 70, 3, 3)),
+    # A single tap with a stride: its phase alone, the rest is zeros (test_plan.py has the kernels).
+    "one tap, stride, channels last": Shape(
+        ("", "", ""), (1, 130, 9, 8), (70, 130, 1, 1), {"stride": 2}, channels_last=True
+    ),
+    "one tap, stride, narrow planes": Shape(
+        ("", "", ""), (1, 520, 9, 9), (40, 520, 1, 1), {"stride": (2, 3)}
+    ),
+    # Few output channels: each number of them, parts of tiles and of registers, several parts of
+    # the channels, blocks of pixels, groups, taps in padding, steps, 1-d and 3-d.
+    "heads, one channel": Shape(HEADS, (2, 70, 5, 7), (1, 70, 1, 1), channels_last=True),
+    "heads, two channels": Shape(HEADS, (1, 64, 20, 17), (2, 64, 1, 1), channels_last=True),
+    "heads, three channels": Shape(
+        HEADS, (2, 50, 9, 7), (3, 50, 3, 3), {"padding": 1}, channels_last=True
+    ),
+    "heads, four channels": Shape(
+        HEADS, (1, 80, 8, 9), (4, 80, 3, 2), {"padding": 1, "stride": (2, 1)}, channels_last=True
+    ),
+    "heads, in two parts": Shape(HEADS, (1, 203, 11, 13), (7, 203, 1, 1), channels_last=True),
+    "heads, in parts of two and three": Shape(
+        HEADS, (1, 130, 6, 7), (5, 130, 2, 3), {"dilation": (1, 2)}, channels_last=True
+    ),
+    "heads, in groups": Shape(
+        HEADS, (2, 128, 7, 6), (6, 64, 3, 3), {"groups": 2, "padding": 1}, channels_last=True
+    ),
+    "heads, in groups of one tap": Shape(
+        HEADS, (2, 140, 7, 6), (4, 70, 1, 1), {"groups": 2}, channels_last=True
+    ),
+    "heads, padding alone": Shape(
+        HEADS, (1, 64, 3, 3), (2, 64, 1, 1), {"padding": 2}, channels_last=True
+    ),
+    "heads, reflecting": Shape(
+        ("", "", ""),
+        (1, 64, 5, 6),
+        (3, 64, 3, 3),
+        {"padding": (1, 1), "groups": 1},
+        channels_last=True,
+        padding_mode="reflect",
+    ),
+    "heads, 3-d": Shape(
+        HEADS, (1, 48, 3, 4, 5), (2, 48, 2, 3, 3), {"padding": 1}, channels_last=True
     ),
     # Whole panels, a part of one and less than a register; K beyond a block; groups; row blocks
     # that share copies; planes of whole pages.
@@ -203,7 +255,7 @@ SHAPES = {
         BROADCAST, (1, 16, 40, 41), (64, 16, 1, 1), channels_last=True
     ),
     "broadcast, pointwise, few out": Shape(
-        BROADCAST, (2, 32, 9, 13), (3, 32, 1, 1), channels_last=True
+        BROADCAST, (2, 32, 9, 13), (7, 32, 1, 1), channels_last=True
     ),
     "broadcast, pointwise, fewer out": Shape(
         BROADCAST, (1, 130, 9, 13), (24, 130, 1, 1), channels_last=True

@@ -10,7 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from cnnops import autograd, ops
 from cnnops.functional.arguments import flag, supported, window_stride
-from cnnops.geometry import IntOrInts, expand, taps_suffice
+from cnnops.geometry import IntOrInts, expand
 from cnnops.plain import plain_call
 
 _dynamo_is_compiling = torch.compiler.is_dynamo_compiling
@@ -207,7 +207,7 @@ def _max_pool(
         if ops.gradient_needs_places(input):
             pool = (
                 _plain_max_pool_of_taps
-                if taps_suffice(kernel_size, steps, dilation)
+                if ops.max_pool_takes_taps(input, rank, kernel_size, steps, dilation)
                 else _plain_max_pool_of_indices
             )
             outputs = pool(*arguments)

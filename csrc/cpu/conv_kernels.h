@@ -48,6 +48,7 @@ struct ConvKernels {
   Kernel<Contraction<T>> gemm_channels_last;
   Kernel<Contraction<T>> amx_channels_last;  // bfloat16 with AVX-512 alone
   Kernel<Contraction<T>> broadcast_pixels;
+  Kernel<Contraction<T>> few_channels_last;
   Kernel<Contraction<T>> few_pixels;
   Kernel<Contraction<T>> direct_planar;
   Kernel<Contraction<T>> depthwise_planar;  // float and double with AVX-512 alone
@@ -66,6 +67,7 @@ struct ConvKernels {
   Kernel<WeightContraction<T>> weight_pointwise_planar;  // float and double
   Kernel<WeightContraction<T>> weight_gemm_channels_last;
   Kernel<WeightContraction<T>> weight_broadcast_pixels;
+  Kernel<WeightContraction<T>> weight_few_pixels;
   Kernel<WeightContraction<T>> weight_direct_planar;
   Kernel<WeightContraction<T>> weight_grouped_channels_last;
   Kernel<WeightContraction<T>> weight_grouped_planar;

@@ -23,6 +23,7 @@ enum class Algorithm {
   gemm_channels_last,       // vectors along channels
   amx_channels_last,        // bfloat16, on a CPU with AMX
   broadcast_pixels,         // few channels in a group; vectors along destination channels
+  few_channels_last,        // few destination channels; vectors along source channels
   few_pixels,               // few destination pixels; vectors along the weight as it lies
   direct_planar,            // few channels in a group; vectors along the width
   depthwise_planar,         // one source channel in a group, few taps of the width; the same
@@ -263,6 +264,23 @@ inline bool suits_broadcast_sums(const ContractionShape& shape, bool channels_la
          shape.taps() > 1;
 }
 
+/// Destination channels of a group, at most, whose sums are added up lane by lane; what that takes
+/// for a sum, and a pointer to a tap of a pixel, in multiply-adds of registers. Fitted, as is what
+/// the other kernels take for a source channel: a direct one shares what it loads between taps.
+constexpr int64_t kMaxFewChannels = 12;
+constexpr double kAddingUp = 9, kTapPointer = 6, kBroadcastChannel = 1.25, kDirectTap = 0.75;
+
+/// Whether source channels fill registers better than so few destination channels.
+inline bool suits_few_channels(const ContractionShape& shape, int64_t lanes) {
+  if (shape.rows > kMaxFewChannels || shape.depth < lanes) return false;
+  const double taps = double(shape.taps());
+  const double of_sum = double(in_registers(shape.depth, lanes)) / double(lanes) * taps + kAddingUp;
+  const double others = double(shape.depth) * taps * (taps > 1 ? kDirectTap : kBroadcastChannel);
+  return double(shape.rows) * of_sum + kTapPointer * taps < others;
+}
+
+constexpr Choice kFewChannelsLast{Algorithm::few_channels_last,
+                                  "few output channels: vectors along those of the input"};
 constexpr Choice kBroadcastPixels{Algorithm::broadcast_pixels,
                                   "few channels: pixels are broadcast to registers of them"};
 constexpr Choice kPointwisePlanar{Algorithm::pointwise_planar,
@@ -425,6 +443,10 @@ constexpr int64_t kMaxFoldedReach = 8;
 /// kMinFoldedRow pixels a block may hold a part.
 constexpr int64_t kMaxFoldedProducts = 1 << 18, kMinFoldedRow = 256;
 
+/// A single tap shares nothing with others. The phase that has it is a convolution, which reads the
+/// weight better with so many destination channels: of planes only where their rows are narrow.
+constexpr int64_t kMinSingleTapRows = 128, kMinSingleTapPlanes = 512;
+
 /// Where the channels of a phase fill registers anyway and several taps are added up, storing their
 /// products and packing all of the weight for them must be worth it: from so long sums and so many
 /// source pixels on.
@@ -451,9 +473,8 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
       return plan::kGroupedPlanar;
     }
   }
-  if (plan::suits_broadcasts(shape, channels_last, lanes)) {
-    return plan::kBroadcastPixels;
-  }
+  if (channels_last && plan::suits_few_channels(shape, lanes)) return plan::kFewChannelsLast;
+  if (plan::suits_broadcasts(shape, channels_last, lanes)) return plan::kBroadcastPixels;
   if (channels_last && shape.rows >= plan::kMinChannelsInRegister) {
     return {Algorithm::gemm_channels_last, "output channels fill registers"};
   }
@@ -554,8 +575,15 @@ bool suits_few_pixels(const Contraction<T>& p) {
          (p.weight_strides.row == 1 || weight_rows_are_dense(p, p.weight_strides));
 }
 
-/// The same where the rows of the weight are dense: they are broadcast, vectors along the pixels,
-/// which fill these.
+/// The same for the gradient of a weight: storing it is most of the work.
+template <class T>
+bool suits_few_pixels(const WeightContraction<T>& p) {
+  return p.batch * p.pixels() <= plan::kFewPixels && p.depth > 1 &&
+         weight_rows_are_dense(p, p.dest_strides);
+}
+
+/// The same as the first where the rows of the weight are dense: they are broadcast, vectors along
+/// the pixels, which fill these.
 template <class T>
 bool suits_weight_rows(const Contraction<T>& p, int64_t lanes) {
   const int64_t pixels = p.batch * p.pixels();
@@ -698,6 +726,7 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
     case Algorithm::amx_channels_last: return {choice, kernels.amx_channels_last};
     case Algorithm::broadcast_pixels: return {choice, kernels.broadcast_pixels};
+    case Algorithm::few_channels_last: return {choice, kernels.few_channels_last};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};
     case Algorithm::depthwise_planar: return {choice, kernels.depthwise_planar};
@@ -711,6 +740,10 @@ template <class T>
 Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
+  if (suits_few_pixels(p)) {
+    return {{Algorithm::few_pixels, "few output pixels: the weight is stored once, where it lies"},
+            kernels.weight_few_pixels};
+  }
   if (channels_last) exchange_to_fill(p, kernels.lanes);
   Choice choice = choose_weight_algorithm(p, channels_last, reads_dense_planes(p), kernels.lanes);
   if (const int form = winograd_form(p, channels_last, kernels.lanes); form >= 0) {
@@ -752,6 +785,9 @@ bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes)
   }
   const bool few = p.rows <= plan::kFewChannels && taps > 1;
   if ((!strided && !few) || taps > plan::kMaxFoldedTaps) return false;
+  const bool narrow = 2 * p.axis[2].output <= lanes;
+  if (taps == 1 && channels_last && p.rows >= plan::kMinSingleTapRows) return false;
+  if (taps == 1 && narrow && p.rows >= plan::kMinSingleTapPlanes) return false;
   if (p.depth < plan::kMinFoldedDepth || pixels <= plan::kFewPixels) return false;
   if (channels_last && p.rows >= lanes && overlapping &&
       (p.depth < plan::kMinOverlappingDepth || pixels < plan::kMinOverlappingPixels)) {
@@ -783,7 +819,7 @@ bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
   if (phases > plan::kMaxPhases || (p.dest_strides.channel != 1 && p.axis[2].stride > 2)) {
     return false;
   }
-  if (!plan::winograd_reads(p.source_strides) || !allows_winograd()) return false;
+  if (!plan::winograd_reads(p.source_strides)) return false;
 
   bool winograd = false;
   double of_phases = 0, of_taps = 0;
@@ -808,7 +844,7 @@ bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
     of_phases += choice.cost;
     of_taps += products;
   }
-  return winograd && of_phases < plan::kFoldedProduct * of_taps;
+  return winograd && of_phases < plan::kFoldedProduct * of_taps && allows_winograd();
 }
 
 /// Whether the weight has its destination channels and taps side by side, in this order.
@@ -927,8 +963,8 @@ Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
             kernels.phased_planar};
   }
   if (channels_last && suits_amx<T>(p)) return none;
-  if (suits_winograd_phases(p, kernels.lanes)) return none;
   if (!suits_folding(p, channels_last, kernels.lanes)) return none;
+  if (suits_winograd_phases(p, kernels.lanes)) return none;
   const char* reason = "phases and taps share products with the source";
   if (channels_last) {
     return {{Algorithm::fold_taps_channels_last, reason}, kernels.fold_taps_channels_last};

@@ -145,6 +145,16 @@ inline Vec<Accumulator<T>> load_wide(const T* from) {
   }
 }
 
+/// Keeps `v` in a register where the compiler would rather load it again for each use.
+template <class T>
+inline void keep_in_register(Vec<T>& v) {
+#if defined(CNNOPS_TARGET_AVX512)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#endif
+}
+
 /// Stores one register of accumulators as elements of storage type T.
 template <class T>
 inline void store_narrow(T* to, Vec<Accumulator<T>> v) {
@@ -441,14 +451,6 @@ inline void transpose(Vec<T> (&row)[kLanes<T>]) {
   swap_blocks<1, T>(row);
 }
 
-/// The sum of all lanes, always in the same order.
-template <class T>
-inline T sum_lanes(Vec<T> v) {
-  T sum = v[0];
-  for (int lane = 1; lane < kLanes<T>; ++lane) sum += v[lane];
-  return sum;
-}
-
 // ---- pairs of registers --------------------------------------------------------------------------
 
 /// Splits the 2 * kLanes<T> elements of (low, high) into those at even and at odd positions.
@@ -458,6 +460,21 @@ inline void deinterleave(Vec<T> low, Vec<T> high, Vec<T>* even, Vec<T>* odd) {
   for (int lane = 0; lane < kLanes<T>; ++lane) index[lane] = 2 * lane;
   *even = __builtin_shuffle(low, high, index);
   *odd = __builtin_shuffle(low, high, index + 1);
+}
+
+/// The sums of the lanes of each register, always in the same order: lane i is that of register i.
+template <class T>
+inline Vec<T> sum_each(Vec<T> (&all)[kLanes<T>]) {
+#pragma GCC unroll 4
+  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) {
+      Vec<T> even, odd;
+      deinterleave<T>(all[2 * i], all[2 * i + 1], &even, &odd);
+      all[i] = even + odd;
+    }
+  }
+  return all[0];
 }
 
 /// The inverse of deinterleave.

@@ -8,8 +8,9 @@
 // or a block of it with its borders resolved (source_block.h), and affine_tile.h takes up to 24 of
 // them at a time. Tiles write channels_last accumulators into the destination themselves; others
 // wait in scratch for a block of rows and are narrowed, or transposed into planes. Items are
-// (block of pixels, group); K is not cut. A single register of columns has tiles of its own where
-// pixels share what they read (sliding_tile.h).
+// (block of pixels, group); K is not cut. Weights are packed once per call, or those of many groups
+// by the thread that comes to the group, while they are in its cache. A single register of columns
+// has tiles of its own where pixels share what they read (sliding_tile.h).
 
 /// Whether what a pixel reads for a tap is what its neighbour reads for a tap beside it.
 inline bool neighbours_share_taps(const Walk& width) {
@@ -53,7 +54,8 @@ struct BroadcastPixelsBlocking {
   bool fetches_to_write;              // and what it writes
   bool slides;                        // pixels read what their neighbours read
   bool stores;                        // tiles write the destination
-  int64_t weight_bytes, table_bytes;  // of the call; tables of biases and runs
+  bool by_groups;                     // items of a group follow each other, which packs its weights
+  int64_t weight_bytes, table_bytes;  // of the call; tables of taps, biases and runs
   int64_t copied_bytes, sum_bytes;    // of each thread
 
   explicit BroadcastPixelsBlocking(const Contraction<T>& p)
@@ -68,16 +70,22 @@ struct BroadcastPixelsBlocking {
     fetches_to_write = fetches || (stores && widest > kLanes<A> && inner <= kFetchedRun);
     if (fetches) runs.cut(kFetchedRun);
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
-    table_bytes = sizeof(A) * p.groups * padded_rows +
-                  sizeof(int64_t) * (runs.count + p.walk[0].tap_count * p.walk[1].tap_count);
+    by_groups = p.groups > 1 && weight_bytes > kSharedWeightBytes;
+    const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
+    table_bytes =
+        sizeof(A) * p.groups * padded_rows + sizeof(int64_t) * (runs.count + lines + p.taps());
     copied_bytes = sizeof(A) * layout.elements;
     sum_bytes = stores ? 0 : sizeof(A) * layout.rows * layout.width * widest;
   }
 
+  /// Of the weights of all groups, or of each thread.
+  int64_t shared_bytes() const { return by_groups ? 0 : weight_bytes; }
+  int64_t own_bytes() const { return by_groups ? sizeof(A) * padded_rows * inner : 0; }
+
   Footprint footprint() const {
     const int packed = vectors_for<A>(widest), vectors = registers_of_tile(packed, fetches);
     return {affine_rows(vectors), vectors < packed ? vectors * kLanes<A> : widest,
-            weight_bytes + table_bytes, copied_bytes + sum_bytes};
+            shared_bytes() + table_bytes, own_bytes() + copied_bytes + sum_bytes};
   }
 };
 
@@ -137,21 +145,21 @@ struct BroadcastPixels {
   using A = Accumulator<T>;
   const Contraction<T>& p;
   const BroadcastPixelsBlocking<T>& blocking;
-  const A* weights;      // packed as in gemm_channels_last.h
   const A* biases;       // [group][padded rows]
   const int64_t* runs;   // where those of K start
   const int64_t* lines;  // and for sliding tiles the kernel rows
 
   /// Destination channels [column, column + width), those of a tile, of all pixels of a block;
-  /// `source` is what the first pixel reads for the lowest taps.
-  void multiply(int64_t group, int64_t column, int64_t width, const PixelBlock& block,
-                const A* source, A* sums) const {
+  /// `source` is what the first pixel reads for the lowest taps, and `weights` are those of the
+  /// group, packed as in gemm_channels_last.h.
+  void multiply(const A* weights, int64_t group, int64_t column, int64_t width,
+                const PixelBlock& block, const A* source, A* sums) const {
     const SourceBlockLayout& layout = blocking.layout;
     const Walk* walk = p.walk;
     const int64_t left = p.rows - column, channels = left < width ? left : width;
     const int64_t channel = group * p.rows + column;
     const int vectors = vectors_for<A>(width);
-    const A* weight = weights + (group * blocking.padded_rows + column) * blocking.inner;
+    const A* weight = weights + column * blocking.inner;
     const Strides& dest = p.dest_strides;
     AffineResult<A> result{sums, width, kLanes<A>, biases + group * blocking.padded_rows + column};
     int64_t row_pitch = block.width * width;
@@ -173,23 +181,23 @@ struct BroadcastPixels {
                                 : even_part(block.width, affine_rows(of_tile));
     result.continues = blocking.fetches_to_write;
     for (int64_t h = 0; h < block.rows; ++h) {
-      for (int64_t w = 0; w < block.width; w += most) {
-        const int64_t pixels = block.width - w < most ? block.width - w : most;
-        AffineResult<A> here = result;
-        here.c += h * row_pitch + w * result.pitch;
-        tile.a = sliding.a = source + h * row + w * pixel;
-        if (slides) {
-          multiply_sliding(sliding, here, pixels);
-          continue;
-        }
-        // The first columns of a block of pixels read them first.
-        tile.ahead = blocking.fetches && column == 0 ? most * pixel : 0;
-        for (int v = 0; v < vectors; v += of_tile, tile.ahead = 0) {
-          const int64_t first = v * kLanes<A>;
-          AffineResult<A> part = here;
-          part.c += first, part.add += first;
-          if (v + of_tile < vectors) part.last = kLanes<A>;
-          tile.b = weight + first;
+      // The weights of a tile stay in L1 for a row.
+      for (int v = 0; v < vectors; v += of_tile) {
+        const int64_t first = v * kLanes<A>;
+        AffineResult<A> part = result;
+        part.add += first;
+        if (v + of_tile < vectors) part.last = kLanes<A>;
+        tile.b = weight + first;
+        for (int64_t w = 0; w < block.width; w += most) {
+          const int64_t pixels = block.width - w < most ? block.width - w : most;
+          part.c = result.c + h * row_pitch + w * result.pitch + first;
+          tile.a = sliding.a = source + h * row + w * pixel;
+          if (slides) {
+            multiply_sliding(sliding, part, pixels);
+            continue;
+          }
+          // The first columns of a block of pixels read them first.
+          tile.ahead = blocking.fetches && column + v == 0 ? most * pixel : 0;
           multiply_affine(tile, part, pixels, of_tile);
         }
       }
@@ -223,8 +231,7 @@ void broadcast_pixels(const Contraction<T>& p) {
   const int64_t padded_rows = blocking.padded_rows;
   const EvenBlocks<A> columns(p.rows);
 
-  const PackedColumns<T> packed(p, blocking.weight_bytes);
-  const A* weights = packed.data();
+  const PackedColumns<T> packed(p, blocking.shared_bytes());
   Scratch tables(blocking.table_bytes);
   A* biases = tables.as<A>();
   for (int64_t i = 0; i < p.groups * padded_rows; ++i) {
@@ -236,22 +243,35 @@ void broadcast_pixels(const Contraction<T>& p) {
   blocking.runs.point(p, layout, runs);
   int64_t* lines = runs + blocking.runs.count;
   point_kernel_rows(p, layout, lines);
+  int64_t* taps = lines + p.walk[0].tap_count * p.walk[1].tap_count;
+  tap_offsets(p, p.weight_strides, taps);
 
-  const BroadcastPixels<T> tiles{p, blocking, weights, biases, runs, lines};
+  const BroadcastPixels<T> tiles{p, blocking, biases, runs, lines};
   const PixelBlocks blocks{p, layout};
-  const int64_t items = p.batch * blocks.of_image() * p.groups;
+  const int64_t all_blocks = p.batch * blocks.of_image();
+  const bool by_groups = blocking.by_groups;
   const int64_t item_work = layout.rows * layout.width * blocking.inner * p.rows;
-  parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
+  const int64_t grain = ceil_div(kSmallestWork, item_work);
+  parallel_for(all_blocks * p.groups, grain, [&](int64_t begin, int64_t end) {
     Scratch copied(blocking.copied_bytes);
     Scratch sums(blocking.sum_bytes);
+    Scratch own(p.prepared == nullptr ? blocking.own_bytes() : 0);
+    int64_t packed_group = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t group = item % p.groups;
-      const PixelBlock block = blocks.at(item / p.groups);
+      const int64_t group = by_groups ? item / all_blocks : item % p.groups;
+      const PixelBlock block = blocks.at(by_groups ? item % all_blocks : item / p.groups);
+      const A* weights = packed.data() + group * padded_rows * blocking.inner;
+      if (by_groups && p.prepared == nullptr) {
+        weights = own.as<A>();
+        const int64_t pieces = group == packed_group ? 0 : columns.registers;
+        for (int64_t i = 0; i < pieces; ++i) pack_weight_piece(p, taps, group, i, own.as<A>());
+        packed_group = group;
+      }
       const A* source =
           source_of_block(p, layout, p.source, p.source_strides, group, block, copied.as<A>());
       for (int64_t i = 0; i < columns.count; ++i) {
         const int64_t column = columns.begin(i), width = columns.begin(i + 1) - column;
-        tiles.multiply(group, column, width, block, source, sums.as<A>());
+        tiles.multiply(weights, group, column, width, block, source, sums.as<A>());
       }
     }
   });

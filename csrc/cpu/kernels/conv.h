@@ -34,7 +34,11 @@
 //
 #include "cpu/kernels/broadcast_pixels.h"
 //
+#include "cpu/kernels/few_channels_last.h"
+//
 #include "cpu/kernels/few_pixels.h"
+//
+#include "cpu/kernels/weight_few_pixels.h"
 //
 #include "cpu/kernels/band.h"
 //
@@ -219,6 +223,7 @@ const ConvKernels<T>& conv_kernels() {
       amx_kernel<T>(),
       {"broadcast_pixels", broadcast_pixels<T>, footprint<T, BroadcastPixelsBlocking>,
        weight_bytes<T, BroadcastPixelsBlocking>, gemm_channels_last_prepare<T>},
+      {"few_channels_last", few_channels_last<T>, footprint<T, FewChannelsLastBlocking>},
       {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},
       {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},
       depthwise_kernel<T>(),
@@ -239,6 +244,7 @@ const ConvKernels<T>& conv_kernels() {
        weight_footprint<T, WeightGemmChannelsLastBlocking>},
       {"weight_broadcast_pixels", weight_broadcast_pixels<T>,
        weight_footprint<T, WeightBroadcastPixelsBlocking>},
+      {"weight_few_pixels", weight_few_pixels<T>, weight_footprint<T, WeightFewPixelsBlocking>},
       {"weight_direct_planar", weight_direct_planar<T>,
        weight_footprint<T, WeightDirectPlanarBlocking>},
       {"weight_grouped_channels_last", weight_grouped_channels_last<T>,

@@ -13,6 +13,43 @@ constexpr int kPixelsOfPass = 4;
 /// Destination channels of an item.
 constexpr int64_t kFewPixelsRows = 64;
 
+/// Where the source of a pixel goes, channel c and tap t at c * channel + taps[t], dense.
+struct GatheredOrder {
+  int64_t channel;
+  const int64_t* taps;
+};
+
+/// What destination pixel `pixel` of a group reads, in `order`. `source` is channel 0 of the group
+/// in image 0.
+template <class T>
+void gather_pixel(const ContractionShape& shape, const Strides& strides, const T* source,
+                  int64_t pixel, const GatheredOrder& order, Accumulator<T>* to) {
+  const Walk* walk = shape.walk;
+  const PixelPlace at(shape, pixel);
+  const T* image = source + at.image * strides.batch;
+  const int64_t* place = order.taps;
+  const bool is_run = shape.taps() == 1;
+  for (int64_t td = 0; td < walk[0].tap_count; ++td) {
+    const int64_t z = walk[0].resolve(at.d * walk[0].step + walk[0].taps[td].offset);
+    for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+      const int64_t y = walk[1].resolve(at.h * walk[1].step + walk[1].taps[th].offset);
+      for (int64_t tw = 0; tw < walk[2].tap_count; ++tw) {
+        const int64_t x = walk[2].resolve(at.w * walk[2].step + walk[2].taps[tw].offset);
+        const bool inside = z >= 0 && y >= 0 && x >= 0;
+        const T* from = image + z * strides.axis[0] + y * strides.axis[1] + x * strides.axis[2];
+        Accumulator<T>* out = to + *place++;
+        if (inside && is_run) {
+          copy_strided(from, strides.channel, shape.depth, out);
+          continue;
+        }
+        for (int64_t c = 0; c < shape.depth; ++c) {
+          out[c * order.channel] = inside ? widen(from[c * strides.channel]) : Accumulator<T>(0);
+        }
+      }
+    }
+  }
+}
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct FewPixelsBlocking {
@@ -26,7 +63,7 @@ struct FewPixelsBlocking {
     pixels = p.batch * p.pixels();
     row_blocks = ceil_div(p.rows, kFewPixelsRows);
     along_inner = weight_rows_are_dense(p, p.weight_strides);
-    table_bytes = sizeof(int64_t) * (p.taps() + inner);
+    table_bytes = sizeof(int64_t) * 2 * p.taps();
     gathered_bytes = sizeof(A) * p.groups * pixels * inner;
   }
 
@@ -36,71 +73,47 @@ struct FewPixelsBlocking {
   }
 };
 
-/// What destination pixel `pixel` of a group reads, with the source channel and tap of weight
-/// offset i at to[place[channel * taps + tap]]. `source` is channel 0 of the group in image 0.
-template <class T>
-void gather_pixel(const Contraction<T>& p, const T* source, int64_t pixel, const int64_t* place,
-                  Accumulator<T>* to) {
-  const Walk* walk = p.walk;
-  const PixelPlace at(p, pixel);
-  const T* image = source + at.image * p.source_strides.batch;
-  const int64_t taps = p.taps();
-  int64_t tap = 0;
-  for (int64_t td = 0; td < walk[0].tap_count; ++td) {
-    const int64_t z = walk[0].resolve(at.d * walk[0].step + walk[0].taps[td].offset);
-    for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-      const int64_t y = walk[1].resolve(at.h * walk[1].step + walk[1].taps[th].offset);
-      for (int64_t tw = 0; tw < walk[2].tap_count; ++tw, ++tap) {
-        const int64_t x = walk[2].resolve(at.w * walk[2].step + walk[2].taps[tw].offset);
-        const bool inside = z >= 0 && y >= 0 && x >= 0;
-        const T* from = image + z * p.source_strides.axis[0] + y * p.source_strides.axis[1] +
-                        x * p.source_strides.axis[2];
-        if (inside && taps == 1) {
-          copy_strided(from, p.source_strides.channel, p.depth, to);
-          continue;
-        }
-        for (int64_t c = 0; c < p.depth; ++c) {
-          to[place[c * taps + tap]] =
-              inside ? widen(from[c * p.source_strides.channel]) : Accumulator<T>(0);
-        }
-      }
-    }
-  }
-}
-
-/// sums[r * pitch + i] = weight row r times gathered pixel i, for kRows rows and kPixels pixels.
+/// sums[i * kRows + r] = weight row r times gathered pixel i, for kRows rows and kPixels pixels;
+/// `sums` has room for whole registers.
 template <class T, int kRows, int kPixels>
 inline void multiply_along_inner(const T* weight, int64_t row, const Accumulator<T>* x,
-                                 int64_t inner, Accumulator<T>* sums, int64_t pitch) {
+                                 int64_t inner, Accumulator<T>* sums) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  Vec<A> sum[kRows][kPixels] = {};
+  Vec<A> sum[kPixels * kRows] = {};
   int64_t k = 0;
   const auto add = [&](auto read) {
     Vec<A> value[kPixels];
 #pragma GCC unroll 4
     for (int i = 0; i < kPixels; ++i) value[i] = read(x + i * inner + k);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vec<A> w = read(weight + r * row + k);
 #pragma GCC unroll 4
-      for (int i = 0; i < kPixels; ++i) sum[r][i] += w * value[i];
+      for (int i = 0; i < kPixels; ++i) sum[i * kRows + r] += w * value[i];
     }
   };
   for (; k + lanes <= inner; k += lanes) add([](const auto* from) { return load_wide(from); });
   if (k < inner) add([&](const auto* from) { return load_partial(from, inner - k); });
-  for (int r = 0; r < kRows; ++r) {
-    for (int i = 0; i < kPixels; ++i) sums[r * pitch + i] = sum_lanes<A>(sum[r][i]);
-  }
+  store_sums<A>(sum, sums);
 }
 
+/// Sums of a pass over K.
+constexpr int kSumsOfPass = CNNOPS_VECTOR_BYTES == 64 ? 16 : 8;
+
+/// What of a weight whose destination channels are neighbours meets a gathered pixel: K position
+/// (channel, tap) at channel * depth + taps[tap].
+struct WeightOrder {
+  int64_t channels, depth;
+  int64_t tap_count;
+  const int64_t* taps;
+};
+
 /// sums[i * pitch + r] = weight row r times gathered pixel i, for `rows` rows, at most a register
-/// of them per kVectors. Rows are neighbours, and K position k of the first is at
-/// weight[offsets[k]].
+/// of them per kVectors.
 template <class T, int kVectors, int kPixels>
-inline void multiply_along_rows(const T* weight, const int64_t* offsets, int64_t rows,
-                                const Accumulator<T>* x, int64_t inner, Accumulator<T>* sums,
-                                int64_t pitch) {
+inline void multiply_along_rows(const T* weight, const WeightOrder& order, int64_t rows,
+                                const Accumulator<T>* x, Accumulator<T>* sums, int64_t pitch) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kVectors][kPixels] = {};
@@ -110,14 +123,17 @@ inline void multiply_along_rows(const T* weight, const int64_t* offsets, int64_t
     const int64_t left = rows - j * lanes;
     counts[j] = left < 0 ? 0 : left > lanes ? lanes : left;
   }
-  for (int64_t k = 0; k < inner; ++k) {
-    const T* from = weight + offsets[k];
+  const int64_t inner = order.channels * order.tap_count;
+  for (int64_t c = 0; c < order.channels; ++c) {
+    for (int64_t t = 0; t < order.tap_count; ++t, ++x) {
+      const T* from = weight + c * order.depth + order.taps[t];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      const Vec<A> w =
-          whole ? load_wide(from + j * lanes) : load_partial(from + j * lanes, counts[j]);
+      for (int j = 0; j < kVectors; ++j) {
+        const Vec<A> w =
+            whole ? load_wide(from + j * lanes) : load_partial(from + j * lanes, counts[j]);
 #pragma GCC unroll 4
-      for (int i = 0; i < kPixels; ++i) sum[j][i] += w * broadcast(x[i * inner + k]);
+        for (int i = 0; i < kPixels; ++i) sum[j][i] += w * broadcast(x[i * inner]);
+      }
     }
   }
 #pragma GCC unroll 4
@@ -131,21 +147,24 @@ inline void multiply_along_rows(const T* weight, const int64_t* offsets, int64_t
 /// [pixel][kFewPixelsRows].
 template <class T, int kPixels>
 void few_pixels_block(const Contraction<T>& p, bool along_inner, const T* weight,
-                      const int64_t* offsets, int64_t rows, const Accumulator<T>* x, int64_t inner,
+                      const WeightOrder& order, int64_t rows, const Accumulator<T>* x,
                       Accumulator<T>* sums) {
   using A = Accumulator<T>;
   if (along_inner) {
-    constexpr int block = kPixels == 1 ? 8 : 4;
-    A part[8 * kPixelsOfPass];
+    constexpr int block = kSumsOfPass / kPixels, few = block > 4 ? 4 : 1;
+    const int64_t inner = order.channels * order.tap_count;
+    alignas(64) A part[kSumsOfPass > kLanes<A> ? kSumsOfPass : kLanes<A>];
     for (int64_t r = 0; r < rows;) {
       const int64_t row = p.weight_strides.row;
-      const int64_t some = rows - r >= block ? block : 1;
-      const auto multiply =
-          some > 1 ? multiply_along_inner<T, block, kPixels> : multiply_along_inner<T, 1, kPixels>;
-      multiply(weight + r * row, row, x, inner, part, kPixels);
-      for (int64_t j = 0; j < some; ++j, ++r) {
-        for (int i = 0; i < kPixels; ++i) sums[i * kFewPixelsRows + r] = part[j * kPixels + i];
+      const int64_t some = rows - r >= block ? block : rows - r >= few ? few : 1;
+      const auto multiply = some == block ? multiply_along_inner<T, block, kPixels>
+                            : some == few ? multiply_along_inner<T, few, kPixels>
+                                          : multiply_along_inner<T, 1, kPixels>;
+      multiply(weight + r * row, row, x, inner, part);
+      for (int i = 0; i < kPixels; ++i) {
+        for (int64_t j = 0; j < some; ++j) sums[i * kFewPixelsRows + r + j] = part[i * some + j];
       }
+      r += some;
     }
     return;
   }
@@ -157,7 +176,7 @@ void few_pixels_block(const Contraction<T>& p, bool along_inner, const T* weight
     const int64_t some = rows - r < most ? rows - r : most;
     const auto multiply =
         many ? multiply_along_rows<T, vectors, kPixels> : multiply_along_rows<T, 1, kPixels>;
-    multiply(weight + r, offsets, some, x, inner, sums + r, kFewPixelsRows);
+    multiply(weight + r, order, some, x, sums + r, kFewPixelsRows);
     r += some;
   }
 }
@@ -170,22 +189,22 @@ void few_pixels(const Contraction<T>& p) {
 
   Scratch tables(blocking.table_bytes);
   int64_t* offsets = tables.as<int64_t>();
-  int64_t* place = offsets + taps;  // of (channel, tap): along K that of the weight, else in order
   tap_offsets(p, p.weight_strides, offsets);
+  int64_t* in_order = offsets + taps;
+  for (int64_t t = 0; t < taps; ++t) in_order[t] = t;
   const int64_t depth_stride = p.depth == 1 ? 0 : p.weight_strides.depth;
-  for (int64_t k = 0; k < inner; ++k) {
-    place[k] = blocking.along_inner ? k / taps * depth_stride + offsets[k % taps] : k;
-  }
+  const WeightOrder weights{p.depth, depth_stride, taps, offsets};
+  // Along K as the weight has it, else as `multiply_along_rows` takes it.
+  const GatheredOrder order =
+      blocking.along_inner ? GatheredOrder{depth_stride, offsets} : GatheredOrder{taps, in_order};
   Scratch gathered(blocking.gathered_bytes);
   A* x = gathered.as<A>();
   for (int64_t group = 0; group < p.groups; ++group) {
     for (int64_t i = 0; i < pixels; ++i) {
-      gather_pixel(p, p.source + group * p.depth * p.source_strides.channel, i, place,
-                   x + (group * pixels + i) * inner);
+      gather_pixel(p, p.source_strides, p.source + group * p.depth * p.source_strides.channel, i,
+                   order, x + (group * pixels + i) * inner);
     }
   }
-  // From here on: where the weight of K position k starts, for registers along rows.
-  for (int64_t k = 0; k < inner; ++k) place[k] = k / taps * depth_stride + offsets[k % taps];
 
   const int64_t work = pixels * inner * kFewPixelsRows;
   const int64_t items = p.groups * blocking.row_blocks;
@@ -202,7 +221,7 @@ void few_pixels(const Contraction<T>& p) {
         const auto block = some == 4   ? few_pixels_block<T, 4>
                            : some == 2 ? few_pixels_block<T, 2>
                                        : few_pixels_block<T, 1>;
-        block(p, blocking.along_inner, weight, place, rows, from, inner, sums);
+        block(p, blocking.along_inner, weight, weights, rows, from, sums);
         for (int64_t j = 0; j < some; ++j, ++i) {
           T* to = p.dest + PixelPlace(p, i).offset(p.dest_strides);
           for (int64_t r = 0; r < rows; ++r) {

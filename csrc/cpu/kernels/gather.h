@@ -7,7 +7,7 @@
 // segments are short and many: there the index of every (tap, column) is worked out once for a
 // block and serves all source channels through indexed loads.
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 /// The size of parts, `most` at most, that cut `count` evenly and are as few as there can be.

@@ -37,25 +37,32 @@ constexpr int64_t kManyTaps = 1024;
 /// though no fewer than a tile.
 constexpr int64_t kWidenedBytes = int64_t(1) << 20;
 
-/// Packs the weights of all groups: [groups][blocks][tap][channel][columns of the block].
+/// Packs `lanes` destination channels of a group times all of K, register `piece` of [blocks][tap]
+/// [channel][columns of the block]; the pieces of a block interleave.
+template <class T>
+void pack_weight_piece(const Contraction<T>& p, const int64_t* taps, int64_t group, int64_t piece,
+                       Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  const int64_t inner = p.depth * p.taps(), first = piece * kLanes<A>;
+  const EvenBlocks<A> blocks(p.rows);
+  const int64_t block = blocks.of(piece), column = blocks.begin(block);
+  const int64_t width = blocks.begin(block + 1) - column;
+  A* out = to + column * inner + (first - column);
+  read_weight_columns(p, taps, group, first, 0, p.depth, [&](int64_t tap, int64_t c, Vec<A> v) {
+    store(out + (tap * p.depth + c) * width, v);
+  });
+}
+
+/// Packs the weights of all groups, one behind the other.
 template <class T>
 void pack_weight_columns(const Contraction<T>& p, const int64_t* taps, Accumulator<T>* to) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  const int64_t tap_count = p.taps(), inner = p.depth * tap_count;
-  const EvenBlocks<A> blocks(p.rows);
-  const int64_t padded_rows = blocks.registers * lanes;
-  // A piece is `lanes` destination channels times all of K; the pieces of a block interleave.
-  const int64_t pieces = blocks.registers;
+  const int64_t inner = p.depth * p.taps(), pieces = EvenBlocks<A>(p.rows).registers;
   parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / pieces, first = i % pieces * lanes;
-      const int64_t block = blocks.of(i % pieces), column = blocks.begin(block);
-      const int64_t width = blocks.begin(block + 1) - column;
-      A* out = to + (group * padded_rows + column) * inner + (first - column);
-      read_weight_columns(p, taps, group, first, 0, p.depth, [&](int64_t tap, int64_t c, Vec<A> v) {
-        store(out + (tap * p.depth + c) * width, v);
-      });
+      const int64_t group = i / pieces;
+      pack_weight_piece(p, taps, group, i % pieces, to + group * pieces * lanes * inner);
     }
   });
 }
@@ -96,8 +103,8 @@ struct PixelPlace {
   }
 };
 
-/// Where the pixels of a block read: a pointer for each pixel and tap, [tile][tap][kTileRows].
-template <class T>
+/// Where the pixels of a block read: a pointer for each pixel and tap, [tile][tap][kRows].
+template <class T, int kRows = kTileRows>
 struct PixelPointers {
   const Contraction<T>& p;
   bool merged;     // the taps of a kernel row are one tap
@@ -112,7 +119,7 @@ struct PixelPointers {
   /// for lines() pointers: where the kernel rows of a row of pixels start, null in padding.
   void point(const T* source, int64_t first, int64_t count, const T** row, const T** to) const {
     const Walk& width = p.walk[2];
-    const int64_t tile = taps() * kTileRows, stride = p.source_strides.axis[2];
+    const int64_t tile = taps() * kRows, stride = p.source_strides.axis[2];
     if (reads_each_pixel(p, p.source_strides)) {
       for (int64_t i = 0; i < count; ++i) to[i] = source + (first + i) * stride;
       return;
@@ -121,13 +128,13 @@ struct PixelPointers {
     PixelPlace at(p, first);
     for (int64_t i = 0; i < count; ++i, at.step(p)) {
       if (i == 0 || at.w == 0) point_lines(source, at, row);
-      const T** out = to + i / kTileRows * tile + i % kTileRows;
+      const T** out = to + i / kRows * tile + i % kRows;
       if (merged) {
         point_rows(row, at.w * width.step + width.taps[0].offset, spare, out);
         continue;
       }
       for (int64_t line = 0; line < lines(); ++line) {
-        for (int64_t t = 0; t < width.tap_count; ++t, out += kTileRows) {
+        for (int64_t t = 0; t < width.tap_count; ++t, out += kRows) {
           const int64_t x = width.resolve(at.w * width.step + width.taps[t].offset);
           *out = row[line] == nullptr || x < 0 ? zeros : row[line] + x * stride;
         }
@@ -156,7 +163,7 @@ struct PixelPointers {
   void point_rows(const T* const* row, int64_t x, T*& spare, const T** out) const {
     const int64_t count = lines(), size = p.walk[2].size, taps = p.walk[2].tap_count;
     const bool inside = x >= 0 && x + taps <= size;
-    for (int64_t line = 0; line < count; ++line, out += kTileRows) {
+    for (int64_t line = 0; line < count; ++line, out += kRows) {
       if (row[line] == nullptr) {
         *out = zeros;
       } else if (inside) {

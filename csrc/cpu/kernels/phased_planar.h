@@ -9,58 +9,80 @@
 // An item is a band (band.h) of source rows and all destinations of one channel group and depth
 // that belong to them: the band is gathered once, and behind it every tap is a shifted load.
 
-/// Registers of sums of a block: enough chains of FMAs, and all of them stay in registers.
+/// Registers of sums of a block and a destination channel: enough chains of FMAs, and those of two
+/// channels stay in registers.
 constexpr int kPhasedRegisters = 8;
 
-/// What the blocks of a destination row share.
+/// Destination channels of a block, which share what they load.
+constexpr int kPhasedChannels = 2;
+
+/// What the blocks of a destination row share, in one channel or two neighbours.
 template <class T>
 struct PhasedRow {
   using A = Accumulator<T>;
   const int64_t* offsets;  // of all taps: where each starts in the band
   const A* weight;         // of all taps
+  int64_t pitch;           // from the weights of a channel to those of the next
   const int64_t* first;    // those of phase i of the width are [first[i], first[i + 1])
-  A bias;
-  int64_t width;  // destinations
+  const T* bias;           // of the channels, or null
+  int64_t width;           // destinations
+  int64_t channel;         // distance of two destination channels
 };
 
 /// The strides [j, j + kVectors registers) of a row. `rows` is where the row's sources start in the
 /// band.
-template <class T, int kPhases, int kVectors>
+template <class T, int kPhases, int kChannels, int kVectors>
 inline void phased_block(const PhasedRow<T>& in, const Accumulator<T>* rows, int64_t j, T* to) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  Vec<A> sum[kVectors][kPhases];
+  Vec<A> sum[kChannels][kVectors][kPhases];
 #pragma GCC unroll 8
   for (int phase = 0; phase < kPhases; ++phase) {
-    Vec<A> of_phase[kVectors];
+    Vec<A> of_phase[kChannels][kVectors];
+#pragma GCC unroll 2
+    for (int c = 0; c < kChannels; ++c) {
+      const A bias = in.bias != nullptr ? widen(in.bias[c]) : A(0);
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) of_phase[v] = broadcast(in.bias);
-    for (int64_t k = in.first[phase]; k < in.first[phase + 1]; ++k) {
-      const Vec<A> value = broadcast(in.weight[k]);
-      const A* from = rows + in.offsets[k] + j;
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) of_phase[v] += value * load(from + v * lanes);
+      for (int v = 0; v < kVectors; ++v) of_phase[c][v] = broadcast(bias);
     }
+    for (int64_t k = in.first[phase]; k < in.first[phase + 1]; ++k) {
+      const A* from = rows + in.offsets[k] + j;
+      Vec<A> value[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sum[v][phase] = of_phase[v];
+      for (int v = 0; v < kVectors; ++v) value[v] = load(from + v * lanes);
+#pragma GCC unroll 2
+      for (int c = 0; c < kChannels; ++c) {
+        const Vec<A> weight = broadcast(in.weight[k + c * in.pitch]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) of_phase[c][v] += weight * value[v];
+      }
+    }
+#pragma GCC unroll 2
+    for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[c][v][phase] = of_phase[c][v];
+    }
   }
+#pragma GCC unroll 2
+  for (int c = 0; c < kChannels; ++c, to += in.channel) {
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) {
-    interleave_all<kPhases, A>(sum[v]);
+    for (int v = 0; v < kVectors; ++v) {
+      interleave_all<kPhases, A>(sum[c][v]);
 #pragma GCC unroll 8
-    for (int i = 0; i < kPhases; ++i) {
-      const int64_t at = (j + v * lanes) * kPhases + i * lanes;
-      if (at + lanes <= in.width) {
-        store_narrow(to + at, sum[v][i]);
-      } else if (at < in.width) {
-        store_partial(to + at, sum[v][i], in.width - at);
+      for (int i = 0; i < kPhases; ++i) {
+        const int64_t at = (j + v * lanes) * kPhases + i * lanes;
+        if (at + lanes <= in.width) {
+          store_narrow(to + at, sum[c][v][i]);
+        } else if (at < in.width) {
+          store_partial(to + at, sum[c][v][i], in.width - at);
+        }
       }
     }
   }
 }
 
 /// A destination row of `strides` strides.
-template <class T, int kPhases>
+template <class T, int kPhases, int kChannels>
 void phased_row(const PhasedRow<T>& in, const Accumulator<T>* rows, int64_t strides, T* to) {
   constexpr int lanes = kLanes<Accumulator<T>>, most = kPhasedRegisters / kPhases;
   constexpr int two = most > 2 ? 2 : most, three = most > 3 ? 3 : most;
@@ -69,10 +91,10 @@ void phased_row(const PhasedRow<T>& in, const Accumulator<T>* rows, int64_t stri
     // Blocks of about the same width.
     const int64_t vectors = ceil_div(left, ceil_div(left, int64_t(most)));
     switch (vectors) {
-      case 1: phased_block<T, kPhases, 1>(in, rows, j, to); break;
-      case 2: phased_block<T, kPhases, two>(in, rows, j, to); break;
-      case 3: phased_block<T, kPhases, three>(in, rows, j, to); break;
-      default: phased_block<T, kPhases, most>(in, rows, j, to); break;
+      case 1: phased_block<T, kPhases, kChannels, 1>(in, rows, j, to); break;
+      case 2: phased_block<T, kPhases, kChannels, two>(in, rows, j, to); break;
+      case 3: phased_block<T, kPhases, kChannels, three>(in, rows, j, to); break;
+      default: phased_block<T, kPhases, kChannels, most>(in, rows, j, to); break;
     }
     j += vectors * lanes;
     left -= vectors;
@@ -83,13 +105,13 @@ template <class T>
 using PhasedRowKernel = void (*)(const PhasedRow<T>&, const Accumulator<T>*, int64_t, T*);
 
 /// The code for a stride of the width; the plan asks for these.
-template <class T>
+template <class T, int kChannels>
 PhasedRowKernel<T> phased_row_of(int64_t stride) {
   switch (stride) {
-    case 2: return phased_row<T, 2>;
-    case 3: return phased_row<T, 3>;
-    case 4: return phased_row<T, 4>;
-    default: return phased_row<T, 8>;
+    case 2: return phased_row<T, 2, kChannels>;
+    case 3: return phased_row<T, 3, kChannels>;
+    case 4: return phased_row<T, 4, kChannels>;
+    default: return phased_row<T, 8, kChannels>;
   }
 }
 
@@ -192,9 +214,11 @@ struct PhasedTaps {
                              (th.offset - band.low[0]) * band.row + tw.offset - band.low[1];
             const T* from = p.weight + c * strides.depth + td.kernel * strides.axis[0] +
                             th.kernel * strides.axis[1] + tw.kernel * strides.axis[2];
-            for (int64_t channel = 0; channel < p.groups * p.rows; ++channel) {
-              weights[channel * blocking.inner + found] =
-                  widen(from[channel / p.rows * strides.group + channel % p.rows * strides.row]);
+            Accumulator<T>* to = weights + found;
+            for (int64_t group = 0; group < p.groups; ++group, from += strides.group) {
+              for (int64_t m = 0; m < p.rows; ++m, to += blocking.inner) {
+                *to = widen(from[m * strides.row]);
+              }
             }
           }
         }
@@ -216,7 +240,8 @@ void phased_planar(const InputGradient<T>& p) {
   Scratch packed(blocking.weight_bytes);
   const A* weights = packed.as<A>();
   const PhasedTaps<T> taps(p, blocking, tables.as<char>(), packed.as<A>());
-  const PhasedRowKernel<T> compute_row = phased_row_of<T>(wide.stride);
+  const PhasedRowKernel<T> one_channel = phased_row_of<T, 1>(wide.stride);
+  const PhasedRowKernel<T> more_channels = phased_row_of<T, kPhasedChannels>(wide.stride);
 
   const int64_t items = p.batch * p.groups * deep.input * blocking.bands;
   const int64_t item_work = band.max_rows * strides_of_input(wide) * p.rows * inner;
@@ -237,20 +262,23 @@ void phased_planar(const InputGradient<T>& p) {
           shape, band,
           p.source + image * p.source_strides.batch + group * p.depth * p.source_strides.channel,
           p.source_strides, p.depth, z / deep.stride, first, count, rows);
-      for (int64_t m = 0; m < p.rows; ++m) {
+      for (int64_t m = 0; m < p.rows;) {
         const int64_t channel = group * p.rows + m;
-        const A bias = p.bias != nullptr ? widen(p.bias[channel]) : A(0);
+        const bool more = p.rows - m >= kPhasedChannels;
+        m += more ? kPhasedChannels : 1;
+        const T* bias = p.bias != nullptr ? p.bias + channel : nullptr;
         T* plane = p.dest + image * p.dest_strides.batch + channel * p.dest_strides.channel +
                    z * p.dest_strides.axis[0];
         for (int64_t r = 0; r < count; ++r) {
           for (int64_t i = 0; i < high.stride; ++i) {
             const int64_t h = (first + r) * high.stride + i;
             if (h >= high.input) break;
-            const PhasedRow<T> row{taps.offsets, weights + channel * inner,
-                                   taps.first + (phase * high.stride + i) * wide.stride, bias,
-                                   wide.input};
-            compute_row(row, rows + r * band.row, strides_of_input(wide),
-                        plane + h * p.dest_strides.axis[1]);
+            const int64_t* of_row = taps.first + (phase * high.stride + i) * wide.stride;
+            const PhasedRow<T> row{taps.offsets, weights + channel * inner, inner, of_row, bias,
+                                   wide.input,   p.dest_strides.channel};
+            const PhasedRowKernel<T> compute = more ? more_channels : one_channel;
+            compute(row, rows + r * band.row, strides_of_input(wide),
+                    plane + h * p.dest_strides.axis[1]);
           }
         }
       }

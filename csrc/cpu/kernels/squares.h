@@ -1,5 +1,6 @@
 // Squares: as many registers as a register has lanes, transposed in registers. So elements move
-// between planes, where pixels are neighbours, and rows of channels.
+// between planes, where pixels are neighbours, and rows of channels; or the lanes of each are added
+// up.
 
 /// Copies `count` pixels of `channels` planes, `channel` and `stride` apart, to rows of channels,
 /// `pitch` elements a row; what is left of the last register of a row becomes zero.
@@ -45,6 +46,38 @@ inline void store_transposed(Vec<Accumulator<T>> (&square)[kLanes<Accumulator<T>
       store_narrow(to, square[r]);
     } else {
       store_partial(to, square[r], count);
+    }
+  }
+}
+
+/// to[i] = the lanes of all[i], added up; stores whole registers.
+template <class A, int kCount>
+inline void store_sums(const Vec<A> (&all)[kCount], A* to) {
+  constexpr int lanes = kLanes<A>;
+#pragma GCC unroll 8
+  for (int first = 0; first < kCount; first += lanes) {
+    Vec<A> square[lanes] = {};
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j) {
+      if (first + j < kCount) square[j] = all[first + j];
+    }
+    store(to + first, sum_each<A>(square));
+  }
+}
+
+/// to[j * step] = the lanes of from[j], added up, for `count` registers.
+template <class A>
+void add_up_lanes(const A* from, int64_t count, A* to, int64_t step = 1) {
+  constexpr int lanes = kLanes<A>;
+  for (int64_t first = 0; first < count; first += lanes, from += lanes * lanes) {
+    const int64_t some = count - first < lanes ? count - first : lanes;
+    Vec<A> square[lanes] = {};
+    for (int64_t j = 0; j < some; ++j) square[j] = load(from + j * lanes);
+    const Vec<A> sums = sum_each<A>(square);
+    if (step == 1) {
+      store_partial(to + first, sums, some);
+    } else {
+      for (int64_t j = 0; j < some; ++j) to[(first + j) * step] = sums[j];
     }
   }
 }

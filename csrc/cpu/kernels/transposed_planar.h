@@ -6,8 +6,10 @@
 // takes one pointer for each pixel and tap, as it does in channels_last tensors, and what lies in
 // padding costs nothing: its pointer is to a row of zeros, and a tap that no pixel of a tile reads
 // is skipped. Transposing pays when many channels share it on both sides. Weights are packed once
-// per call as [group][column block][tap][channel][columns of the block]. Items are (group, chunk,
-// some column blocks); their sums wait in scratch and are transposed as they are stored.
+// per call as [group][column block][tap][channel][columns of the block]; or, where a single chunk
+// meets them, slice by slice by the item that comes to it, [tap][channel][columns]: packed in
+// advance they would go to memory and back. Items are (group, chunk, some column blocks); their
+// sums wait in scratch and are transposed as they are stored.
 
 /// Pixels of a chunk: so many share each slice of packed weights, and their sums stay in L2.
 constexpr int64_t kTransposedPixels = 4 * kPixelBlock;
@@ -17,6 +19,10 @@ constexpr int64_t kTransposedBytes = 768 << 10;
 
 /// Items for a few cores: those of one chunk may each have to transpose its rows.
 constexpr int64_t kTransposedItems = 4;
+
+/// Source channels of a slice of weights, times taps: with 64 columns about so many fit L2 beside
+/// the slab. At least a register of channels are transposed at a time.
+constexpr int64_t kSliceInner = 288;
 
 /// Rows of which all but so large a part is read are transposed as they lie, one behind the other.
 constexpr int64_t kUnreadOfRow = 8;
@@ -68,8 +74,11 @@ struct TransposedPlanarBlocking {
   int64_t source_rows;   // of a chunk, at most
   int64_t slab;          // channels
   int64_t item_blocks, parts;
-  int64_t weight_bytes, table_bytes, zero_bytes;            // of the call
+  bool packs_slices;                              // of the weights, unless they are packed already
+  int64_t slice;                                  // source channels of one
+  int64_t weight_bytes, table_bytes, zero_bytes;  // of the call
   int64_t slab_bytes, pointer_bytes, row_bytes, sum_bytes;  // of each thread
+  int64_t slice_bytes;
 
   /// Source pixels under so many destinations of a row.
   static int64_t source_width(const Contraction<T>& p, int64_t destinations) {
@@ -114,6 +123,9 @@ struct TransposedPlanarBlocking {
     parts = ceil_div(blocks.count, item_blocks);
 
     weight_bytes = sizeof(A) * p.groups * blocks.registers * lanes * inner;
+    packs_slices = strips.chunks() == 1;
+    slice = round_up(ceil_div(kSliceInner, taps), lanes);
+    slice_bytes = packs_slices ? sizeof(A) * slice * taps * columns : 0;
     table_bytes = sizeof(int64_t) * taps;
     zero_bytes = sizeof(A) * slab;
     const int64_t pixels = round_up(strips.rows * strips.width, kTileRows);
@@ -123,9 +135,12 @@ struct TransposedPlanarBlocking {
     sum_bytes = sizeof(A) * pixels * item_blocks * columns;
   }
 
+  /// Of the weights, unless they are packed already.
+  int64_t packed_bytes() const { return packs_slices ? 0 : weight_bytes; }
+
   Footprint footprint() const {
-    return {kTileRows, columns, weight_bytes + table_bytes + zero_bytes,
-            slab_bytes + pointer_bytes + row_bytes + sum_bytes};
+    return {kTileRows, columns, packed_bytes() + table_bytes + zero_bytes,
+            slab_bytes + pointer_bytes + row_bytes + sum_bytes + slice_bytes};
   }
 };
 
@@ -241,6 +256,20 @@ struct TransposedChunk {
   }
 };
 
+/// Packs source channels [channel, channel + count) of `wide` columns of a group, as [tap][channel]
+/// [columns].
+template <class T>
+void pack_slice(const Contraction<T>& p, const int64_t* taps, int64_t group, int64_t column,
+                int64_t wide, int64_t channel, int64_t count, Accumulator<T>* to) {
+  using A = Accumulator<T>;
+  for (int64_t first = 0; first < wide; first += kLanes<A>) {
+    read_weight_columns(p, taps, group, column + first, channel, channel + count,
+                        [&](int64_t tap, int64_t c, Vec<A> v) {
+                          store(to + (tap * count + c - channel) * wide + first, v);
+                        });
+  }
+}
+
 template <class T>
 void transposed_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
@@ -250,8 +279,12 @@ void transposed_planar(const Contraction<T>& p) {
   const int64_t taps = blocking.taps, slab = blocking.slab, parts = blocking.parts;
   const int64_t padded_rows = blocks.registers * kLanes<A>;
 
-  const PackedColumns<T> packed(p, blocking.weight_bytes);
+  const bool packs_slices = blocking.packs_slices && p.prepared == nullptr;
+  const PackedColumns<T> packed(p, blocking.packed_bytes());
   const A* weights = packed.data();
+  Scratch table(blocking.table_bytes);
+  int64_t* offsets = table.as<int64_t>();
+  tap_offsets(p, p.weight_strides, offsets);
   Scratch zeros(blocking.zero_bytes);
   fill(zeros.as<A>(), slab, A(0));
 
@@ -260,6 +293,7 @@ void transposed_planar(const Contraction<T>& p) {
     Scratch pointer_buffer(blocking.pointer_bytes);
     Scratch row_buffer(blocking.row_bytes);
     Scratch sum_buffer(blocking.sum_bytes);
+    Scratch slice_buffer(packs_slices ? blocking.slice_bytes : 0);
     A* transposed = slab_buffer.as<A>();
     const A** pointers = pointer_buffer.as<const A*>();
     SourceRows<T> under{row_buffer.as<const T*>()};
@@ -284,7 +318,19 @@ void transposed_planar(const Contraction<T>& p) {
         for (int64_t block = block_begin; block < block_end; ++block) {
           const int64_t column = blocks.begin(block), wide = blocks.begin(block + 1) - column;
           A* sums = sum_buffer.as<A>() + (column - first_column) * pixels;
-          for (int64_t tap = 0; tap < taps; tap += tap_block) {
+          for (int64_t k = 0; packs_slices && k < channels; k += blocking.slice) {
+            const int64_t left = channels - k, some = left < blocking.slice ? left : blocking.slice;
+            A* slice = slice_buffer.as<A>();
+            pack_slice(p, offsets, group, column, wide, c + k, some, slice);
+            TileOperands<A> tile{nullptr, k, taps, some, 1, slice, wide};
+            tile.zeros = zeros.as<A>();
+            for (int64_t i = 0; i < pixels; i += kTileRows) {
+              const int rows = int(pixels - i < kTileRows ? pixels - i : kTileRows);
+              tile.rows = pointers + i * taps;
+              multiply<A>(tile, sums + i * wide, wide, c + k > 0, rows, vectors_for<A>(wide));
+            }
+          }
+          for (int64_t tap = 0; !packs_slices && tap < taps; tap += tap_block) {
             const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
             TileOperands<A> tile{nullptr, 0, tap_count, channels, 1, nullptr, wide};
             tile.b = weights + (group * padded_rows + column) * blocking.inner +

@@ -7,7 +7,8 @@
 // because up to 24 elements of K lie at one distance in the block and are the rows of a tile
 // (affine_tile.h), which then walks over all pixels of the block. Grad is read in place where it is
 // channels_last accumulators in whole registers, and copied for a block where not. Items are
-// (group, split); splits are shares of the blocks with sums of their own, added in order.
+// (group, split); splits are shares of the blocks with sums of their own, added in order. Sums that
+// are not split are stored while they are in the cache of the thread that made them.
 
 /// Copies grad of channels [0, rows) of `block` as [row][pixel][padded channels].
 template <class T>
@@ -50,39 +51,59 @@ inline void store_square(Vec<Accumulator<T>> (&square)[kLanes<Accumulator<T>>], 
   }
 }
 
-/// Adds the splits of `sums`, [splits][groups][tap][source channel][padded rows], and stores them
-/// as weights.
+/// For each element of a dense row of the weight, in the order of memory, the position of K that it
+/// has: a sum of (tap, source channel).
+inline void order_of_rows(const ContractionShape& shape, const WeightStrides& strides,
+                          const int64_t* offsets, int64_t* to) {
+  for (int64_t tap = 0; tap < shape.taps(); ++tap) {
+    for (int64_t c = 0; c < shape.depth; ++c) {
+      to[offsets[tap] + c * strides.depth] = tap * shape.depth + c;
+    }
+  }
+}
+
+/// How the sums of a group, [tap][source channel][padded rows], become weights.
 template <class T>
-void store_broadcast_sums(const WeightContraction<T>& p, const Accumulator<T>* sums,
-                          int64_t padded_rows, int64_t splits) {
+struct BroadcastSums {
   using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  const int64_t taps = p.taps(), inner = p.depth * taps;
-  const int64_t split = p.groups * inner * padded_rows;
-  Scratch table(sizeof(int64_t) * taps);
-  int64_t* offsets = table.as<int64_t>();
-  tap_offsets(p, p.dest_strides, offsets);
-  const int64_t pieces = padded_rows / lanes;
-  parallel_for(p.groups * pieces, ceil_div(16384, inner * lanes), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / pieces, first = i % pieces * lanes;
-      const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
-      const A* from = sums + group * inner * padded_rows + first;
-      T* to = p.dest + group * p.dest_strides.group + first * p.dest_strides.row;
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        for (int64_t c = 0; c < p.depth; c += lanes) {
-          const int64_t count = p.depth - c < lanes ? p.depth - c : lanes;
-          Vec<A> square[lanes] = {};
-          for (int64_t j = 0; j < count; ++j, from += padded_rows) {
-            for (int64_t s = 0; s < splits; ++s) square[j] += load(from + s * split);
-          }
-          T* at = to + offsets[tap] + c * p.dest_strides.depth;
-          store_square(square, rows, p.dest_strides.row, count, p.dest_strides.depth, at);
-        }
+  const WeightContraction<T>& p;
+  int64_t padded_rows;
+  int64_t splits, split;   // sets of sums, which are added in order, and their distance
+  const int64_t* offsets;  // of taps in the weight
+  const int64_t* order;    // of dense rows, or null
+
+  /// Stores the weights of a register of grad channels from `first` on.
+  void store(const A* sums, int64_t group, int64_t first) const {
+    constexpr int lanes = kLanes<A>;
+    const int64_t inner = p.depth * p.taps(), left = p.rows - first;
+    const int64_t rows = left < lanes ? left : lanes;
+    T* to = p.dest + group * p.dest_strides.group + first * p.dest_strides.row;
+    const A* from = sums + first;
+    const auto read = [&](int64_t k) {
+      Vec<A> sum = load(from + k * padded_rows);
+      for (int64_t s = 1; s < splits; ++s) sum += load(from + k * padded_rows + s * split);
+      return sum;
+    };
+    if (order != nullptr) {
+      for (int64_t i = 0; i < inner; i += lanes) {
+        const int64_t count = inner - i < lanes ? inner - i : lanes;
+        Vec<A> square[lanes] = {};
+        for (int64_t j = 0; j < count; ++j) square[j] = read(order[i + j]);
+        store_transposed(square, rows, count, to + i, p.dest_strides.row);
+      }
+      return;
+    }
+    for (int64_t tap = 0; tap < p.taps(); ++tap) {
+      for (int64_t c = 0; c < p.depth; c += lanes) {
+        const int64_t count = p.depth - c < lanes ? p.depth - c : lanes;
+        Vec<A> square[lanes] = {};
+        for (int64_t j = 0; j < count; ++j) square[j] = read(tap * p.depth + c + j);
+        T* at = to + offsets[tap] + c * p.dest_strides.depth;
+        store_square(square, rows, p.dest_strides.row, count, p.dest_strides.depth, at);
       }
     }
-  });
-}
+  }
+};
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -94,8 +115,8 @@ struct WeightBroadcastPixelsBlocking {
   SourceRuns runs;                               // the rows of tiles
   bool reads_grad;                               // in place
   int64_t blocks, set, splits, blocks_of_split;  // elements of one set of sums
-  int64_t sum_bytes, table_bytes;                // of the call
-  int64_t copied_bytes, grad_bytes;              // of each thread
+  int64_t split_bytes, table_bytes;              // of the call
+  int64_t copied_bytes, grad_bytes, sum_bytes;   // of each thread
 
   explicit WeightBroadcastPixelsBlocking(const WeightContraction<T>& p)
       : inner(p.depth * p.taps()),
@@ -111,16 +132,17 @@ struct WeightBroadcastPixelsBlocking {
     set = p.groups * inner * padded_rows;
     splits = choose_splits(p.groups, blocks, sizeof(A) * set);
     blocks_of_split = ceil_div(blocks, splits);
-    sum_bytes = sizeof(A) * splits * set;
-    table_bytes = sizeof(int64_t) * (runs.count + layout.rows);
+    split_bytes = splits > 1 ? sizeof(A) * splits * set : 0;
+    sum_bytes = splits > 1 ? 0 : sizeof(A) * inner * padded_rows;
+    table_bytes = sizeof(int64_t) * (runs.count + layout.rows + p.taps() + inner);
     copied_bytes = sizeof(A) * layout.elements;
     grad_bytes = reads_grad ? 0 : sizeof(A) * layout.rows * layout.width * padded_rows;
   }
 
   Footprint footprint() const {
     const int64_t most = affine_rows(vectors_for<A>(widest));
-    return {runs.run < most ? runs.run : most, widest, sum_bytes + table_bytes,
-            copied_bytes + grad_bytes};
+    return {runs.run < most ? runs.run : most, widest, split_bytes + table_bytes,
+            copied_bytes + grad_bytes + sum_bytes};
   }
 };
 
@@ -140,14 +162,25 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
   of_tiles.point(p, layout, starts);
   for (int64_t h = 0; h < layout.rows; ++h) rows[h] = h * walk[1].step * layout.strides.axis[1];
 
-  Scratch workspace(blocking.sum_bytes);
+  int64_t* offsets = rows + layout.rows;
+  int64_t* order = offsets + p.taps();
+  tap_offsets(p, p.dest_strides, offsets);
+  const bool dense = weight_rows_are_dense(p, p.dest_strides);
+  if (dense) order_of_rows(p, p.dest_strides, offsets, order);
+  const BroadcastSums<T> result{
+      p, padded_rows, blocking.splits, blocking.set, offsets, dense ? order : nullptr};
+
+  Scratch workspace(blocking.split_bytes);
   const PixelBlocks blocks{p, layout};
   parallel_for(p.groups * blocking.splits, 1, [&](int64_t begin, int64_t end) {
     Scratch copied(blocking.copied_bytes);
     Scratch grad_buffer(blocking.grad_bytes);
+    Scratch own(blocking.sum_bytes);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = item % p.groups, split = item / p.groups;
-      A* sums = workspace.as<A>() + split * blocking.set + group * blocking.inner * padded_rows;
+      A* sums = blocking.splits == 1 ? own.as<A>()
+                                     : workspace.as<A>() + split * blocking.set +
+                                           group * blocking.inner * padded_rows;
       fill(sums, blocking.inner * padded_rows, A(0));
       const int64_t last = (split + 1) * blocking.blocks_of_split;
       const int64_t block_end = last < blocking.blocks ? last : blocking.blocks;
@@ -183,7 +216,19 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
           }
         }
       }
+      if (blocking.splits > 1) continue;
+      for (int64_t first = 0; first < padded_rows; first += kLanes<A>) {
+        result.store(sums, group, first);
+      }
     }
   });
-  store_broadcast_sums(p, workspace.as<A>(), padded_rows, blocking.splits);
+  if (blocking.splits == 1) return;
+  const int64_t pieces = padded_rows / kLanes<A>, inner = blocking.inner;
+  const int64_t grain = ceil_div(16384, inner * kLanes<A>);
+  parallel_for(p.groups * pieces, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / pieces;
+      result.store(workspace.as<A>() + group * inner * padded_rows, group, i % pieces * kLanes<A>);
+    }
+  });
 }

@@ -23,11 +23,34 @@ inline bool places_of_taps(const int64_t* taps, int64_t count, int64_t row, int6
   return true;
 }
 
-/// Calls put(tap, register) for the taps of `lanes` kernels that lie side by side, `row` elements
+/// Reads `count` neighbouring elements from `from` on of each of `rows` rows, `row` elements apart,
+/// and transposes them; what is left of the square becomes zero. Brings the line `lines` behind.
+template <class T>
+inline void read_square(const T* from, int64_t row, int64_t rows, int64_t count, int64_t lines,
+                        Vec<Accumulator<T>> (&square)[kLanes<Accumulator<T>>]) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
+  if (rows == lanes && count == lanes) {
+#pragma GCC unroll 16
+    for (int r = 0; r < lanes; ++r) {
+      fetch_ahead(from + r * row, lines);
+      square[r] = load_wide(from + r * row);
+    }
+  } else {
+#pragma GCC unroll 1
+    for (int r = 0; r < lanes; ++r) {
+      square[r] = r < rows ? load_partial(from + r * row, count) : Vec<A>{};
+    }
+  }
+  transpose<A>(square);
+}
+
+/// Calls put(tap, register) for the taps of `rows` kernels that lie side by side, `row` elements
 /// each. Squares of kernels and of neighbouring places go through registers: gathering the taps one
 /// by one takes several times as long.
 template <class T, class Put>
-inline void read_kernels(const T* from, int64_t row, const int64_t* places, const Put& put) {
+inline void read_kernels(const T* from, int64_t row, int64_t rows, const int64_t* places,
+                         const Put& put) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   for (int64_t first = 0; first < row; first += lanes) {
@@ -36,8 +59,8 @@ inline void read_kernels(const T* from, int64_t row, const int64_t* places, cons
 #pragma GCC unroll 16
     for (int r = 0; r < lanes; ++r) {
       const T* at = from + r * row + first;
-      const int64_t left = (lanes - r) * row - first;
-      square[r] = left >= lanes ? load_wide(at) : load_partial(at, left);
+      const int64_t left = (rows - r) * row - first;
+      square[r] = left >= lanes ? load_wide(at) : load_partial(at, left > 0 ? left : 0);
     }
     transpose<A>(square);
 #pragma GCC unroll 16
@@ -60,78 +83,68 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
   const int64_t tap_count = p.taps(), row = p.weight_strides.row, depth = p.weight_strides.depth;
   const T* from = p.weight + group * p.weight_strides.group + first * row;
   const int64_t rows = p.rows - first < lanes ? p.rows - first : lanes;
-  const auto element = [&](int64_t tap, int64_t c) {
-    alignas(64) A values[lanes] = {};
-    const T* at = from + taps[tap] + c * depth;
-    for (int64_t r = 0; r < rows; ++r) values[r] = widen(at[r * row]);
-    put(tap, c, load(values));
-  };
-  int64_t places[kMostTapsOfRun];
-  const bool side_by_side =
-      row != 1 && tap_count > 1 && places_of_taps(taps, tap_count, row, places);
-  const int64_t squares = rows < lanes ? 0 : (channel_end - channel_begin) / lanes * lanes;
-  int64_t c = channel_begin;
   if (depth == 1) {
     // Tap by tap: neighbouring channels of a tap are neighbours in memory.
     for (int64_t tap = 0; tap < tap_count; ++tap) {
-      for (int64_t k = c; k < c + squares; k += lanes) {
+      for (int64_t c = channel_begin; c < channel_end; c += lanes) {
+        const int64_t count = channel_end - c < lanes ? channel_end - c : lanes;
         Vec<A> square[lanes];
+        read_square(from + taps[tap] + c, row, rows, count, 1, square);
 #pragma GCC unroll 16
         for (int r = 0; r < lanes; ++r) {
-          const T* at = from + taps[tap] + k + r * row;
-          fetch_ahead(at, 1);
-          square[r] = load_wide(at);
+          if (r < count) put(tap, c + r, square[r]);
         }
-        transpose<A>(square);
-#pragma GCC unroll 16
-        for (int r = 0; r < lanes; ++r) put(tap, k + r, square[r]);
       }
     }
-    c += squares;
+    return;
   }
-  for (; c < channel_begin + squares; c += lanes) {
-    if (row == 1) {
+  if (row == 1) {
+    for (int64_t c = channel_begin; c < channel_end; ++c) {
       for (int64_t tap = 0; tap < tap_count; ++tap) {
-        for (int64_t r = c; r < c + lanes; ++r) {
-          const T* at = from + taps[tap] + r * depth;
-          fetch_ahead(at, 1);
-          put(tap, r, load_wide(at));
-        }
-      }
-    } else if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
-      // (channel, tap) is one contiguous run of lanes * tap_count elements per row.
-      int64_t tap = 0, channel = c;
-      for (int64_t k = 0; k < lanes * tap_count; k += lanes) {
-        Vec<A> square[lanes];
-#pragma GCC unroll 16
-        for (int r = 0; r < lanes; ++r) {
-          const T* at = from + c * depth + k + r * row;
-          fetch_ahead(at, 8);
-          square[r] = load_wide(at);
-        }
-        transpose<A>(square);
-#pragma GCC unroll 16
-        for (int r = 0; r < lanes; ++r) {
-          put(tap, channel, square[r]);
-          if (++tap == tap_count) tap = 0, ++channel;
-        }
-      }
-    } else if (side_by_side) {
-      for (int64_t r = c; r < c + lanes; ++r) {
-        for (int64_t line = 0; line < row; ++line) fetch_ahead(from + (r + 1) * depth, line);
-        read_kernels(from + r * depth, row, places, [&](int64_t tap, Vec<A> v) { put(tap, r, v); });
-      }
-    } else {
-      for (int64_t r = c; r < c + lanes; ++r) {
-        for (int64_t tap = 0; tap < tap_count; ++tap) {
-          const T* at = from + r * depth;
-          fetch_ahead(at, tap_count + tap);
-          put(tap, r, load_strided(at + taps[tap], row));
-        }
+        const T* at = from + taps[tap] + c * depth;
+        fetch_ahead(at, 1);
+        put(tap, c, rows == lanes ? load_wide(at) : load_partial(at, rows));
       }
     }
+    return;
   }
-  for (int64_t tap = 0; tap < tap_count; ++tap) {
-    for (int64_t rest = c; rest < channel_end; ++rest) element(tap, rest);
+  if (depth == tap_count && taps_are_contiguous(p, p.weight_strides)) {
+    // (channel, tap) is one contiguous run for each row.
+    int64_t tap = 0, channel = channel_begin;
+    const int64_t end = channel_end * tap_count;
+    for (int64_t k = channel_begin * tap_count; k < end; k += lanes) {
+      const int64_t count = end - k < lanes ? end - k : lanes;
+      Vec<A> square[lanes];
+      read_square(from + k, row, rows, count, 8, square);
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) {
+        if (r >= count) continue;
+        put(tap, channel, square[r]);
+        if (++tap == tap_count) tap = 0, ++channel;
+      }
+    }
+    return;
+  }
+  int64_t places[kMostTapsOfRun];
+  if (tap_count > 1 && places_of_taps(taps, tap_count, row, places)) {
+    for (int64_t c = channel_begin; c < channel_end; ++c) {
+      for (int64_t line = 0; line < row; ++line) fetch_ahead(from + (c + 1) * depth, line);
+      read_kernels(from + c * depth, row, rows, places,
+                   [&](int64_t tap, Vec<A> v) { put(tap, c, v); });
+    }
+    return;
+  }
+  for (int64_t c = channel_begin; c < channel_end; ++c) {
+    for (int64_t tap = 0; tap < tap_count; ++tap) {
+      const T* at = from + c * depth + taps[tap];
+      fetch_ahead(at - taps[tap], tap_count + tap);
+      if (rows == lanes) {
+        put(tap, c, load_strided(at, row));
+        continue;
+      }
+      alignas(64) A values[lanes] = {};
+      for (int64_t r = 0; r < rows; ++r) values[r] = widen(at[r * row]);
+      put(tap, c, load(values));
+    }
   }
 }

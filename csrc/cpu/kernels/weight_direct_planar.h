@@ -287,7 +287,7 @@ void weight_direct_planar(const WeightContraction<T>& p) {
       }
       A* out =
           workspace.as<A>() + split * blocking.set + (group * p.rows + row) * p.depth * p.taps();
-      for (int64_t i = 0; i < some_sums; ++i) out[i] = sum_lanes<A>(load(sums + i * lanes));
+      add_up_lanes(sums, some_sums, out);
     }
   });
 

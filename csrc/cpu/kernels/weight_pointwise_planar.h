@@ -95,26 +95,6 @@ void multiply_planes(const Rows<const T>& grad, const Rows<const T>& source, int
   }
 }
 
-/// to[j * step] = the lanes of from[j], added up, for `count` registers.
-template <class T>
-void add_up_lanes(const T* from, int64_t count, T* to, int64_t step) {
-  constexpr int lanes = kLanes<T>;
-  for (int64_t first = 0; first < count; first += lanes, from += lanes * lanes) {
-    const int64_t some = count - first < lanes ? count - first : lanes;
-    Vec<T> square[lanes] = {};
-    for (int64_t j = 0; j < some; ++j) square[j] = load(from + j * lanes);
-    transpose<T>(square);
-    for (int half = lanes / 2; half > 0; half /= 2) {
-      for (int j = 0; j < half; ++j) square[j] += square[j + half];
-    }
-    if (step == 1) {
-      store_partial(to + first, square[0], some);
-    } else {
-      for (int64_t j = 0; j < some; ++j) to[(first + j) * step] = square[0][j];
-    }
-  }
-}
-
 template <class T>
 void weight_pointwise_planar(const WeightContraction<T>& p) {
   constexpr int lanes = kLanes<T>;
