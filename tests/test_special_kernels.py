@@ -650,14 +650,14 @@ FOLDED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "many channels": ((1, 70, 17, 19), (128, 70, 3, 3), {"stride": 2, "padding": 1}),
     "small planes": ((37, 6, 5, 4), (16, 6, 2, 2), {"stride": (2, 1)}),
     "1-d": ((2, 1, 777), (70, 1, 10), {"stride": 5}),
-    "1-d, long": ((1, 2, 9003), (16, 2, 7), {"stride": 2, "padding": 3}),
+    "1-d, long": ((1, 2, 9003), (20, 2, 7), {"stride": 2, "padding": 3}),
     "3-d": ((1, 5, 6, 9, 12), (24, 5, 3, 3, 3), {"stride": 2, "padding": 1}),
     "3-d, few channels": ((1, 2, 5, 7, 18), (16, 2, 3, 3, 3), {"padding": 1}),
     # Every destination is one product: runs of a row across panels, of several images in a block.
     "patches, small planes": ((7, 5, 10, 6), (70, 5, 2, 2), {"stride": 2}),
     "patches, 1-d": ((2, 3, 8 * 75), (24, 3, 8), {"stride": 8}),
     "patches, long rows": ((1, 2, 4, 2400), (150, 2, 2, 4), {"stride": (2, 4)}),
-    "3-d, even patches": ((2, 14, 6, 6, 36), (16, 14, 3, 2, 2), {"stride": (3, 2, 2)}),
+    "3-d, even patches": ((2, 14, 6, 6, 36), (18, 14, 3, 2, 2), {"stride": (3, 2, 2)}),
     "3-d, patches": ((2, 20, 4, 6, 10), (16, 20, 3, 2, 2), {"stride": (3, 2, 2)}),
 }
 for title, (image, weight, options) in FOLDED.items():
@@ -684,6 +684,12 @@ PHASES_AT_ONCE: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]
     ),
     "much padding": ((1, 3, 8, 40), (3, 1, 3, 4), {"stride": 2, "padding": 7, "groups": 3}),
     "few channels": ((2, 6, 11, 41), (9, 2, 3, 3), {"stride": 2, "padding": 1, "groups": 3}),
+    # Input channels two at a time, and one that is left over.
+    "pairs and one": ((2, 9, 11, 41), (12, 3, 3, 3), {"stride": 2, "padding": 1, "groups": 3}),
+    "sixteen channels": ((1, 16, 10, 60), (16, 16, 3, 4), {"stride": 2, "padding": 1}),
+    "stride 3, pairs": ((1, 5, 17, 100), (7, 5, 5, 6), {"stride": 3, "padding": 2}),
+    "stride 4, pairs": ((1, 6, 9, 139), (6, 3, 2, 8), {"stride": (1, 4), "groups": 2}),
+    "stride 8, pairs": ((1, 5, 21, 300), (4, 5, 16, 16), {"stride": 8, "padding": 4}),
     "1-d": ((2, 3, 500), (6, 1, 5), {"stride": 2, "padding": 2, "groups": 3}),
     "3-d": ((1, 3, 7, 9, 40), (3, 1, 3, 2, 3), {"stride": 2, "padding": 1, "groups": 3}),
 }

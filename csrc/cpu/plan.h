@@ -457,6 +457,10 @@ constexpr int64_t kMinOverlappingDepth = 128, kMinOverlappingPixels = 64;
 constexpr int64_t kMaxPhaseTaps = 8;
 constexpr double kDirectPhase = 1.2, kFoldedProduct = 1.25;
 
+/// Channels on either side, of which phases are computed a row at a time, and pairs of them of
+/// narrow rows.
+constexpr int64_t kMaxPhasedChannels = 16, kMaxNarrowPairs = 64;
+
 /// Phases that are computed together have tables of their own each.
 constexpr int64_t kMaxPhases = 64;
 
@@ -864,10 +868,12 @@ template <class T>
 bool suits_phased_rows(const InputGradient<T>& p) {
   const int64_t stride = p.axis[2].stride;
   if (stride != 2 && stride != 3 && stride != 4 && stride != 8) return false;
-  if (p.depth > plan::kFewChannels || p.rows > plan::kFewChannels) return false;
-  // Every pair of channels loads the source again, which a narrow row is worst at.
+  if (p.depth > plan::kMaxPhasedChannels || p.rows > plan::kMaxPhasedChannels) return false;
+  // Two destination channels share what they load, and pairs of them load it again, which a narrow
+  // row is worst at.
+  if (p.depth > plan::kFewChannels && p.rows == 1) return false;
   const int64_t strides = (p.axis[2].input - 1) / stride + 1;
-  if (p.rows * p.depth > plan::kMaxDirectPairs && strides <= plan::kNarrowRow) return false;
+  if (p.rows * p.depth > plan::kMaxNarrowPairs && strides <= plan::kNarrowRow) return false;
   if (p.dest_strides.axis[2] != 1) return false;
   int64_t span[kAxes];
   for (int i = 0; i < kAxes; ++i) {
