@@ -150,11 +150,18 @@ void exchange_parts(WeightContraction<T>& p, int64_t lanes) {
   if (more <= 8 * p.rows * p.depth) swap_parts(p);
 }
 
-/// Exchanges source and grad where channels of the source fill registers of `lanes` better.
+/// Exchanges source and grad where channels of the source fill registers of `lanes` so much better
+/// that it pays for storing the weight across its layout, which takes as long as so many products
+/// of registers with each of its elements.
 template <class T>
 void exchange_to_fill(WeightContraction<T>& p, int64_t lanes) {
-  const int64_t swapped = in_registers(p.depth, lanes) * p.rows;
-  if (parts_are_alike(p) && swapped < in_registers(p.rows, lanes) * p.depth) swap_parts(p);
+  if (!parts_are_alike(p)) return;
+  const bool across = p.dest_strides.depth == 1 && p.dest_strides.row != 1;
+  const double products = across ? 6.0 * double(lanes) : 0;
+  const int64_t rows = in_registers(p.rows, lanes), depth = in_registers(p.depth, lanes);
+  const double saved = double(rows * p.depth) - double(depth * p.rows);
+  const double pixels = double(p.batch) * double(p.walk[2].count);
+  if (saved * pixels > products * double(p.rows) * double(p.depth)) swap_parts(p);
 }
 
 }  // namespace cnnops
