@@ -121,6 +121,9 @@ SHAPES = {
         channels_last=True,
         padding_mode="reflect",
     ),
+    "heads, more taps than a table of pointers has": Shape(
+        HEADS, (1, 16, 46, 57), (1, 16, 46, 46), channels_last=True
+    ),
     "heads, 3-d": Shape(
         HEADS, (1, 48, 3, 4, 5), (2, 48, 2, 3, 3), {"padding": 1}, channels_last=True
     ),
