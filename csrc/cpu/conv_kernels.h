@@ -10,6 +10,10 @@
 
 namespace cnnops {
 
+/// Destination pixels that few_pixels and weight_few_pixels take: more would pay for packing the
+/// weight.
+constexpr int64_t kFewPixels = 8;
+
 /// What a kernel takes for a call, beside its tensors.
 struct Footprint {
   int64_t tile_rows = 0;     // of the tile in registers: elements that are broadcast

@@ -99,9 +99,6 @@ constexpr int64_t kMinPlane = 64;
 /// which transposing the other side takes longer than that.
 constexpr int64_t kMinLongPlane = 1024, kMaxLongPlanes = 512, kFewLongPlanes = 24;
 
-/// More destination pixels than this would pay for packing the weight.
-constexpr int64_t kFewPixels = 8;
-
 /// Rows up to this width leave vectors along them mostly empty, and little work for each.
 constexpr int64_t kNarrowRow = 16;
 
@@ -575,14 +572,14 @@ struct Plan {
 /// weight can be read where it lies.
 template <class T>
 bool suits_few_pixels(const Contraction<T>& p) {
-  return p.batch * p.pixels() <= plan::kFewPixels && p.rows > 1 && p.depth > 1 &&
+  return p.batch * p.pixels() <= kFewPixels && p.rows > 1 && p.depth > 1 &&
          (p.weight_strides.row == 1 || weight_rows_are_dense(p, p.weight_strides));
 }
 
 /// The same for the gradient of a weight: storing it is most of the work.
 template <class T>
 bool suits_few_pixels(const WeightContraction<T>& p) {
-  return p.batch * p.pixels() <= plan::kFewPixels && p.depth > 1 &&
+  return p.batch * p.pixels() <= kFewPixels && p.depth > 1 &&
          weight_rows_are_dense(p, p.dest_strides);
 }
 
@@ -792,7 +789,7 @@ bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes)
   const bool narrow = 2 * p.axis[2].output <= lanes;
   if (taps == 1 && channels_last && p.rows >= plan::kMinSingleTapRows) return false;
   if (taps == 1 && narrow && p.rows >= plan::kMinSingleTapPlanes) return false;
-  if (p.depth < plan::kMinFoldedDepth || pixels <= plan::kFewPixels) return false;
+  if (p.depth < plan::kMinFoldedDepth || pixels <= kFewPixels) return false;
   if (channels_last && p.rows >= lanes && overlapping &&
       (p.depth < plan::kMinOverlappingDepth || pixels < plan::kMinOverlappingPixels)) {
     return false;

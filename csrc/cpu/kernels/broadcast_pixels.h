@@ -249,24 +249,25 @@ void broadcast_pixels(const Contraction<T>& p) {
   const BroadcastPixels<T> tiles{p, blocking, biases, runs, lines};
   const PixelBlocks blocks{p, layout};
   const int64_t all_blocks = p.batch * blocks.of_image();
-  const bool by_groups = blocking.by_groups;
+  const bool by_groups = blocking.by_groups, packs_groups = by_groups && p.prepared == nullptr;
   const int64_t item_work = layout.rows * layout.width * blocking.inner * p.rows;
   const int64_t grain = ceil_div(kSmallestWork, item_work);
   parallel_for(all_blocks * p.groups, grain, [&](int64_t begin, int64_t end) {
     Scratch copied(blocking.copied_bytes);
     Scratch sums(blocking.sum_bytes);
-    Scratch own(p.prepared == nullptr ? blocking.own_bytes() : 0);
+    Scratch own(packs_groups ? blocking.own_bytes() : 0);
     int64_t packed_group = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t group = by_groups ? item / all_blocks : item % p.groups;
       const PixelBlock block = blocks.at(by_groups ? item % all_blocks : item / p.groups);
-      const A* weights = packed.data() + group * padded_rows * blocking.inner;
-      if (by_groups && p.prepared == nullptr) {
-        weights = own.as<A>();
-        const int64_t pieces = group == packed_group ? 0 : columns.registers;
-        for (int64_t i = 0; i < pieces; ++i) pack_weight_piece(p, taps, group, i, own.as<A>());
+      if (packs_groups && group != packed_group) {
+        for (int64_t i = 0; i < columns.registers; ++i) {
+          pack_weight_piece(p, taps, group, i, own.as<A>());
+        }
         packed_group = group;
       }
+      const A* weights =
+          packs_groups ? own.as<A>() : packed.data() + group * padded_rows * blocking.inner;
       const A* source =
           source_of_block(p, layout, p.source, p.source_strides, group, block, copied.as<A>());
       for (int64_t i = 0; i < columns.count; ++i) {

@@ -13,8 +13,8 @@ constexpr int kPixelsOfPass = 4;
 /// Destination channels of an item.
 constexpr int64_t kFewPixelsRows = 64;
 
-/// Where the source of a pixel goes, channel c and tap t at c * channel + taps[t], dense.
-struct GatheredOrder {
+/// Where K lies: channel c and tap t at c * channel + taps[t].
+struct OrderOfK {
   int64_t channel;
   const int64_t* taps;
 };
@@ -23,7 +23,7 @@ struct GatheredOrder {
 /// in image 0.
 template <class T>
 void gather_pixel(const ContractionShape& shape, const Strides& strides, const T* source,
-                  int64_t pixel, const GatheredOrder& order, Accumulator<T>* to) {
+                  int64_t pixel, const OrderOfK& order, Accumulator<T>* to) {
   const Walk* walk = shape.walk;
   const PixelPlace at(shape, pixel);
   const T* image = source + at.image * strides.batch;
@@ -101,19 +101,12 @@ inline void multiply_along_inner(const T* weight, int64_t row, const Accumulator
 /// Sums of a pass over K.
 constexpr int kSumsOfPass = CNNOPS_VECTOR_BYTES == 64 ? 16 : 8;
 
-/// What of a weight whose destination channels are neighbours meets a gathered pixel: K position
-/// (channel, tap) at channel * depth + taps[tap].
-struct WeightOrder {
-  int64_t channels, depth;
-  int64_t tap_count;
-  const int64_t* taps;
-};
-
 /// sums[i * pitch + r] = weight row r times gathered pixel i, for `rows` rows, at most a register
-/// of them per kVectors.
+/// of them per kVectors. Rows are neighbours, and K of the first lies as `order` says.
 template <class T, int kVectors, int kPixels>
-inline void multiply_along_rows(const T* weight, const WeightOrder& order, int64_t rows,
-                                const Accumulator<T>* x, Accumulator<T>* sums, int64_t pitch) {
+inline void multiply_along_rows(const ContractionShape& shape, const T* weight,
+                                const OrderOfK& order, int64_t rows, const Accumulator<T>* x,
+                                Accumulator<T>* sums, int64_t pitch) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kVectors][kPixels] = {};
@@ -123,10 +116,10 @@ inline void multiply_along_rows(const T* weight, const WeightOrder& order, int64
     const int64_t left = rows - j * lanes;
     counts[j] = left < 0 ? 0 : left > lanes ? lanes : left;
   }
-  const int64_t inner = order.channels * order.tap_count;
-  for (int64_t c = 0; c < order.channels; ++c) {
-    for (int64_t t = 0; t < order.tap_count; ++t, ++x) {
-      const T* from = weight + c * order.depth + order.taps[t];
+  const int64_t taps = shape.taps(), inner = shape.depth * taps;
+  for (int64_t c = 0; c < shape.depth; ++c) {
+    for (int64_t t = 0; t < taps; ++t, ++x) {
+      const T* from = weight + c * order.channel + order.taps[t];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         const Vec<A> w =
@@ -147,12 +140,12 @@ inline void multiply_along_rows(const T* weight, const WeightOrder& order, int64
 /// [pixel][kFewPixelsRows].
 template <class T, int kPixels>
 void few_pixels_block(const Contraction<T>& p, bool along_inner, const T* weight,
-                      const WeightOrder& order, int64_t rows, const Accumulator<T>* x,
+                      const OrderOfK& order, int64_t rows, const Accumulator<T>* x,
                       Accumulator<T>* sums) {
   using A = Accumulator<T>;
   if (along_inner) {
     constexpr int block = kSumsOfPass / kPixels, few = block > 4 ? 4 : 1;
-    const int64_t inner = order.channels * order.tap_count;
+    const int64_t inner = p.depth * p.taps();
     alignas(64) A part[kSumsOfPass > kLanes<A> ? kSumsOfPass : kLanes<A>];
     for (int64_t r = 0; r < rows;) {
       const int64_t row = p.weight_strides.row;
@@ -176,7 +169,7 @@ void few_pixels_block(const Contraction<T>& p, bool along_inner, const T* weight
     const int64_t some = rows - r < most ? rows - r : most;
     const auto multiply =
         many ? multiply_along_rows<T, vectors, kPixels> : multiply_along_rows<T, 1, kPixels>;
-    multiply(weight + r, order, some, x, sums + r, kFewPixelsRows);
+    multiply(p, weight + r, order, some, x, sums + r, kFewPixelsRows);
     r += some;
   }
 }
@@ -192,11 +185,9 @@ void few_pixels(const Contraction<T>& p) {
   tap_offsets(p, p.weight_strides, offsets);
   int64_t* in_order = offsets + taps;
   for (int64_t t = 0; t < taps; ++t) in_order[t] = t;
-  const int64_t depth_stride = p.depth == 1 ? 0 : p.weight_strides.depth;
-  const WeightOrder weights{p.depth, depth_stride, taps, offsets};
+  const OrderOfK of_weight{p.weight_strides.depth, offsets};
   // Along K as the weight has it, else as `multiply_along_rows` takes it.
-  const GatheredOrder order =
-      blocking.along_inner ? GatheredOrder{depth_stride, offsets} : GatheredOrder{taps, in_order};
+  const OrderOfK order = blocking.along_inner ? of_weight : OrderOfK{taps, in_order};
   Scratch gathered(blocking.gathered_bytes);
   A* x = gathered.as<A>();
   for (int64_t group = 0; group < p.groups; ++group) {
@@ -221,7 +212,7 @@ void few_pixels(const Contraction<T>& p) {
         const auto block = some == 4   ? few_pixels_block<T, 4>
                            : some == 2 ? few_pixels_block<T, 2>
                                        : few_pixels_block<T, 1>;
-        block(p, blocking.along_inner, weight, weights, rows, from, sums);
+        block(p, blocking.along_inner, weight, of_weight, rows, from, sums);
         for (int64_t j = 0; j < some; ++j, ++i) {
           T* to = p.dest + PixelPlace(p, i).offset(p.dest_strides);
           for (int64_t r = 0; r < rows; ++r) {

@@ -37,6 +37,18 @@ constexpr int64_t kManyTaps = 1024;
 /// though no fewer than a tile.
 constexpr int64_t kWidenedBytes = int64_t(1) << 20;
 
+/// Packs the register of destination channels from `first` on, with source channels [channel,
+/// channel + count) of all taps, as [tap][channel] rows of `width` elements.
+template <class T>
+void pack_weight_register(const Contraction<T>& p, const int64_t* taps, int64_t group,
+                          int64_t first, int64_t channel, int64_t count, int64_t width,
+                          Accumulator<T>* to) {
+  read_weight_columns(p, taps, group, first, channel, channel + count,
+                      [&](int64_t tap, int64_t c, Vec<Accumulator<T>> v) {
+                        store(to + (tap * count + c - channel) * width, v);
+                      });
+}
+
 /// Packs `lanes` destination channels of a group times all of K, register `piece` of [blocks][tap]
 /// [channel][columns of the block]; the pieces of a block interleave.
 template <class T>
@@ -48,9 +60,7 @@ void pack_weight_piece(const Contraction<T>& p, const int64_t* taps, int64_t gro
   const int64_t block = blocks.of(piece), column = blocks.begin(block);
   const int64_t width = blocks.begin(block + 1) - column;
   A* out = to + column * inner + (first - column);
-  read_weight_columns(p, taps, group, first, 0, p.depth, [&](int64_t tap, int64_t c, Vec<A> v) {
-    store(out + (tap * p.depth + c) * width, v);
-  });
+  pack_weight_register(p, taps, group, first, 0, p.depth, width, out);
 }
 
 /// Packs the weights of all groups, one behind the other.

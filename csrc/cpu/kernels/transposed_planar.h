@@ -256,20 +256,6 @@ struct TransposedChunk {
   }
 };
 
-/// Packs source channels [channel, channel + count) of `wide` columns of a group, as [tap][channel]
-/// [columns].
-template <class T>
-void pack_slice(const Contraction<T>& p, const int64_t* taps, int64_t group, int64_t column,
-                int64_t wide, int64_t channel, int64_t count, Accumulator<T>* to) {
-  using A = Accumulator<T>;
-  for (int64_t first = 0; first < wide; first += kLanes<A>) {
-    read_weight_columns(p, taps, group, column + first, channel, channel + count,
-                        [&](int64_t tap, int64_t c, Vec<A> v) {
-                          store(to + (tap * count + c - channel) * wide + first, v);
-                        });
-  }
-}
-
 template <class T>
 void transposed_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
@@ -318,31 +304,33 @@ void transposed_planar(const Contraction<T>& p) {
         for (int64_t block = block_begin; block < block_end; ++block) {
           const int64_t column = blocks.begin(block), wide = blocks.begin(block + 1) - column;
           A* sums = sum_buffer.as<A>() + (column - first_column) * pixels;
-          for (int64_t k = 0; packs_slices && k < channels; k += blocking.slice) {
-            const int64_t left = channels - k, some = left < blocking.slice ? left : blocking.slice;
-            A* slice = slice_buffer.as<A>();
-            pack_slice(p, offsets, group, column, wide, c + k, some, slice);
-            TileOperands<A> tile{nullptr, k, taps, some, 1, slice, wide};
+          const auto multiply_pixels = [&](TileOperands<A> tile, int64_t tap, bool adds) {
             tile.zeros = zeros.as<A>();
             for (int64_t i = 0; i < pixels; i += kTileRows) {
               const int rows = int(pixels - i < kTileRows ? pixels - i : kTileRows);
-              tile.rows = pointers + i * taps;
-              multiply<A>(tile, sums + i * wide, wide, c + k > 0, rows, vectors_for<A>(wide));
+              tile.rows = pointers + i * taps + tap * kTileRows;
+              multiply<A>(tile, sums + i * wide, wide, adds, rows, vectors_for<A>(wide));
             }
+          };
+          if (packs_slices) {
+            for (int64_t k = 0; k < channels; k += blocking.slice) {
+              const int64_t left = channels - k;
+              const int64_t some = left < blocking.slice ? left : blocking.slice;
+              A* slice = slice_buffer.as<A>();
+              for (int64_t i = 0; i < wide; i += kLanes<A>) {
+                pack_weight_register(p, offsets, group, column + i, c + k, some, wide, slice + i);
+              }
+              multiply_pixels({nullptr, k, taps, some, 1, slice, wide}, 0, c + k > 0);
+            }
+            continue;
           }
-          for (int64_t tap = 0; !packs_slices && tap < taps; tap += tap_block) {
+          for (int64_t tap = 0; tap < taps; tap += tap_block) {
             const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
             TileOperands<A> tile{nullptr, 0, tap_count, channels, 1, nullptr, wide};
             tile.b = weights + (group * padded_rows + column) * blocking.inner +
                      (tap * p.depth + c) * wide;
             tile.b_tap = p.depth * wide;
-            tile.zeros = zeros.as<A>();
-            for (int64_t i = 0; i < pixels; i += kTileRows) {
-              const int rows = int(pixels - i < kTileRows ? pixels - i : kTileRows);
-              tile.rows = pointers + i * taps + tap * kTileRows;
-              multiply<A>(tile, sums + i * wide, wide, c > 0 || tap > 0, rows,
-                          vectors_for<A>(wide));
-            }
+            multiply_pixels(tile, tap, c > 0 || tap > 0);
           }
         }
       }

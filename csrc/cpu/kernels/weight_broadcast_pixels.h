@@ -36,21 +36,6 @@ void copy_grad_block(const WeightContraction<T>& p, const T* grad, const PixelBl
   }
 }
 
-/// Stores a square of `depth` registers of `rows` weights each; the distances of both may be any.
-template <class T>
-inline void store_square(Vec<Accumulator<T>> (&square)[kLanes<Accumulator<T>>], int64_t rows,
-                         int64_t row, int64_t count, int64_t depth, T* to) {
-  if (row == 1) {
-    for (int64_t j = 0; j < count; ++j) store_partial(to + j * depth, square[j], rows);
-    return;
-  }
-  if (depth == 1) return store_transposed(square, rows, count, to, row);
-  transpose<Accumulator<T>>(square);
-  for (int64_t r = 0; r < rows; ++r, to += row) {
-    for (int64_t j = 0; j < count; ++j) to[j * depth] = narrow<T>(square[r][j]);
-  }
-}
-
 /// For each element of a dense row of the weight, in the order of memory, the position of K that it
 /// has: a sum of (tap, source channel).
 inline void order_of_rows(const ContractionShape& shape, const WeightStrides& strides,
@@ -94,12 +79,14 @@ struct BroadcastSums {
       return;
     }
     for (int64_t tap = 0; tap < p.taps(); ++tap) {
-      for (int64_t c = 0; c < p.depth; c += lanes) {
-        const int64_t count = p.depth - c < lanes ? p.depth - c : lanes;
-        Vec<A> square[lanes] = {};
-        for (int64_t j = 0; j < count; ++j) square[j] = read(tap * p.depth + c + j);
+      for (int64_t c = 0; c < p.depth; ++c) {
+        const Vec<A> sum = read(tap * p.depth + c);
         T* at = to + offsets[tap] + c * p.dest_strides.depth;
-        store_square(square, rows, p.dest_strides.row, count, p.dest_strides.depth, at);
+        if (p.dest_strides.row == 1) {
+          store_partial(at, sum, rows);
+          continue;
+        }
+        for (int64_t r = 0; r < rows; ++r) at[r * p.dest_strides.row] = narrow<T>(sum[r]);
       }
     }
   }

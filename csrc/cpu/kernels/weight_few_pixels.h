@@ -6,9 +6,6 @@
 // the sum of these products, in registers along K, and is stored once, where it lies. Items are
 // blocks of grad channels of a group.
 
-/// Most pixels of a call.
-constexpr int kWeightPixels = 8;
-
 /// Elements of the gathered pixels that meet a block of rows while they are in L1.
 constexpr int64_t kWeightPixelsInL1 = 4096;
 
@@ -23,7 +20,7 @@ struct WeightFewPixelsBlocking {
   explicit WeightFewPixelsBlocking(const WeightContraction<T>& p) {
     inner = p.depth * p.taps();
     const int64_t all = p.batch * p.pixels();
-    pixels = all <= 1 ? 1 : all <= 2 ? 2 : all <= 4 ? 4 : kWeightPixels;
+    pixels = all <= 1 ? 1 : all <= 2 ? 2 : all <= 4 ? 4 : kFewPixels;
     pitch = round_up(inner, kLanes<A>);
     row_blocks = ceil_div(p.rows, kFewPixelsRows);
     chunk = kWeightPixelsInL1 / pixels;
@@ -67,7 +64,7 @@ void weight_few_pixels(const WeightContraction<T>& p) {
   A* x = gathered.as<A>();                     // [group][pixel][pitch]
   A* factors = x + p.groups * pixels * pitch;  // [group][row][pixel]
   fill(x, p.groups * pixels * (pitch + p.rows), A(0));
-  const GatheredOrder order{p.dest_strides.depth, offsets};
+  const OrderOfK order{p.dest_strides.depth, offsets};
   for (int64_t group = 0; group < p.groups; ++group) {
     for (int64_t i = 0; i < p.batch * p.pixels(); ++i) {
       gather_pixel(p, p.source_strides, p.source + group * p.depth * p.source_strides.channel, i,
@@ -82,7 +79,7 @@ void weight_few_pixels(const WeightContraction<T>& p) {
   const auto sum = pixels == 1   ? sum_pixels<T, 1>
                    : pixels == 2 ? sum_pixels<T, 2>
                    : pixels == 4 ? sum_pixels<T, 4>
-                                 : sum_pixels<T, kWeightPixels>;
+                                 : sum_pixels<T, kFewPixels>;
   const int64_t work = pixels * inner * kFewPixelsRows;
   const int64_t items = p.groups * blocking.row_blocks;
   parallel_for(items, ceil_div(kSmallestWork, work), [&](int64_t begin, int64_t end) {
