@@ -742,6 +742,47 @@ for title, (image, weight, options) in PHASES_OF_GROUPS.items():
     SHAPES["phased blocks, " + title] = Shape(PHASED_BLOCKS, image, weight, options)
     SHAPES["phased, channels last, " + title] = Shape(PHASED_LAST, image, weight, options, True)
 
+# Weight gradients of planes that are transposed band by band: more rows than one has, each of which
+# reads rows of its neighbours or none of them, or nothing but padding.
+BANDS = ("", "", "weight_grouped_planar")
+for title, image, weight, options in (
+    ("groups of 4", (2, 24, 70, 65), (24, 4, 3, 3), {"padding": 1, "groups": 6}),
+    ("groups of 8", (1, 40, 91, 50), (40, 8, 3, 2), {"padding": (1, 0), "groups": 5}),
+    ("stride", (1, 16, 97, 81), (16, 4, 3, 3), {"stride": 2, "padding": 1, "groups": 4}),
+    ("gaps", (1, 16, 150, 40), (16, 8, 2, 2), {"stride": (5, 2), "groups": 2}),
+    ("dilation", (1, 20, 60, 70), (20, 4, 3, 3), {"dilation": 4, "padding": 4, "groups": 5}),
+    ("much padding", (1, 16, 9, 70), (16, 4, 2, 3), {"padding": (40, 1), "groups": 4}),
+    ("one row", (1, 16, 1, 300), (16, 4, 1, 5), {"padding": (0, 2), "groups": 4}),
+):
+    SHAPES["bands, " + title] = Shape(BANDS, image, weight, options)
+# Those of a padding mode read rows that are not in the band.
+SHAPES["bands, circular"] = Shape(
+    ("", "", ""),
+    (1, 24, 30, 40),
+    (24, 4, 3, 3),
+    {"padding": (1, 1), "groups": 6},
+    padding_mode="circular",
+)
+
+# Slices of a weight whose rows are K: destination channels that fill no register, taps, more of K
+# than a slice, more pixels than a block.
+for title, image, weight, options in (
+    ("1x1", (1, 300, 7, 9), (330, 300, 1, 1), {}),
+    ("taps", (1, 140, 6, 5), (260, 140, 3, 3), {"padding": 1}),
+    ("blocks of pixels", (1, 530, 23, 24), (515, 530, 1, 1), {}),
+):
+    SHAPES["slices across, " + title] = Shape(
+        ("", "gemm_channels_last", ""), image, weight, options, channels_last=True
+    )
+
+# A single block of source pixels: each block of channels is packed by the item that multiplies it.
+for title, image, weight, options in (
+    ("one block", (1, 50, 9, 9), (70, 50, 3, 3), {"stride": 2, "padding": 1}),
+    ("one block, groups", (1, 60, 7, 8), (78, 20, 3, 2), {"stride": 2, "groups": 3}),
+    ("one block, 3-d", (1, 20, 3, 6, 6), (40, 20, 3, 2, 2), {"stride": (1, 2, 2)}),
+):
+    SHAPES["products, " + title] = Shape(PRODUCTS, image, weight, options)
+
 # Weight gradients whose kernel rows share a register of grad: all numbers of taps, rows in bands.
 for taps in range(1, 10):
     SHAPES[f"rows of {taps} taps, channels last"] = Shape(

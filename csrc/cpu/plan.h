@@ -142,6 +142,18 @@ inline bool suits_transposed_blocks(const ContractionShape& shape, int64_t narro
          plane * lanes <= most_block_elements(shape.taps());
 }
 
+/// With so many channels in a group the products of an element are many beside transposing it,
+/// whatever the width; weight gradients do that band by band, of which a row must be little.
+constexpr int64_t kManyInGroup = 4, kMaxBandRowElements = int64_t(1) << 14;
+
+/// Whether a register's worth of rows is best transposed for a weight gradient.
+inline bool suits_transposed_bands(const ContractionShape& shape, int64_t lanes) {
+  const Walk &height = shape.walk[1], &width = shape.walk[2];
+  return shape.depth >= kManyInGroup && shape.walk[0].count * shape.walk[0].size == 1 &&
+         height.mode == PaddingMode::zeros && shape.groups * shape.depth >= lanes &&
+         (height.positions(1) * width.size + width.count) * lanes <= kMaxBandRowElements;
+}
+
 /// Destination channels of a source channel, at most, each of which loads and shifts its rows.
 constexpr int64_t kMaxRowsInPlace = 2;
 
@@ -284,6 +296,8 @@ constexpr Choice kPointwisePlanar{Algorithm::pointwise_planar,
                                   "1x1: planes are multiplied where they lie"};
 constexpr Choice kGroupedPlanar{Algorithm::grouped_planar,
                                 "rows too narrow for registers, channels fill them"};
+constexpr Choice kGroupedBands{Algorithm::grouped_planar,
+                               "a register of channels holds whole groups: bands are transposed"};
 constexpr Choice kGroupedChannelsLast{Algorithm::grouped_channels_last,
                                       "a register of channels holds whole groups"};
 
@@ -500,6 +514,7 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
     if (channels_last) return plan::kGroupedChannelsLast;
     const int64_t narrow =
         depthwise ? plan::narrow_row_of_windows(shape, lanes) : plan::kNarrowRowOfWindows;
+    if (dense_planes && plan::suits_transposed_bands(shape, lanes)) return plan::kGroupedBands;
     if (dense_planes && plan::suits_transposed_blocks(shape, narrow, lanes)) {
       return plan::kGroupedPlanar;
     }

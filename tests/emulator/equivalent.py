@@ -40,6 +40,10 @@ _ONE = "the stride of an axis of one element is multiplied by 0 only"
 _CHOICE = "another kernel or cut computes the same"
 _GPUS = "no GPU has 2^29 multiprocessors"
 _WITHIN = "what is within 32 bits is the same in 64"
+_TWICE = "another thread stores the same there, or what is computed is not stored"
+_REST = "the rest of a line is as good for a whole run"
+_ONE_TAP = "a single tap has no order"
+_ADDS_NONE = "0 is added"
 _LARGE = "where it differs there are 2^31 elements or more, too many to emulate"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
@@ -483,6 +487,208 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "const int64_t slices = (int64_t{p.large} - 1) / Cut::kSlice + 1;",
         _LARGE,
         (("int64_t", "int32_t"),),
+    ),
+    Equivalent(
+        "depthwise_channels.cuh",
+        "slot < tile.across * tile.down && group < p.groups && x0 < width.count && y0 < "
+        "height.count;",
+        _TWICE,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_planar.cuh",
+        "for (; x + kRun <= width.taps; x += kRun) {",
+        _REST,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "if (thread < units * parts * lanes) {",
+        _BEYOND,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const bool active = unit_of_block < cut.units && tap_row < height.taps;",
+        _BEYOND,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const bool active = unit_of_block < cut.units && tap_row < height.taps && group < "
+        "p.groups;",
+        _BEYOND,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "for (int i = part; i < images * tile.height * segments; i += cut.parts) {",
+        _BEYOND,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "const int count = left_over < kSegment ? left_over : kSegment;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_weight.cuh",
+        "for (int32_t x = 0; x < width.count; x += kRun) {",
+        _NO_TAPS,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "if (axis.offset_step >= 0) return axis;",
+        _ONE_TAP,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "if (ceil_div(width, lanes) * lanes <= ceil_div(width, best) * best) best = lanes;",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "return double(reached(p.axis[1], tile.height)) * double(reached(p.axis[2], "
+        "tile.width)) > 1e6;",
+        _CHOICE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "if (planar_bytes<T>(*tile, p) <= kDepthwiseBytes) break;",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "return threads >= std::min(kMinDepthwiseThreads, possible);",
+        _CHOICE,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "if (row_bytes > kDepthwiseBytes) return false;",
+        _CHOICE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "depthwise_plan.h",
+        "if (weight_planar_bytes<T>(*tile) <= kDepthwiseBytes) return true;",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (walk.count > 1) position += double(walk.count - 1) * double(walk.step);",
+        _ADDS_NONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (position >= kMaxPosition32) return HUGE_VAL;",
+        _WITHIN,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (walk.size > 1) most += position * double(strides.axis[i]);",
+        _WITHIN,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (shape.walk[i].count > 1) most += double(shape.walk[i].count - 1) * "
+        "double(strides.axis[i]);",
+        _ADDS_NONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (last > 0) most += double(last) * double(strides.axis[i]);",
+        _ADDS_NONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "return double(shape.batch) * double(shape.pixels()) <= limit &&",
+        _WITHIN,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "describe.h",
+        "double(shape.groups) * (double(shape.rows) + kTileSlack) * depth <= limit;",
+        _WITHIN,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "describe.h",
+        "return counts_fit_int32(p) && reach(p, p.source_strides) <= limit &&",
+        _WITHIN,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "describe.h",
+        "extent(p, p.dest_strides) <= limit && extent(p, p.weight_strides) <= limit;",
+        _WITHIN,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "describe.h",
+        "extent(p, p.grad_strides) <= limit && extent(p, p.dest_strides) <= limit;",
+        _WITHIN,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "describe.h",
+        "axis.step = walk.count > 1 ? static_cast<Index>(walk.step) : 0;",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (batch > 1) to.batch = static_cast<Index>(from.batch);",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (channels > 1) to.channel = static_cast<Index>(from.channel);",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (size[i] > 1) to.axis[i] = static_cast<Index>(from.axis[i]);",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (shape.groups > 1) to.group = static_cast<Index>(from.group);",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (shape.rows > 1) to.row = static_cast<Index>(from.row);",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (shape.depth > 1) to.depth = static_cast<Index>(from.depth);",
+        _ONE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "const bool steps = walk.tap_count > 1 || walk.taps[0].kernel > 0;",
+        _ONE,
+        ((">", ">="),),
     ),
 )
 

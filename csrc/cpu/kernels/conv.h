@@ -76,6 +76,8 @@
 //
 #include "cpu/kernels/weight_gemm_channels_last.h"
 //
+#include "cpu/kernels/weight_sums.h"
+//
 #include "cpu/kernels/weight_broadcast_pixels.h"
 //
 #include "cpu/kernels/weight_windows.h"

@@ -15,6 +15,9 @@ constexpr int64_t kFoldRows = 8 * kTileRows;
 /// a large L1.
 constexpr int64_t kFoldDepth = 128;
 
+/// Source channels of a weight that are read side by side, each along its rows.
+constexpr int64_t kTapStreams = 16;
+
 /// Whether every destination is one product, with stride-sized kernels side by side, whose phases
 /// are shuffled in registers.
 template <class T>
@@ -37,12 +40,15 @@ struct FoldTapsPlanarBlocking {
   int64_t taps;  // of a depth
   int64_t channel_block, channel_blocks;
   FoldBlocks blocks;
-  int64_t tiles;        // of the rows of a block, for one tap of the depth
-  int64_t depth_block;  // of the source channels
-  bool at_once;         // are the products of a panel stored before those of the next are made?
-  int64_t pitch;        // of products: those of a panel, or of a block
-  int64_t line;         // elements of a destination row of a block, in whole registers
-  int64_t packed_bytes, panel_bytes, product_bytes, line_bytes, tap_bytes;
+  int64_t tiles;          // of the rows of a block, for one tap of the depth
+  int64_t depth_block;    // of the source channels
+  bool at_once;           // are the products of a panel stored before those of the next are made?
+  int64_t pitch;          // of products: those of a panel, or of a block
+  int64_t line;           // elements of a destination row of a block, in whole registers
+  int64_t block_weights;  // of a block of channels, packed
+  bool packs_blocks;      // each by the item that multiplies it, the only one
+  int64_t packed_bytes;   // of the call
+  int64_t panel_bytes, product_bytes, line_bytes, tap_bytes, block_bytes;
 
   explicit FoldTapsPlanarBlocking(const InputGradient<T>& p)
       : taps(p.axis[1].kernel * p.axis[2].kernel),
@@ -55,8 +61,10 @@ struct FoldTapsPlanarBlocking {
     const ConvAxis& width = p.axis[2];
     line = round_up(ceil_div(blocks.width.step, width.stride), lanes) * width.stride;
     tiles = ceil_div(channel_block * taps, kTileRows);
-    packed_bytes =
-        sizeof(A) * p.groups * channel_blocks * p.axis[0].kernel * tiles * kTileRows * p.depth;
+    block_weights = p.axis[0].kernel * tiles * kTileRows * p.depth;
+    packs_blocks = blocks.count() * p.axis[0].input == 1;
+    packed_bytes = packs_blocks ? 0 : sizeof(A) * p.groups * channel_blocks * block_weights;
+    block_bytes = packs_blocks ? sizeof(A) * block_weights : 0;
     panel_bytes = sizeof(A) * columns * depth_block;
     // A register before the first row and one after the last: see sum_taps.
     product_bytes = sizeof(A) * (channel_block * taps * pitch + 2 * lanes);
@@ -65,13 +73,17 @@ struct FoldTapsPlanarBlocking {
                 sizeof(int64_t) * p.axis[1].kernel;
   }
 
+  /// Rows of the weight of a block, for one tap of the depth.
+  int64_t block_rows() const { return channel_block * taps; }
+
   static int64_t channels_of(const Channels& p, int64_t taps) {
     const int64_t wanted = ceil_div(kFoldRows, taps);
     return even_part(p.rows, wanted);
   }
 
   Footprint footprint() const {
-    return {kTileRows, columns, packed_bytes, panel_bytes + product_bytes + line_bytes + tap_bytes};
+    return {kTileRows, columns, packed_bytes,
+            panel_bytes + product_bytes + line_bytes + tap_bytes + block_bytes};
   }
 };
 
@@ -282,44 +294,79 @@ struct TiledDest {
   }
 };
 
-/// Packs the weight as [group][channel block][tap of the depth][tile][K][kTileRows]: rows of a
-/// tile, which mostly are neighbours in memory, stay neighbours.
+/// The rows of the weight, a (channel, tap) each, of a block of channels.
 template <class T>
-void pack_tap_rows(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& blocking,
-                   Accumulator<T>* to) {
-  using A = Accumulator<T>;
-  // So many source channels are read side by side, each along its rows.
-  constexpr int64_t kStreams = 16;
-  const int64_t taps = blocking.taps, deep = p.axis[0].kernel;
-  const int64_t slices = ceil_div(p.depth, kStreams), blocks = p.groups * blocking.channel_blocks;
-  const int64_t work = kStreams * blocking.channel_block * taps * deep;
-  parallel_for(slices * blocks, ceil_div(16384, work), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t block = i % blocks, first = i / blocks * kStreams;
-      const int64_t last = first + kStreams < p.depth ? first + kStreams : p.depth;
-      const int64_t number = block % blocking.channel_blocks;
-      const T* from = p.weight + block / blocking.channel_blocks * p.weight_strides.group +
-                      number * blocking.channel_block * p.weight_strides.row;
-      const int64_t rows = channels_of_block(p, blocking.channel_block, number) * taps;
-      for (int64_t kd = 0; kd < deep; ++kd) {
-        A* tile = to + (block * deep + kd) * blocking.tiles * kTileRows * p.depth;
-        for (int64_t row = 0; row < rows; row += kTileRows, tile += kTileRows * p.depth) {
-          const int64_t some = rows - row < kTileRows ? rows - row : kTileRows;
-          int64_t offset[kTileRows];
-          for (int64_t r = 0; r < some; ++r) {
-            offset[r] = ((row + r) / taps * deep + kd) * taps + (row + r) % taps;
-          }
-          const bool dense = offset[some - 1] - offset[0] == some - 1;
-          for (int64_t c = first; c < last; ++c) {
-            const T* at = from + c * p.weight_strides.depth;
-            if (dense) {
-              copy_strided(at + offset[0], 1, some, tile + c * kTileRows);
-            } else {
-              for (int64_t r = 0; r < some; ++r) tile[c * kTileRows + r] = widen(at[offset[r]]);
-            }
+struct TapRows {
+  const InputGradient<T>& p;
+  const FoldTapsPlanarBlocking<T>& blocking;
+  const T* from;
+  int64_t rows;  // of a tap of the depth
+
+  /// Those of block `block`, counted over groups.
+  TapRows(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& blocking, int64_t block)
+      : p(p), blocking(blocking) {
+    const int64_t group = block / blocking.channel_blocks;
+    const int64_t number = block % blocking.channel_blocks;
+    from = p.weight + group * p.weight_strides.group +
+           number * blocking.channel_block * p.weight_strides.row;
+    rows = channels_of_block(p, blocking.channel_block, number) * blocking.taps;
+  }
+
+  /// Packs source channels [first, last) as [tap of the depth][tile][K][kTileRows]: rows of a tile,
+  /// which mostly are neighbours in memory, stay neighbours.
+  void pack(int64_t first, int64_t last, Accumulator<T>* to) const {
+    const int64_t taps = blocking.taps, deep = p.axis[0].kernel;
+    for (int64_t kd = 0; kd < deep; ++kd) {
+      Accumulator<T>* tile = to + kd * blocking.tiles * kTileRows * p.depth;
+      for (int64_t row = 0; row < rows; row += kTileRows, tile += kTileRows * p.depth) {
+        const int64_t some = rows - row < kTileRows ? rows - row : kTileRows;
+        int64_t offset[kTileRows];
+        for (int64_t r = 0; r < some; ++r) {
+          offset[r] = ((row + r) / taps * deep + kd) * taps + (row + r) % taps;
+        }
+        const bool dense = offset[some - 1] - offset[0] == some - 1;
+        for (int64_t c = first; c < last; ++c) {
+          const T* at = from + c * p.weight_strides.depth;
+          if (dense) {
+            copy_strided(at + offset[0], 1, some, tile + c * kTileRows);
+          } else {
+            for (int64_t r = 0; r < some; ++r) tile[c * kTileRows + r] = widen(at[offset[r]]);
           }
         }
       }
+    }
+  }
+  /// The same for all source channels.
+  void pack(Accumulator<T>* to) const {
+    for (int64_t c = 0; c < p.depth; c += kTapStreams) {
+      pack(c, c + kTapStreams < p.depth ? c + kTapStreams : p.depth, to);
+    }
+  }
+
+  /// Brings part `part` of `parts` to L2.
+  [[gnu::always_inline]] void fetch(int64_t part, int64_t parts) const {
+    const int64_t end = (part + 1) * p.depth / parts;
+    for (int64_t c = part * p.depth / parts; c < end; ++c) {
+      const T* at = from + c * p.weight_strides.depth;
+      for (int64_t i = 0; i < rows * p.axis[0].kernel; i += 64 / int64_t(sizeof(T))) {
+        __builtin_prefetch(at + i, 0, 2);
+      }
+    }
+  }
+};
+
+/// Packs all blocks.
+template <class T>
+void pack_tap_rows(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& blocking,
+                   Accumulator<T>* to) {
+  const int64_t slices = ceil_div(p.depth, kTapStreams);
+  const int64_t blocks = p.groups * blocking.channel_blocks;
+  const int64_t work = kTapStreams * blocking.block_rows() * p.axis[0].kernel;
+  parallel_for(slices * blocks, ceil_div(16384, work), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t block = i % blocks, first = i / blocks * kTapStreams;
+      const int64_t last = first + kTapStreams < p.depth ? first + kTapStreams : p.depth;
+      TapRows<T>(p, blocking, block).pack(first, last, to + block * blocking.block_weights);
     }
   });
 }
@@ -333,7 +380,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
   const int64_t taps = blocking.taps, pitch = blocking.pitch;
 
   Scratch packed(blocking.packed_bytes);
-  pack_tap_rows(p, blocking, packed.as<A>());
+  if (!blocking.packs_blocks) pack_tap_rows(p, blocking, packed.as<A>());
 
   const int64_t items = p.groups * deep.input * blocking.blocks.count() * blocking.channel_blocks;
   const int64_t item_work = blocking.channel_block * taps * p.depth * blocking.blocks.pixels();
@@ -342,6 +389,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
     Scratch product_buffer(blocking.product_bytes);
     Scratch line_buffer(blocking.line_bytes);
     Scratch tap_buffer(blocking.tap_bytes);
+    Scratch block_buffer(blocking.block_bytes);
     A* panel = panel_buffer.as<A>();
     A* products = product_buffer.as<A>() + lanes;
     A* line = line_buffer.as<A>();
@@ -359,6 +407,16 @@ void fold_taps_planar(const InputGradient<T>& p) {
 
       const int64_t pixels = block.pixels();
       const EvenBlocks<A> panels(pixels);
+      const int64_t channel_block = block.group * blocking.channel_blocks + number;
+      const A* weights = packed.as<A>() + channel_block * blocking.block_weights;
+      if (blocking.packs_blocks) {
+        TapRows<T>(p, blocking, channel_block).pack(block_buffer.as<A>());
+        weights = block_buffer.as<A>();
+      }
+      const bool fetches = blocking.packs_blocks && item + 1 < end;
+      const TapRows<T> following(p, blocking, fetches ? channel_block + 1 : 0);
+      const int64_t parts = panels.count * ceil_div(p.depth, blocking.depth_block) * blocking.tiles;
+      int64_t part = 0;
       for (int64_t i = 0; i < panels.count; ++i) {
         const int64_t first = panels.begin(i), next = panels.begin(i + 1);
         const int64_t count = (next < pixels ? next : pixels) - first;
@@ -376,12 +434,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
             } else {
               source.copy(z, first, count, k, depth, panel, tile.b_step);
             }
-            const A* weight =
-                packed.as<A>() +
-                (((block.group * blocking.channel_blocks + number) * deep.kernel + kd) *
-                     blocking.tiles * p.depth +
-                 k) *
-                    kTileRows;
+            const A* weight = weights + (kd * blocking.tiles * p.depth + k) * kTileRows;
             for (int64_t row = 0; row < channels * taps; row += kTileRows) {
               const int64_t rows_left = channels * taps - row;
               const int some = int(rows_left < kTileRows ? rows_left : kTileRows);
@@ -392,6 +445,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
                 // Those of the channels that begin in these rows are stored before long.
                 dest.fetch(first, count, ceil_div(row, taps), ceil_div(row + some, taps));
               }
+              if (fetches) following.fetch(part++, parts);
               multiply<A>(tile, products + row * pitch + (blocking.at_once ? 0 : first), pitch,
                           accumulate, some, vectors);
             }

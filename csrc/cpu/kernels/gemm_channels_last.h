@@ -267,11 +267,18 @@ bool weight_columns_in_place(const Contraction<T>& p) {
 /// that are too large for L2.
 constexpr int64_t kPixelsOfSlices = 512, kLargeWeightBytes = 1 << 20;
 
-/// Whether K of the weight is dense in each row, in the order in which slices take it.
+/// How the slices of a weight lie: in rows of destination channels that are dense in K, in the
+/// order in which slices take it; in rows of K, of neighbouring destination channels, a tap at a
+/// time; or anyhow.
+enum class WeightSlices { along_k, across_k, none };
+
 template <class T>
-bool weight_slices_are_dense(const Contraction<T>& p) {
-  return weight_rows_are_dense(p, p.weight_strides) &&
-         (p.depth == 1 || p.weight_strides.depth == 1);
+WeightSlices weight_slices(const Contraction<T>& p) {
+  if (weight_rows_are_dense(p, p.weight_strides) && (p.depth == 1 || p.weight_strides.depth == 1)) {
+    return WeightSlices::along_k;
+  }
+  const bool of_taps = p.taps() == 1 || p.depth >= kChannelBlock;
+  return p.weight_strides.row == 1 && of_taps ? WeightSlices::across_k : WeightSlices::none;
 }
 
 /// Pixels of an item: as many as leave kWantedItems items, from the least that uses a slice of
@@ -303,8 +310,9 @@ struct GemmChannelsLastBlocking {
   int64_t run, tap_block;  // a slice of K: some channels of one tap, or all channels of some taps
   bool packs;              // the weights
   bool packs_slices;       // each where it is used, unless they are packed already
-  bool stores;             // tiles write the destination
-  int64_t weight_bytes, table_bytes, zero_bytes;                                // of the call
+  WeightSlices slices;
+  bool stores;                                    // tiles write the destination
+  int64_t weight_bytes, table_bytes, zero_bytes;  // of the call
   int64_t pointer_bytes, sum_bytes, border_bytes, widened_bytes, copied_bytes;  // of each thread
 
   explicit GemmChannelsLastBlocking(const Contraction<T>& p) {
@@ -324,6 +332,7 @@ struct GemmChannelsLastBlocking {
     column_parts = ceil_div(column_blocks, item_blocks);
     pixel_block = choose_pixel_block(pixels, taps, p.groups * column_parts);
     const bool columns_in_place = weight_columns_in_place(p);
+    slices = weight_slices(p);
     const int64_t most = even_part(pixels, kPixelsOfSlices);
     const int64_t least_items = pixels <= 2 * kPixelBlock ? 2 : kWantedItems / 4;
     const bool pays =
@@ -331,7 +340,7 @@ struct GemmChannelsLastBlocking {
     const bool in_slices = in_place && item_blocks == 1 && pays &&
                            most * taps <= 2 * kMaxPointers &&
                            p.groups * column_parts * ceil_div(pixels, most) >= least_items &&
-                           (columns_in_place || weight_slices_are_dense(p));
+                           slices != WeightSlices::none;
     if (in_slices) pixel_block = most;
     if (!in_place) {
       const int64_t fits = kWidenedBytes / int64_t(sizeof(A)) / inner / kTileRows * kTileRows;
@@ -341,8 +350,9 @@ struct GemmChannelsLastBlocking {
     if (in_place) pixel_block = round_up(ceil_div(pixels, pixel_blocks), kTileRows);
     run = depth < kChannelBlock ? depth : kChannelBlock;
     tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
+    if (slices == WeightSlices::across_k) tap_block = 1;
 
-    packs = !columns_in_place || (pixels > kPixelsWorthPacking && !in_slices);
+    packs = !columns_in_place || pixels > kPixelsWorthPacking || in_slices;
     packs_slices = in_slices && packs;
     weight_bytes = packs ? sizeof(A) * p.groups * padded_rows * inner : 0;
     table_bytes = sizeof(int64_t) * p.taps();
@@ -394,18 +404,35 @@ template <class T>
 struct WeightSlice {
   const T* from = nullptr;
   int64_t rows = 0, step = 0, count = 0;
+  bool across = false;  // the rows are elements of K, not destination channels
 
   WeightSlice() = default;  // none
-  /// Elements [k, k + count) of K, for `width` columns from `column` on.
-  WeightSlice(const Contraction<T>& p, int64_t group, int64_t column, int64_t width, int64_t k,
-              int64_t count)
-      : from(p.weight + group * p.weight_strides.group + column * p.weight_strides.row + k),
+  /// Source channels [c, c + inner) of tap `tap`, or that many elements of K from there on, for
+  /// `width` columns from `column` on.
+  WeightSlice(const Contraction<T>& p, WeightSlices slices, const int64_t* offsets, int64_t group,
+              int64_t column, int64_t width, int64_t k, int64_t inner)
+      : from(p.weight + group * p.weight_strides.group + column * p.weight_strides.row),
         rows(p.rows - column < width ? p.rows - column : width),
         step(p.weight_strides.row),
-        count(count) {}
+        count(inner),
+        across(slices == WeightSlices::across_k) {
+    if (!across) {
+      from += k;
+      return;
+    }
+    from += offsets[k / p.depth] + k % p.depth * p.weight_strides.depth;
+    count = rows, rows = inner, step = p.weight_strides.depth;
+  }
 
   void pack(Accumulator<T>* to, int64_t width) const {
-    load_planes(from, step, rows, 1, count, to, width);
+    if (!across) return load_planes(from, step, rows, 1, count, to, width);
+    using A = Accumulator<T>;
+    for (int64_t r = 0; r < rows; ++r, to += width) {
+      const T* row = from + r * step;
+      int64_t c = 0;
+      for (; c + kLanes<A> <= count; c += kLanes<A>) store(to + c, load_wide(row + c));
+      if (c < count) store(to + c, load_partial(row + c, count - c));
+    }
   }
   /// Brings to L2 the part of tile `tile` of `tiles`: rows are too short for the processor to see
   /// where they go.
@@ -435,11 +462,10 @@ void gemm_channels_last(const Contraction<T>& p) {
   const bool packs_slices = blocking.packs_slices && p.prepared == nullptr;
   const PackedColumns<T> packed(p, blocking.packed_bytes());
   const A* weights = packed.data();
-  if (!packs) {
-    int64_t tap;
-    tap_offsets(p, p.weight_strides, &tap);
-    weights = reinterpret_cast<const A*>(p.weight) + tap;
-  }
+  Scratch tap_table(blocking.table_bytes);
+  int64_t* offsets = tap_table.as<int64_t>();
+  tap_offsets(p, p.weight_strides, offsets);
+  if (!packs) weights = reinterpret_cast<const A*>(p.weight) + offsets[0];
   Scratch zero_tap(blocking.zero_bytes);
   memset(zero_tap.as<void>(), 0, blocking.zero_bytes);
 
@@ -461,7 +487,7 @@ void gemm_channels_last(const Contraction<T>& p) {
     const auto slice_of = [&](int64_t item, int64_t k, int64_t some) {
       const int64_t group = item / (pixel_blocks * column_parts), block = item % column_parts;
       const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;
-      return WeightSlice<T>(p, group, column, width, k, some);
+      return WeightSlice<T>(p, blocking.slices, offsets, group, column, width, k, some);
     };
     int64_t pointed = -1;
     for (int64_t item = begin; item < end; ++item) {

@@ -154,9 +154,10 @@ inline void reverse(int64_t* values, int64_t count) {
 template <class T>
 struct GroupedTables {
   using A = Accumulator<T>;
-  int64_t pitch;      // channels and what fills the last register: partial blocks load whole ones
-  bool slides;        // a window slides over the source
-  int64_t positions;  // of the width that the window looks up
+  int64_t pitch;  // channels and what fills the last register: partial blocks load whole ones
+  bool slides;    // a window slides over the source
+  bool fetches = false;  // and fetches what is far from the processor
+  int64_t positions;     // of the width that the window looks up
   int64_t packed_bytes;  // of the call: weights, bias, a pixel of zeros, tables
   int64_t buffer_bytes;  // of each thread: where a row reads
 
@@ -167,7 +168,7 @@ struct GroupedTables {
     positions = slides ? p.walk[2].positions(p.walk[2].count) : 0;
     packed_bytes =
         sizeof(A) * (p.taps() * p.depth + 2) * pitch + sizeof(int64_t) * (p.taps() + positions);
-    buffer_bytes = sizeof(T*) * lines + (sizeof(int64_t) + 1) * p.walk[2].tap_count;
+    buffer_bytes = 2 * sizeof(T*) * lines + (sizeof(int64_t) + 1) * p.walk[2].tap_count;
   }
 
   Footprint footprint() const { return {kGroupedPixels, kLanes<A>, packed_bytes, buffer_bytes}; }
@@ -270,27 +271,44 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
   const int64_t lines = walk[0].tap_count * walk[1].tap_count;
   const Strides &from = p.source_strides, &dest = p.dest_strides;
   const T** line_table = reinterpret_cast<const T**>(buffer);
-  int64_t* columns = reinterpret_cast<int64_t*>(line_table + lines);
+  const T** fresh = line_table + lines;
+  int64_t* columns = reinterpret_cast<int64_t*>(fresh + lines);
   uint8_t* reads = reinterpret_cast<uint8_t*>(columns + taps_w);
+  // What the destination row before has not read lies above this.
+  const int64_t stale = tables.fetches ? walk[1].high() - walk[1].step : walk[1].high();
   const GroupedRow<T> row{line_table, lines, columns, reads, taps_w, walk[2].step * from.axis[2]};
   for (int64_t item = begin; item < end; ++item) {
     const int64_t h = item % walk[1].count, d = item / walk[1].count % walk[0].count;
     const int64_t image = item / walk[1].count / walk[0].count;
+    int64_t fresh_count = 0;
     for (int64_t td = 0; td < walk[0].tap_count; ++td) {
       const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
       for (int64_t th = 0; th < walk[1].tap_count; ++th) {
         const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-        line_table[td * walk[1].tap_count + th] =
-            z < 0 || y < 0 ? nullptr
-                           : p.source + image * from.batch + z * from.axis[0] + y * from.axis[1];
+        const T*& line = line_table[td * walk[1].tap_count + th];
+        line = z < 0 || y < 0 ? nullptr
+                              : p.source + image * from.batch + z * from.axis[0] + y * from.axis[1];
+        if (line != nullptr && walk[1].taps[th].offset > stale) fresh[fresh_count++] = line;
       }
     }
     T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
     if (tables.slides) {
       const int64_t step = walk[2].step;
-      const Window<T> window{line_table,   lines, weights.positions, taps_w,        0,
-                             taps_w,       step,  taps_w / step,     taps_w % step, from.axis[2],
-                             weights.zeros};
+      const Window<T> window{line_table,
+                             lines,
+                             weights.positions,
+                             taps_w,
+                             0,
+                             taps_w,
+                             step,
+                             taps_w / step,
+                             taps_w % step,
+                             from.axis[2],
+                             weights.zeros,
+                             tables.fetches,
+                             fresh,
+                             fresh_count,
+                             walk[2].low() * from.axis[2]};
       window_row<T, kGroup>(window, weights.weight, weights.bias, pitch, channels, walk[2].count,
                             to, dest.axis[2]);
       continue;
@@ -316,7 +334,9 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
 
 template <class T, int kGroup>
 void convolve_groups(const Contraction<T>& p) {
-  const GroupedTables<T> tables(p);
+  GroupedTables<T> tables(p);
+  const int64_t source = p.walk[0].size * p.walk[1].size * p.walk[2].size;
+  tables.fetches = window_fetches<T>(p.batch * p.groups * kGroup * (source + p.pixels()));
   Scratch packed(tables.packed_bytes);
   const GroupedWeights<T> weights =
       pack_grouped<T, kGroup>(p, tables, p.source_strides.axis[2], packed.as<Accumulator<T>>());

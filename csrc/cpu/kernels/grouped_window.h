@@ -7,6 +7,11 @@
 // move through registers: the loop over taps is unrolled so that its oldest register is known.
 // Pixels whose taps all read inside the source go along it; for the others what a position of the
 // width reads, also in padding, is looked up in a table.
+//
+// A register of channels is read and stored a pixel apart, an order that the processor's
+// prefetchers do not follow. Where the tensors are too large for the caches, what the next block
+// is the first to read, and what it stores, is fetched while the registers of a block are summed,
+// in the order of memory: up to 2.3 times as fast. In cache that loses up to a fifth.
 
 /// With 32 registers 8 accumulators, 8 of the window and one of weights; with 16 half of that.
 constexpr int kWindowPixels = CNNOPS_VECTOR_BYTES == 64 ? 8 : 4;
@@ -37,6 +42,24 @@ inline void fill_positions(const Walk& width, int64_t stride, int64_t* to) {
 /// table and fewer channels than a register has.
 enum class WindowReads { inside, anywhere, partly };
 
+/// Whether source and destination of so many elements are fetched ahead.
+constexpr int64_t kWindowFetchBytes = 6 << 20;
+template <class T>
+constexpr bool window_fetches(int64_t elements) {
+  return elements * int64_t(sizeof(T)) > kWindowFetchBytes;
+}
+
+/// Fetches part `part` of `parts` of a run, to be written if kToWrite. Inlined, as GCC drops calls
+/// that have no effect.
+template <int kToWrite, class T>
+[[gnu::always_inline]] inline void fetch_part(const T* from, int64_t run, int64_t part,
+                                              int64_t parts) {
+  const int64_t share = ceil_div(run, parts);
+  for (int64_t i = 0; i < share; i += 64 / int64_t(sizeof(T))) {
+    __builtin_prefetch(from + part * share + i, kToWrite);
+  }
+}
+
 /// The source of some pixels of a destination row.
 template <class T>
 struct Window {
@@ -49,6 +72,10 @@ struct Window {
   int64_t whole, rest;       // every step-th tap is `whole` taps, and one more for the first `rest`
   int64_t position;          // elements from position to position inside the source
   const T* zeros;            // a pixel of zeros
+  bool fetches;              // what the next block reads and stores
+  const T* const* fresh;     // those of the lines that no destination row before has read
+  int64_t fresh_count;
+  int64_t column;  // elements from a line to what the first pixel reads for the lowest tap
 
   /// Whether all that so many pixels read lies inside the source.
   bool reads_inside(int64_t pixels) const {
@@ -66,6 +93,19 @@ struct Window {
     first = low < pixels ? 0 : low - pixels + 1;
     taps = whole = (high < taps ? high : taps) - first;
     positions += first;
+  }
+
+  /// Fetches part `part` of `parts` of the lines that so many pixels after the first `pixels` are
+  /// the first to read, and of what they store from `to` on. Out of line, as it costs the loop that
+  /// calls it its registers; the empty statement keeps GCC from dropping it.
+  [[gnu::noinline]] void fetch_next(int64_t pixels, T* to, int64_t to_pixel, int64_t part,
+                                    int64_t parts) const {
+    asm volatile("");
+    for (int64_t i = 0; i < fresh_count; ++i) {
+      const int64_t run = pixels * step * position;
+      fetch_part<0>(fresh[i] + column + run, run, part, parts);
+    }
+    fetch_part<1>(to + pixels * to_pixel, pixels * to_pixel, part, parts);
   }
 };
 
@@ -153,7 +193,9 @@ inline void window_pixels(const Window<T>& in, const Accumulator<T>* weight,
                                                                  channels, to, to_pixel);
   }
   const auto all_channels = [&]<WindowReads kReads>(const Window<T>& window) {
-    for (int64_t c = 0; c < channels; c += lanes) {
+    const int64_t registers = ceil_div(channels, lanes);
+    for (int64_t i = 0, c = 0; i < registers; ++i, c += lanes) {
+      if (__builtin_expect(in.fetches, false)) in.fetch_next(kPixels, to, to_pixel, i, registers);
       const int64_t at = c + lanes <= channels ? c : channels - lanes;
       window_block<T, kGroup, kPixels, kReads>(window, weight, bias, pitch, at, 0, to, to_pixel);
     }
@@ -184,10 +226,11 @@ template <class T, int kGroup>
 inline void window_row(Window<T> in, const Accumulator<T>* weight, const Accumulator<T>* bias,
                        int64_t pitch, int64_t channels, int64_t count, T* to, int64_t to_pixel) {
   const int64_t* positions = in.positions;
-  const int64_t pixels = block_pixels(count);
+  const int64_t pixels = block_pixels(count), column = in.column;
   for (int64_t w = 0; w < count; w += pixels) {
     const int64_t at = w + pixels <= count ? w : count - pixels;
     in.positions = positions + at * in.step;
+    in.column = column + at * in.step * in.position;
     T* out = to + at * to_pixel;
     switch (pixels) {
       case 1: window_pixels<T, kGroup, 1>(in, weight, bias, pitch, channels, out, to_pixel); break;

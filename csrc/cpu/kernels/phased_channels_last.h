@@ -57,11 +57,15 @@ template <class T, int kGroup>
 const PackedPhase<T>* pack_phases(const InputGradient<T>& p,
                                   const PhasedGroupsBlocking<T>& blocking, int64_t pixel,
                                   char* to) {
+  int64_t source = 1, dest = 1;
+  for (const ConvAxis& axis : p.axis) source *= axis.output, dest *= axis.input;
+  const bool fetches = window_fetches<T>(p.batch * p.groups * kGroup * (source + dest));
   PackedPhase<T>* all =
       reinterpret_cast<PackedPhase<T>*>(to + blocking.packed_bytes) - blocking.phases;
   for (int64_t i = 0; i < blocking.phases; ++i) {
     const Contraction<T> phase = phase_of(p, blocking.taps, i);
-    const GroupedTables<T> tables(phase);
+    GroupedTables<T> tables(phase);
+    tables.fetches = fetches;
     all[i] = {phase, tables,
               pack_grouped<T, kGroup>(phase, tables, pixel, reinterpret_cast<Accumulator<T>*>(to))};
     to += tables.packed_bytes;

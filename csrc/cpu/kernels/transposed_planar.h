@@ -11,8 +11,9 @@
 // advance they would go to memory and back. Items are (group, chunk, some column blocks); their
 // sums wait in scratch and are transposed as they are stored.
 
-/// Pixels of a chunk: so many share each slice of packed weights, and their sums stay in L2.
-constexpr int64_t kTransposedPixels = 4 * kPixelBlock;
+/// Pixels of a chunk: so many share each slice of packed weights, and their sums stay in L2. A map
+/// of 14x14 is one chunk.
+constexpr int64_t kTransposedPixels = 256;
 
 /// The source rows of a slab take about so much of L2.
 constexpr int64_t kTransposedBytes = 768 << 10;

@@ -36,62 +36,6 @@ void copy_grad_block(const WeightContraction<T>& p, const T* grad, const PixelBl
   }
 }
 
-/// For each element of a dense row of the weight, in the order of memory, the position of K that it
-/// has: a sum of (tap, source channel).
-inline void order_of_rows(const ContractionShape& shape, const WeightStrides& strides,
-                          const int64_t* offsets, int64_t* to) {
-  for (int64_t tap = 0; tap < shape.taps(); ++tap) {
-    for (int64_t c = 0; c < shape.depth; ++c) {
-      to[offsets[tap] + c * strides.depth] = tap * shape.depth + c;
-    }
-  }
-}
-
-/// How the sums of a group, [tap][source channel][padded rows], become weights.
-template <class T>
-struct BroadcastSums {
-  using A = Accumulator<T>;
-  const WeightContraction<T>& p;
-  int64_t padded_rows;
-  int64_t splits, split;   // sets of sums, which are added in order, and their distance
-  const int64_t* offsets;  // of taps in the weight
-  const int64_t* order;    // of dense rows, or null
-
-  /// Stores the weights of a register of grad channels from `first` on.
-  void store(const A* sums, int64_t group, int64_t first) const {
-    constexpr int lanes = kLanes<A>;
-    const int64_t inner = p.depth * p.taps(), left = p.rows - first;
-    const int64_t rows = left < lanes ? left : lanes;
-    T* to = p.dest + group * p.dest_strides.group + first * p.dest_strides.row;
-    const A* from = sums + first;
-    const auto read = [&](int64_t k) {
-      Vec<A> sum = load(from + k * padded_rows);
-      for (int64_t s = 1; s < splits; ++s) sum += load(from + k * padded_rows + s * split);
-      return sum;
-    };
-    if (order != nullptr) {
-      for (int64_t i = 0; i < inner; i += lanes) {
-        const int64_t count = inner - i < lanes ? inner - i : lanes;
-        Vec<A> square[lanes] = {};
-        for (int64_t j = 0; j < count; ++j) square[j] = read(order[i + j]);
-        store_transposed(square, rows, count, to + i, p.dest_strides.row);
-      }
-      return;
-    }
-    for (int64_t tap = 0; tap < p.taps(); ++tap) {
-      for (int64_t c = 0; c < p.depth; ++c) {
-        const Vec<A> sum = read(tap * p.depth + c);
-        T* at = to + offsets[tap] + c * p.dest_strides.depth;
-        if (p.dest_strides.row == 1) {
-          store_partial(at, sum, rows);
-          continue;
-        }
-        for (int64_t r = 0; r < rows; ++r) at[r * p.dest_strides.row] = narrow<T>(sum[r]);
-      }
-    }
-  }
-};
-
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct WeightBroadcastPixelsBlocking {
@@ -154,8 +98,14 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
   tap_offsets(p, p.dest_strides, offsets);
   const bool dense = weight_rows_are_dense(p, p.dest_strides);
   if (dense) order_of_rows(p, p.dest_strides, offsets, order);
-  const BroadcastSums<T> result{
+  const WeightSums<T> result{
       p, padded_rows, blocking.splits, blocking.set, offsets, dense ? order : nullptr};
+  const auto store_rows = [&](const A* sums, int64_t group, int64_t first) {
+    const WeightStrides& strides = p.dest_strides;
+    const int64_t left = p.rows - first;
+    result.store(sums + first, left < kLanes<A> ? left : kLanes<A>,
+                 p.dest + group * strides.group + first * strides.row, strides.row);
+  };
 
   Scratch workspace(blocking.split_bytes);
   const PixelBlocks blocks{p, layout};
@@ -205,7 +155,7 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
       }
       if (blocking.splits > 1) continue;
       for (int64_t first = 0; first < padded_rows; first += kLanes<A>) {
-        result.store(sums, group, first);
+        store_rows(sums, group, first);
       }
     }
   });
@@ -215,7 +165,7 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
   parallel_for(p.groups * pieces, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces;
-      result.store(workspace.as<A>() + group * inner * padded_rows, group, i % pieces * kLanes<A>);
+      store_rows(workspace.as<A>() + group * inner * padded_rows, group, i % pieces * kLanes<A>);
     }
   });
 }

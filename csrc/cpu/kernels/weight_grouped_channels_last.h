@@ -183,8 +183,9 @@ struct WeightGroupedChannelsLastBlocking {
     set = pieces * piece_sums;
     splits = choose_splits(blocks, p.batch * bands, sizeof(A) * set);
     share = ceil_div(p.batch * bands, splits);
-    sum_bytes = sizeof(A) * splits * set;
-    table_bytes = sizeof(int64_t) * p.taps();
+    // Groups that are stored one by one are read as whole registers.
+    sum_bytes = sizeof(A) * (splits * set + kLanes<A>);
+    table_bytes = sizeof(int64_t) * p.taps() * (1 + p.depth);
     line_bytes = sizeof(CorrelatedLine<T>) * p.walk[0].tap_count * p.walk[1].tap_count;
     buffer_bytes = sizeof(A) * item_pieces * piece_sums + line_bytes;
     const int64_t taps = even_part(p.walk[2].tap_count, grouped_taps(p.depth));
@@ -274,17 +275,22 @@ void correlate_groups(const WeightContraction<T>& p,
 
   Scratch table(blocking.table_bytes);
   int64_t* offsets = table.as<int64_t>();
+  int64_t* order = offsets + taps;
   tap_offsets(p, p.dest_strides, offsets);
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    T* to =
-        p.dest + channel / kGroup * p.dest_strides.group + channel % kGroup * p.dest_strides.row;
-    const A* of_channel = workspace.as<A>() + channel / lanes * piece_sums + channel % lanes;
-    for (int64_t i = 0; i < taps * kGroup; ++i) {
-      A sum = 0;
-      for (int64_t s = 0; s < blocking.splits; ++s) sum += of_channel[s * set + i * lanes];
-      to[offsets[i / kGroup] + i % kGroup * p.dest_strides.depth] = narrow<T>(sum);
+  const bool dense = weight_rows_are_dense(p, p.dest_strides);
+  if (dense) order_of_rows(p, p.dest_strides, offsets, order);
+  const WeightSums<T> result{p, lanes, blocking.splits, set, offsets, dense ? order : nullptr};
+  // The rows of all groups of a register are stored at once where they lie at even distances.
+  const WeightStrides& strides = p.dest_strides;
+  const int64_t row = kGroup == 1 ? strides.group : strides.row;
+  const int64_t together = strides.group == kGroup * row ? lanes : kGroup;
+  parallel_for(blocking.pieces, ceil_div(16384, piece_sums), [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin * lanes; c < end * lanes && c < channels; c += together) {
+      const int64_t left = channels - c;
+      result.store(workspace.as<A>() + c / lanes * piece_sums + c % lanes,
+                   left < together ? left : together, p.dest + c / kGroup * strides.group, row);
     }
-  }
+  });
 }
 
 template <class T, int kGroup>

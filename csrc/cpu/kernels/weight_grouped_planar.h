@@ -1,20 +1,40 @@
-// Weight gradient of grouped convolution of planar tensors with narrow rows: the channels_last
-// kernel on blocks that are transposed into scratch, as in grouped_planar.h.
+// Weight gradient of grouped convolution of planar tensors: the channels_last kernel on blocks that
+// are transposed into scratch, as in grouped_planar.h. Blocks are whole images of a register of
+// channels, or bands of their rows where these leave the cache.
+
+/// Elements of the blocks of a band, source and grad.
+constexpr int64_t kBandBlockElements = int64_t(1) << 15;
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct WeightGroupedPlanarBlocking {
   using A = Accumulator<T>;
+  bool whole;  // images, not bands of their rows
   WeightGroupedChannelsLastBlocking<T> sums;
   int64_t source_elements, grad_elements;  // of a block
   int64_t block_bytes;
 
-  // Whole images of one register of channels.
   explicit WeightGroupedPlanarBlocking(const WeightContraction<T>& p)
-      : sums(p, p.walk[0].count * p.walk[1].count, 1) {
-    source_elements = round_up(source_plane(p) * kLanes<A>, 64);
-    grad_elements = p.pixels() * kLanes<A>;
+      : whole(p.walk[0].count * p.walk[0].size > 1 || p.walk[1].mode != PaddingMode::zeros),
+        sums(p, whole ? p.walk[0].count * p.walk[1].count : rows_of_band(p), 1) {
+    const int64_t source = whole ? source_plane(p) : source_rows(p, sums.rows) * p.walk[2].size;
+    source_elements = round_up(source * kLanes<A>, 64);
+    grad_elements = (whole ? p.pixels() : sums.rows * p.walk[2].count) * kLanes<A>;
     block_bytes = sizeof(T) * (source_elements + grad_elements);
+  }
+
+  /// What so many destination rows read, at most.
+  static int64_t source_rows(const ContractionShape& shape, int64_t rows) {
+    const int64_t positions = shape.walk[1].positions(rows);
+    return positions < shape.walk[1].size ? positions : shape.walk[1].size;
+  }
+
+  static int64_t rows_of_band(const ContractionShape& shape) {
+    const Walk &height = shape.walk[1], &width = shape.walk[2];
+    const int64_t shared = height.positions(1) - height.step;
+    const int64_t pixels = kBandBlockElements / kLanes<A> - shared * width.size;
+    const int64_t rows = pixels / (height.step * width.size + width.count);
+    return rows < 1 ? 1 : rows;
   }
 
   Footprint footprint() const {
@@ -29,20 +49,32 @@ void correlate_transposed_groups(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const WeightGroupedPlanarBlocking<T> blocking(p);
+  const Walk &height = p.walk[1], &width = p.walk[2];
   WeightContraction<T> block = p;
   block.source_strides = transposed_source_strides<T>(p.walk);
   block.grad_strides = transposed_dest_strides<T>(p.walk);
   const auto correlate = [&](int64_t image, int64_t row, int64_t last_row, int64_t first,
                              int64_t last, T* source, CorrelatedLine<T>* lines, A* sums) {
+    int64_t begin = 0, end = source_plane(p);
+    if (!blocking.whole) {
+      const int64_t low = row * height.step + height.low();
+      const int64_t high = (last_row - 1) * height.step + height.high() + 1;
+      begin = (low < 0 ? 0 : low < height.size ? low : height.size) * width.size;
+      end = (high < 0 ? 0 : high < height.size ? high : height.size) * width.size;
+    }
     const int64_t count = last - first;
+    const int64_t pixel = row * width.count, pixels = (last_row - row) * width.count;
     T* grad = source + blocking.source_elements;
     const Strides &of_source = p.source_strides, &of_grads = p.grad_strides;
-    transpose_planes(p.source + image * of_source.batch + first * of_source.channel,
-                     of_source.channel, count, source_plane(p), source);
-    transpose_planes(p.grad + image * of_grads.batch + first * of_grads.channel, of_grads.channel,
-                     count, p.pixels(), grad);
+    transpose_planes(p.source + image * of_source.batch + first * of_source.channel + begin,
+                     of_source.channel, count, end - begin, source);
+    transpose_planes(p.grad + image * of_grads.batch + first * of_grads.channel + pixel,
+                     of_grads.channel, count, pixels, grad);
+    // Where the images would start.
+    const T* all_source = source - begin * lanes;
+    const T* all_grad = grad - pixel * lanes;
     for (; row < last_row; ++row) {
-      correlate_row<T, kGroup>(block, row, grad, source, lanes, lines, sums);
+      correlate_row<T, kGroup>(block, row, all_grad, all_source, lanes, lines, sums);
     }
   };
   correlate_groups<T, kGroup>(p, blocking.sums, blocking.block_bytes, correlate);
