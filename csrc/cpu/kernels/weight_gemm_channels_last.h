@@ -97,7 +97,8 @@ struct WeightGemmChannelsLastBlocking {
   bool direct;                           // sums are the weight itself
   int64_t row_block;                     // rows of grad that are copied at a time
   bool reads_gaps;                       // what no channel fills, into unused sums
-  bool in_place;                         // the source is its own strip
+  bool in_place;                         // the source is its own strip, if `reads_gaps` but for
+                                         // the last chunk: registers would reach past its end
   bool grad_in_place;                    // its pixels lie close already
   int64_t sum_bytes, table_bytes;        // of the call
   int64_t pointers, strip_elements, strip_bytes, grad_bytes, pointer_bytes;  // of each thread
@@ -211,6 +212,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       }
       for (int64_t index = chunk_begin; index < chunk_end; ++index) {
         const Strips::Chunk chunk = strips.chunk(index);
+        const bool in_place =
+            blocking.in_place && !(blocking.reads_gaps && index + 1 == strips.chunks());
         const int64_t strip_row = strips.positions(chunk.width) * pitch;
         const T* source = p.source + group * p.depth;
         // Rows of padding add nothing.
@@ -218,7 +221,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
         for (int64_t r = 0; r < chunk.rows; ++r) {
           const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
           if (row == nullptr) continue;
-          if (!blocking.in_place) {
+          if (!in_place) {
             strips.copy_pixel_row(walk, row + first_channel, p.source_strides.axis[2], channels,
                                   chunk.x, chunk.width, pitch, strip + kept_count * strip_row);
           }
@@ -266,7 +269,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
               for (int64_t row = 0; row < rows_here; row += kTileRows) {
                 const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
                 tile.rows = pointers + row * runs;
-                if (blocking.in_place) {
+                if (in_place) {
                   // The first tile copies its panel, closer together, for the others.
                   const bool reads_source = block == 0 && row == 0;
                   A* panel = strip + (blocks.begin(b) - first_channel) * chunk.pixels();
