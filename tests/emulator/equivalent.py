@@ -690,6 +690,31 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         _ONE,
         ((">", ">="),),
     ),
+    Equivalent(
+        "fma_gemm.cuh",
+        "kVectors < Tile::kThreads ? thread / kRowVectors % Tile::kDepth : thread / kRowVectors;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "fma_gemm_weight.cuh",
+        "const Index end = p.pixels() - begin < args.chunk ? p.pixels() : begin + args.chunk;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "implicit_gemm.cuh",
+        "static_cast<int>(all_slabs - first_slab < share.slabs ? all_slabs - first_slab "
+        ": share.slabs);",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "implicit_gemm_weight.cuh",
+        "if (column > last) column = last;",
+        _CLAMPED,
+        ((">", ">="),),
+    ),
 )
 
 

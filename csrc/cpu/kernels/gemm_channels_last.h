@@ -350,7 +350,6 @@ struct GemmChannelsLastBlocking {
     if (in_place) pixel_block = round_up(ceil_div(pixels, pixel_blocks), kTileRows);
     run = depth < kChannelBlock ? depth : kChannelBlock;
     tap_block = depth > run ? 1 : ceil_div(kChannelBlock, run);
-    if (slices == WeightSlices::across_k) tap_block = 1;
 
     packs = !columns_in_place || pixels > kPixelsWorthPacking || in_slices;
     packs_slices = in_slices && packs;
@@ -407,8 +406,8 @@ struct WeightSlice {
   bool across = false;  // the rows are elements of K, not destination channels
 
   WeightSlice() = default;  // none
-  /// Source channels [c, c + inner) of tap `tap`, or that many elements of K from there on, for
-  /// `width` columns from `column` on.
+  /// `inner` elements of K from `k` on, of one tap if they are rows, for `width` columns from
+  /// `column` on. `offsets` are those of the taps in the weight.
   WeightSlice(const Contraction<T>& p, WeightSlices slices, const int64_t* offsets, int64_t group,
               int64_t column, int64_t width, int64_t k, int64_t inner)
       : from(p.weight + group * p.weight_strides.group + column * p.weight_strides.row),

@@ -294,21 +294,21 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
     T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
     if (tables.slides) {
       const int64_t step = walk[2].step;
-      const Window<T> window{line_table,
-                             lines,
-                             weights.positions,
-                             taps_w,
-                             0,
-                             taps_w,
-                             step,
-                             taps_w / step,
-                             taps_w % step,
-                             from.axis[2],
-                             weights.zeros,
-                             tables.fetches,
-                             fresh,
-                             fresh_count,
-                             walk[2].low() * from.axis[2]};
+      const Window<T> window{.lines = line_table,
+                             .line_count = lines,
+                             .positions = weights.positions,
+                             .line_taps = taps_w,
+                             .first = 0,
+                             .taps = taps_w,
+                             .step = step,
+                             .whole = taps_w / step,
+                             .rest = taps_w % step,
+                             .position = from.axis[2],
+                             .zeros = weights.zeros,
+                             .fetches = tables.fetches,
+                             .fresh = fresh,
+                             .fresh_count = fresh_count,
+                             .column = walk[2].low() * from.axis[2]};
       window_row<T, kGroup>(window, weights.weight, weights.bias, pitch, channels, walk[2].count,
                             to, dest.axis[2]);
       continue;

@@ -313,23 +313,26 @@ void transposed_planar(const Contraction<T>& p) {
               multiply<A>(tile, sums + i * wide, wide, adds, rows, vectors_for<A>(wide));
             }
           };
-          if (packs_slices) {
+          const A* of_block = weights + (group * padded_rows + column) * blocking.inner;
+          if (blocking.packs_slices) {
+            // In this order with packed weights as well: results are the same.
             for (int64_t k = 0; k < channels; k += blocking.slice) {
               const int64_t left = channels - k;
               const int64_t some = left < blocking.slice ? left : blocking.slice;
               A* slice = slice_buffer.as<A>();
-              for (int64_t i = 0; i < wide; i += kLanes<A>) {
+              TileOperands<A> tile{nullptr, k, taps, some, 1, slice, wide};
+              for (int64_t i = 0; packs_slices && i < wide; i += kLanes<A>) {
                 pack_weight_register(p, offsets, group, column + i, c + k, some, wide, slice + i);
               }
-              multiply_pixels({nullptr, k, taps, some, 1, slice, wide}, 0, c + k > 0);
+              if (!packs_slices) tile.b = of_block + (c + k) * wide, tile.b_tap = p.depth * wide;
+              multiply_pixels(tile, 0, c + k > 0);
             }
             continue;
           }
           for (int64_t tap = 0; tap < taps; tap += tap_block) {
             const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
             TileOperands<A> tile{nullptr, 0, tap_count, channels, 1, nullptr, wide};
-            tile.b = weights + (group * padded_rows + column) * blocking.inner +
-                     (tap * p.depth + c) * wide;
+            tile.b = of_block + (tap * p.depth + c) * wide;
             tile.b_tap = p.depth * wide;
             multiply_pixels(tile, tap, c > 0 || tap > 0);
           }
