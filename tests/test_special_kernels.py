@@ -776,6 +776,13 @@ for title, image, weight, options in (
         ("", "gemm_channels_last", ""), image, weight, options, channels_last=True
     )
 
+# Long rows with a stride, of several channels: direct sums would gather them again and again.
+for title, image, weight, options in (
+    ("stride 4", (1, 2, 16400), (20, 2, 8), {"stride": 4, "padding": 2}),
+    ("stride 2", (1, 7, 9000), (12, 7, 5), {"stride": 2}),
+):
+    SHAPES["gathered once, " + title] = Shape(GEMM, image, weight, options)
+
 # Weight gradients whose source is read where it lies, whose last pixel ends inside a register.
 for title, image, weight, options in (
     ("one chunk", (1, 276, 9, 6), (208, 276, 1, 1), {}),

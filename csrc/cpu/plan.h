@@ -71,6 +71,22 @@ inline bool fits_bands(const ContractionShape& shape) {
   return row * (span[0] + 1) * shape.walk[0].tap_count <= kMaxBandElements;
 }
 
+/// So many elements of a band of a direct kernel are gathered once. Those of several channels that
+/// are more are gathered channel by channel, and again for each few destination channels, which so
+/// many of these do not pay for. Pairs of phases are gathered fast: of few source channels they
+/// are.
+constexpr int64_t kGatheredElements = int64_t(24) << 10;
+constexpr int64_t kChannelsOfGathering = 8, kChannelsOfPairs = 4;
+
+inline bool gathers_again(const ContractionShape& shape) {
+  const Walk &height = shape.walk[1], &width = shape.walk[2];
+  const int64_t row = width.count * width.step;
+  const int64_t rows = shape.walk[0].tap_count * height.positions(1);
+  const bool slow = width.step > 2 || (width.step > 1 && shape.depth > kChannelsOfPairs);
+  return slow && shape.depth > 1 && shape.rows > kChannelsOfGathering &&
+         shape.depth * rows * row > kGatheredElements;
+}
+
 /// Narrower rows leave most lanes of a register unused; a GEMM folds rows into its panel.
 constexpr int64_t kMinDirectWidth = 8;
 
@@ -149,6 +165,7 @@ constexpr int64_t kManyInGroup = 4, kMaxBandRowElements = int64_t(1) << 14;
 /// Whether a register's worth of rows is best transposed for a weight gradient.
 inline bool suits_transposed_bands(const ContractionShape& shape, int64_t lanes) {
   const Walk &height = shape.walk[1], &width = shape.walk[2];
+  if (height.positions(1) > kMaxDirectSpan) return false;
   return shape.depth >= kManyInGroup && shape.walk[0].count * shape.walk[0].size == 1 &&
          height.mode == PaddingMode::zeros && shape.groups * shape.depth >= lanes &&
          (height.positions(1) * width.size + width.count) * lanes <= kMaxBandRowElements;
@@ -501,6 +518,9 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
   }
   if (!plan::fits_bands(shape)) {
     return {Algorithm::gemm_planar, "taps too far apart to keep the rows they read in cache"};
+  }
+  if (!depthwise && plan::gathers_again(shape)) {
+    return {Algorithm::gemm_planar, "rows too long to keep those of all channels in cache"};
   }
   return {Algorithm::direct_planar,
           depthwise ? "depthwise: no sum over channels" : "few channels in a group"};
