@@ -21,22 +21,47 @@ inline void for_each_output_row(const PoolProblem& p, int64_t d, int64_t h, cons
   }
 }
 
-/// kVectors registers of channels of the gradient of input pixel (d, h, w); `from` and `taps` are
-/// the planes at the first channel.
-template <int kVectors, class T>
-inline void gather_channels(const PoolProblem& p, const T* from, const uint8_t* taps, int64_t d,
-                            int64_t h, int64_t w, T* to) {
-  constexpr int64_t kCount = kLanes<Compute<T>>;
-  const PoolWindows& width = p.axis[2];
-  Vec<Compute<T>> sum[kVectors] = {};
-  for_each_output_row(p, d, h, [&](int64_t row, int64_t row_tap) {
-    for (int64_t x = width.first[w]; x < width.last[w]; ++x) {
-      const int64_t at = (row + x) * p.channels, tap = row_tap + w - width.start(x);
-#pragma GCC unroll 4
-      for (int i = 0; i < kVectors; ++i) {
-        const int64_t c = at + i * kCount;
-        sum[i] += where_byte<Compute<T>>(taps + c, uint8_t(tap), load_compute(from + c));
+/// The output rows whose windows hold an input row: three along an axis at most, or there are no
+/// taps. Found once for all of its pixels.
+struct RowsOfWindows {
+  static constexpr int64_t kMost = 9;
+  int64_t at[kMost];   // elements from the first output pixel
+  int64_t tap[kMost];  // by which column 0 of a window would read the input row
+  int64_t count = 0;
+
+  RowsOfWindows(const PoolProblem& p, int64_t d, int64_t h) {
+    for_each_output_row(p, d, h, [&](int64_t row, int64_t row_tap) {
+      at[count] = row * p.channels, tap[count] = row_tap, ++count;
+    });
+  }
+
+  /// Calls f(elements from the first output pixel, tap) for each window that column w lies in.
+  template <class F>
+  void for_each(const PoolProblem& p, int64_t w, const F& f) const {
+    const PoolWindows& width = p.axis[2];
+    const int64_t first = width.first[w], windows = width.last[w] - first;
+    const int64_t column = w - width.start(first), channels = p.channels, stride = width.stride;
+    for (int64_t k = 0; k < count; ++k) {
+      int64_t from = at[k] + first * channels, of_pixel = tap[k] + column;
+      for (int64_t i = 0; i < windows; ++i, from += channels, of_pixel -= stride) {
+        f(from, uint8_t(of_pixel));
       }
+    }
+  }
+};
+
+/// kVectors registers of channels of the gradient of input column w; `from` and `taps` are the
+/// planes at the first channel.
+template <int kVectors, class T>
+inline void gather_channels(const PoolProblem& p, const RowsOfWindows& rows, const T* from,
+                            const uint8_t* taps, int64_t w, T* to) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  Vec<Compute<T>> sum[kVectors] = {};
+  rows.for_each(p, w, [&](int64_t at, uint8_t tap) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      const int64_t c = at + i * kCount;
+      sum[i] += where_byte<Compute<T>>(taps + c, tap, load_compute(from + c));
     }
   });
   for (int i = 0; i < kVectors; ++i) store_compute(to + i * kCount, sum[i]);
@@ -44,15 +69,11 @@ inline void gather_channels(const PoolProblem& p, const T* from, const uint8_t* 
 
 /// The same of one channel.
 template <class T>
-inline void gather_channel(const PoolProblem& p, const T* from, const uint8_t* taps, int64_t d,
-                           int64_t h, int64_t w, T* to) {
-  const PoolWindows& width = p.axis[2];
+inline void gather_channel(const PoolProblem& p, const RowsOfWindows& rows, const T* from,
+                           const uint8_t* taps, int64_t w, T* to) {
   Compute<T> sum = 0;
-  for_each_output_row(p, d, h, [&](int64_t row, int64_t row_tap) {
-    for (int64_t x = width.first[w]; x < width.last[w]; ++x) {
-      const int64_t at = (row + x) * p.channels;
-      if (taps[at] == row_tap + w - width.start(x)) sum += load_one(from + at);
-    }
+  rows.for_each(p, w, [&](int64_t at, uint8_t tap) {
+    if (taps[at] == tap) sum += load_one(from + at);
   });
   store_one(to, sum);
 }
@@ -65,10 +86,11 @@ void gather_pixels(const PoolProblem& p, const T* grad_output, const uint8_t* ta
       p, p.axis[0].input, p.axis[1].input, width * windows_of(p),
       [&](const Row& at, int64_t row, int64_t first, int64_t last) {
         const int64_t plane = at.outer * output_plane(p) * p.channels;
+        const RowsOfWindows rows(p, at.d, at.h);
         for (int64_t w = 0; w < width; ++w) {
           T* to = grad_input + (row * width + w) * p.channels;
           const auto gather = [&](auto gather_from, int64_t c) {
-            gather_from(p, grad_output + plane + c, taps + plane + c, at.d, at.h, w, to + c);
+            gather_from(p, rows, grad_output + plane + c, taps + plane + c, w, to + c);
           };
           for_each_channel_run<T>(first, last, [&]<int kVectors>(int64_t c, int64_t lanes) {
             if (lanes == kLanes<Compute<T>>) {
