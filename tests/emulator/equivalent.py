@@ -44,6 +44,7 @@ _TWICE = "another thread stores the same there, or what is computed is not store
 _REST = "the rest of a line is as good for a whole run"
 _ONE_TAP = "a single tap has no order"
 _ADDS_NONE = "0 is added"
+_SANITIZED = "reads or writes one element past an array: `make sanitize` ends there"
 _LARGE = "where it differs there are 2^31 elements or more, too many to emulate"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
@@ -713,6 +714,25 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "implicit_gemm_weight.cuh",
         "if (column > last) column = last;",
         _CLAMPED,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "implicit_gemm_weight.cuh",
+        "const Index end_pixel = "
+        "pixels - first_pixel < share_pixels ? pixels : first_pixel + share_pixels;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "conv.cu",
+        "for (int i = 0; i < 2; ++i) args.by_size[i] = Divisor<Index>(size[1 + i]);",
+        _SANITIZED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "describe.h",
+        "if (walk.tap_count > 1) {",
+        _SANITIZED,
         ((">", ">="),),
     ),
 )

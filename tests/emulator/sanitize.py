@@ -37,7 +37,8 @@ def main(variant: str, *arguments: str) -> int:
     # libstdc++ as well: the sanitizer looks for its exceptions before anything else loads it.
     preloaded = [build.runtime_library(name) for name in (RUNTIMES[variant], "libstdc++.so")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += ["--device", "cuda-emulated", "--share", str(SHARE[variant]), *arguments]
+    # What the sanitizer says goes past pytest, which it ends.
+    command += ["--capture=sys", "--device=cuda-emulated", f"--share={SHARE[variant]}", *arguments]
     environment = {
         **os.environ,
         **OPTIONS,
