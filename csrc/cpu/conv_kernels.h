@@ -14,6 +14,12 @@ namespace cnnops {
 /// weight.
 constexpr int64_t kFewPixels = 8;
 
+/// Whether what neighbouring destination rows read are neighbouring source rows, of a single depth,
+/// or zeros: weight_grouped_planar takes such planes band by band.
+inline bool falls_into_bands(const ContractionShape& shape) {
+  return shape.walk[0].count * shape.walk[0].size == 1 && shape.walk[1].mode == PaddingMode::zeros;
+}
+
 /// What a kernel takes for a call, beside its tensors.
 struct Footprint {
   int64_t tile_rows = 0;     // of the tile in registers: elements that are broadcast

@@ -166,8 +166,8 @@ constexpr int64_t kManyInGroup = 4, kMaxBandRowElements = int64_t(1) << 14;
 inline bool suits_transposed_bands(const ContractionShape& shape, int64_t lanes) {
   const Walk &height = shape.walk[1], &width = shape.walk[2];
   if (height.positions(1) > kMaxDirectSpan) return false;
-  return shape.depth >= kManyInGroup && shape.walk[0].count * shape.walk[0].size == 1 &&
-         height.mode == PaddingMode::zeros && shape.groups * shape.depth >= lanes &&
+  return shape.depth >= kManyInGroup && falls_into_bands(shape) &&
+         shape.groups * shape.depth >= lanes &&
          (height.positions(1) * width.size + width.count) * lanes <= kMaxBandRowElements;
 }
 

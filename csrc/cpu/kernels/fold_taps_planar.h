@@ -73,9 +73,6 @@ struct FoldTapsPlanarBlocking {
                 sizeof(int64_t) * p.axis[1].kernel;
   }
 
-  /// Rows of the weight of a block, for one tap of the depth.
-  int64_t block_rows() const { return channel_block * taps; }
-
   static int64_t channels_of(const Channels& p, int64_t taps) {
     const int64_t wanted = ceil_div(kFoldRows, taps);
     return even_part(p.rows, wanted);
@@ -312,9 +309,11 @@ struct TapRows {
     rows = channels_of_block(p, blocking.channel_block, number) * blocking.taps;
   }
 
-  /// Packs source channels [first, last) as [tap of the depth][tile][K][kTileRows]: rows of a tile,
-  /// which mostly are neighbours in memory, stay neighbours.
-  void pack(int64_t first, int64_t last, Accumulator<T>* to) const {
+  /// Packs kTapStreams source channels from `first` on, or what is left of them, as [tap of the
+  /// depth][tile][K][kTileRows]: rows of a tile, which mostly are neighbours in memory, stay
+  /// neighbours.
+  void pack(int64_t first, Accumulator<T>* to) const {
+    const int64_t last = first + kTapStreams < p.depth ? first + kTapStreams : p.depth;
     const int64_t taps = blocking.taps, deep = p.axis[0].kernel;
     for (int64_t kd = 0; kd < deep; ++kd) {
       Accumulator<T>* tile = to + kd * blocking.tiles * kTileRows * p.depth;
@@ -338,20 +337,7 @@ struct TapRows {
   }
   /// The same for all source channels.
   void pack(Accumulator<T>* to) const {
-    for (int64_t c = 0; c < p.depth; c += kTapStreams) {
-      pack(c, c + kTapStreams < p.depth ? c + kTapStreams : p.depth, to);
-    }
-  }
-
-  /// Brings part `part` of `parts` to L2.
-  [[gnu::always_inline]] void fetch(int64_t part, int64_t parts) const {
-    const int64_t end = (part + 1) * p.depth / parts;
-    for (int64_t c = part * p.depth / parts; c < end; ++c) {
-      const T* at = from + c * p.weight_strides.depth;
-      for (int64_t i = 0; i < rows * p.axis[0].kernel; i += 64 / int64_t(sizeof(T))) {
-        __builtin_prefetch(at + i, 0, 2);
-      }
-    }
+    for (int64_t c = 0; c < p.depth; c += kTapStreams) pack(c, to);
   }
 };
 
@@ -361,12 +347,11 @@ void pack_tap_rows(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& b
                    Accumulator<T>* to) {
   const int64_t slices = ceil_div(p.depth, kTapStreams);
   const int64_t blocks = p.groups * blocking.channel_blocks;
-  const int64_t work = kTapStreams * blocking.block_rows() * p.axis[0].kernel;
+  const int64_t work = kTapStreams * blocking.channel_block * blocking.taps * p.axis[0].kernel;
   parallel_for(slices * blocks, ceil_div(16384, work), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t block = i % blocks, first = i / blocks * kTapStreams;
-      const int64_t last = first + kTapStreams < p.depth ? first + kTapStreams : p.depth;
-      TapRows<T>(p, blocking, block).pack(first, last, to + block * blocking.block_weights);
+      TapRows<T>(p, blocking, block).pack(first, to + block * blocking.block_weights);
     }
   });
 }
@@ -445,7 +430,10 @@ void fold_taps_planar(const InputGradient<T>& p) {
                 // Those of the channels that begin in these rows are stored before long.
                 dest.fetch(first, count, ceil_div(row, taps), ceil_div(row + some, taps));
               }
-              if (fetches) following.fetch(part++, parts);
+              if (fetches) {
+                fetch_rows(following.from, p.weight_strides.depth, p.depth,
+                           following.rows * deep.kernel, part++, parts);
+              }
               multiply<A>(tile, products + row * pitch + (blocking.at_once ? 0 : first), pitch,
                           accumulate, some, vectors);
             }

@@ -433,16 +433,6 @@ struct WeightSlice {
       if (c < count) store(to + c, load_partial(row + c, count - c));
     }
   }
-  /// Brings to L2 the part of tile `tile` of `tiles`: rows are too short for the processor to see
-  /// where they go.
-  void fetch(int64_t tile, int64_t tiles) const {
-    const int64_t end = (tile + 1) * rows / tiles;
-    for (int64_t r = tile * rows / tiles; r < end; ++r) {
-      for (int64_t k = 0; k < count; k += 64 / int64_t(sizeof(T))) {
-        __builtin_prefetch(from + r * step + k, 0, 2);
-      }
-    }
-  }
 };
 
 template <class T>
@@ -523,7 +513,9 @@ void gemm_channels_last(const Contraction<T>& p) {
           }
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
-            following.fetch(i / kTileRows, ceil_div(count, kTileRows));
+            // Rows are too short for the processor to see where they go.
+            fetch_rows(following.from, following.step, following.rows, following.count,
+                       i / kTileRows, ceil_div(count, kTileRows));
             tile.rows = tile_rows + (i * taps + tap * kTileRows);
             for (int64_t block = block_begin; block < block_end; ++block) {
               const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;

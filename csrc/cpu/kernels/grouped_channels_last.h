@@ -335,8 +335,7 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
 template <class T, int kGroup>
 void convolve_groups(const Contraction<T>& p) {
   GroupedTables<T> tables(p);
-  const int64_t source = p.walk[0].size * p.walk[1].size * p.walk[2].size;
-  tables.fetches = window_fetches<T>(p.batch * p.groups * kGroup * (source + p.pixels()));
+  tables.fetches = window_fetches<T>(p.batch * p.groups * kGroup * (source_plane(p) + p.pixels()));
   Scratch packed(tables.packed_bytes);
   const GroupedWeights<T> weights =
       pack_grouped<T, kGroup>(p, tables, p.source_strides.axis[2], packed.as<Accumulator<T>>());

@@ -78,11 +78,6 @@ void scatter_pixels(const T* from, const Walk* walk, T* planes, T* to, const Str
   }
 }
 
-/// Elements of a plane of the source.
-inline int64_t source_plane(const ContractionShape& shape) {
-  return shape.walk[0].size * shape.walk[1].size * shape.walk[2].size;
-}
-
 /// Whether the planes of the destination lie densely, each in order.
 template <class T>
 bool stores_planes(const Contraction<T>& p) {

@@ -17,6 +17,11 @@ inline void with_group(int64_t channels, const F& f) {
   }
 }
 
+/// Elements of a plane of the source.
+inline int64_t source_plane(const ContractionShape& shape) {
+  return shape.walk[0].size * shape.walk[1].size * shape.walk[2].size;
+}
+
 /// Source channel `kChannel` of every group, in all lanes of its group.
 template <class A, int kGroup, int kChannel>
 inline Vec<A> spread(Vec<A> x) {

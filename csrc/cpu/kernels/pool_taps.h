@@ -7,22 +7,8 @@
 // in registers of neighbours in pool_tap_rows.h. Elements of less than a register of channels are
 // sent to where their taps are, one by one.
 
-/// Calls f(offset of the output row in its plane, tap by which column 0 of its windows would read
-/// input row (d, h)) for each output row whose windows hold that row.
-template <class F>
-inline void for_each_output_row(const PoolProblem& p, int64_t d, int64_t h, const F& f) {
-  const PoolWindows& depth = p.axis[0];
-  const PoolWindows& height = p.axis[1];
-  for (int64_t z = depth.first[d]; z < depth.last[d]; ++z) {
-    for (int64_t y = height.first[h]; y < height.last[h]; ++y) {
-      f((z * height.output + y) * p.axis[2].output,
-        ((d - depth.start(z)) * height.kernel + h - height.start(y)) * p.axis[2].kernel);
-    }
-  }
-}
-
-/// The output rows whose windows hold an input row: three along an axis at most, or there are no
-/// taps. Found once for all of its pixels.
+/// The output rows whose windows hold input row (d, h): three along an axis at most, or there are
+/// no taps. Found once for all of its pixels.
 struct RowsOfWindows {
   static constexpr int64_t kMost = 9;
   int64_t at[kMost];   // elements from the first output pixel
@@ -30,9 +16,13 @@ struct RowsOfWindows {
   int64_t count = 0;
 
   RowsOfWindows(const PoolProblem& p, int64_t d, int64_t h) {
-    for_each_output_row(p, d, h, [&](int64_t row, int64_t row_tap) {
-      at[count] = row * p.channels, tap[count] = row_tap, ++count;
-    });
+    const PoolWindows &depth = p.axis[0], &height = p.axis[1], &width = p.axis[2];
+    for (int64_t z = depth.first[d]; z < depth.last[d]; ++z) {
+      for (int64_t y = height.first[h]; y < height.last[h]; ++y, ++count) {
+        at[count] = (z * height.output + y) * width.output * p.channels;
+        tap[count] = ((d - depth.start(z)) * height.kernel + h - height.start(y)) * width.kernel;
+      }
+    }
   }
 
   /// Calls f(elements from the first output pixel, tap) for each window that column w lies in.

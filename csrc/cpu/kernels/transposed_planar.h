@@ -319,12 +319,17 @@ void transposed_planar(const Contraction<T>& p) {
             for (int64_t k = 0; k < channels; k += blocking.slice) {
               const int64_t left = channels - k;
               const int64_t some = left < blocking.slice ? left : blocking.slice;
-              A* slice = slice_buffer.as<A>();
-              TileOperands<A> tile{nullptr, k, taps, some, 1, slice, wide};
-              for (int64_t i = 0; packs_slices && i < wide; i += kLanes<A>) {
-                pack_weight_register(p, offsets, group, column + i, c + k, some, wide, slice + i);
+              TileOperands<A> tile{nullptr, k, taps, some, 1, nullptr, wide};
+              if (packs_slices) {
+                A* slice = slice_buffer.as<A>();
+                for (int64_t i = 0; i < wide; i += kLanes<A>) {
+                  pack_weight_register(p, offsets, group, column + i, c + k, some, wide, slice + i);
+                }
+                tile.b = slice;
+              } else {
+                tile.b = of_block + (c + k) * wide;
+                tile.b_tap = p.depth * wide;
               }
-              if (!packs_slices) tile.b = of_block + (c + k) * wide, tile.b_tap = p.depth * wide;
               multiply_pixels(tile, 0, c + k > 0);
             }
             continue;

@@ -65,7 +65,7 @@ struct WeightBroadcastPixelsBlocking {
     blocks_of_split = ceil_div(blocks, splits);
     split_bytes = splits > 1 ? sizeof(A) * splits * set : 0;
     sum_bytes = splits > 1 ? 0 : sizeof(A) * inner * padded_rows;
-    table_bytes = sizeof(int64_t) * (runs.count + layout.rows + p.taps() + inner);
+    table_bytes = sizeof(int64_t) * (runs.count + layout.rows + WeightSums<T>::table_elements(p));
     copied_bytes = sizeof(A) * layout.elements;
     grad_bytes = reads_grad ? 0 : sizeof(A) * layout.rows * layout.width * padded_rows;
   }
@@ -93,13 +93,7 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
   of_tiles.point(p, layout, starts);
   for (int64_t h = 0; h < layout.rows; ++h) rows[h] = h * walk[1].step * layout.strides.axis[1];
 
-  int64_t* offsets = rows + layout.rows;
-  int64_t* order = offsets + p.taps();
-  tap_offsets(p, p.dest_strides, offsets);
-  const bool dense = weight_rows_are_dense(p, p.dest_strides);
-  if (dense) order_of_rows(p, p.dest_strides, offsets, order);
-  const WeightSums<T> result{
-      p, padded_rows, blocking.splits, blocking.set, offsets, dense ? order : nullptr};
+  const WeightSums<T> result(p, padded_rows, blocking.splits, blocking.set, rows + layout.rows);
   const auto store_rows = [&](const A* sums, int64_t group, int64_t first) {
     const WeightStrides& strides = p.dest_strides;
     const int64_t left = p.rows - first;

@@ -8,6 +8,18 @@ inline void fetch_ahead(const T* from, int64_t lines) {
   __builtin_prefetch(from + lines * (64 / int64_t(sizeof(T))), 0, 2);
 }
 
+/// Brings to L2 part `part` of `parts` of rows of `count` elements, `step` apart. Inlined, as GCC
+/// drops calls that have no effect.
+template <class T>
+[[gnu::always_inline]] inline void fetch_rows(const T* from, int64_t step, int64_t rows,
+                                              int64_t count, int64_t part, int64_t parts) {
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  const int64_t end = (part + 1) * rows / parts;
+  for (int64_t r = part * rows / parts; r < end; ++r) {
+    for (int64_t i = 0; i < count; i += line) __builtin_prefetch(from + r * step + i, 0, 2);
+  }
+}
+
 /// The longest run of the taps of a kernel that is read as squares of taps and channels.
 constexpr int64_t kMostTapsOfRun = 64;
 

@@ -185,7 +185,7 @@ struct WeightGroupedChannelsLastBlocking {
     share = ceil_div(p.batch * bands, splits);
     // Groups that are stored one by one are read as whole registers.
     sum_bytes = sizeof(A) * (splits * set + kLanes<A>);
-    table_bytes = sizeof(int64_t) * p.taps() * (1 + p.depth);
+    table_bytes = sizeof(int64_t) * WeightSums<T>::table_elements(p);
     line_bytes = sizeof(CorrelatedLine<T>) * p.walk[0].tap_count * p.walk[1].tap_count;
     buffer_bytes = sizeof(A) * item_pieces * piece_sums + line_bytes;
     const int64_t taps = even_part(p.walk[2].tap_count, grouped_taps(p.depth));
@@ -237,7 +237,7 @@ void correlate_groups(const WeightContraction<T>& p,
                       const F& correlate) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  const int64_t taps = p.taps(), channels = p.groups * kGroup;
+  const int64_t channels = p.groups * kGroup;
   const int64_t piece_sums = blocking.piece_sums, set = blocking.set;
   const int64_t bands = p.batch * blocking.bands, rows = p.walk[0].count * p.walk[1].count;
 
@@ -274,12 +274,7 @@ void correlate_groups(const WeightContraction<T>& p,
   });
 
   Scratch table(blocking.table_bytes);
-  int64_t* offsets = table.as<int64_t>();
-  int64_t* order = offsets + taps;
-  tap_offsets(p, p.dest_strides, offsets);
-  const bool dense = weight_rows_are_dense(p, p.dest_strides);
-  if (dense) order_of_rows(p, p.dest_strides, offsets, order);
-  const WeightSums<T> result{p, lanes, blocking.splits, set, offsets, dense ? order : nullptr};
+  const WeightSums<T> result(p, lanes, blocking.splits, set, table.as<int64_t>());
   // The rows of all groups of a register are stored at once where they lie at even distances.
   const WeightStrides& strides = p.dest_strides;
   const int64_t row = kGroup == 1 ? strides.group : strides.row;

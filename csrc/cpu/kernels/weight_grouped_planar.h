@@ -15,7 +15,7 @@ struct WeightGroupedPlanarBlocking {
   int64_t block_bytes;
 
   explicit WeightGroupedPlanarBlocking(const WeightContraction<T>& p)
-      : whole(p.walk[0].count * p.walk[0].size > 1 || p.walk[1].mode != PaddingMode::zeros),
+      : whole(!falls_into_bands(p)),
         sums(p, whole ? p.walk[0].count * p.walk[1].count : rows_of_band(p), 1) {
     const int64_t source = whole ? source_plane(p) : source_rows(p, sums.rows) * p.walk[2].size;
     source_elements = round_up(source * kLanes<A>, 64);
@@ -59,8 +59,10 @@ void correlate_transposed_groups(const WeightContraction<T>& p) {
     if (!blocking.whole) {
       const int64_t low = row * height.step + height.low();
       const int64_t high = (last_row - 1) * height.step + height.high() + 1;
-      begin = (low < 0 ? 0 : low < height.size ? low : height.size) * width.size;
-      end = (high < 0 ? 0 : high < height.size ? high : height.size) * width.size;
+      const auto row_start = [&](int64_t y) {
+        return (y < 0 ? 0 : y < height.size ? y : height.size) * width.size;
+      };
+      begin = row_start(low), end = row_start(high);
     }
     const int64_t count = last - first;
     const int64_t pixel = row * width.count, pixels = (last_row - row) * width.count;

@@ -22,6 +22,19 @@ struct WeightSums {
   const int64_t* offsets;  // of taps in the weight
   const int64_t* order;    // of dense rows, or null
 
+  /// Fills `table`, which has table_elements(p).
+  WeightSums(const WeightContraction<T>& p, int64_t pitch, int64_t splits, int64_t split,
+             int64_t* table)
+      : p(p), pitch(pitch), splits(splits), split(split), offsets(table), order(nullptr) {
+    tap_offsets(p, p.dest_strides, table);
+    if (!weight_rows_are_dense(p, p.dest_strides)) return;
+    order_of_rows(p, p.dest_strides, offsets, table + p.taps());
+    order = table + p.taps();
+  }
+  static int64_t table_elements(const ContractionShape& shape) {
+    return shape.taps() * (1 + shape.depth);
+  }
+
   /// Stores the weights of up to a register of grad channels, whose rows are `row` elements apart.
   void store(const A* from, int64_t rows, T* to, int64_t row) const {
     constexpr int lanes = kLanes<A>;
