@@ -1,0 +1,112 @@
+// Products of matrices of enough channels: of pixels in panels, of planes as they lie, and on the
+// matrix unit.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/amx.h"
+#include "cpu/plan/choice.h"
+#include "cpu/plan/limits.h"
+#include "walks.h"
+
+namespace cnnops::plan {
+
+/// From this many destination channels in a group on they fill registers.
+constexpr int64_t kMinChannelsInRegister = 8;
+
+constexpr Choice kPointwisePlanar{Algorithm::pointwise_planar,
+                                  "1x1: planes are multiplied where they lie"};
+
+/// Whether a planar contraction is a product of matrices as they lie, of accumulators. Small planes
+/// of several images share the panels of a GEMM.
+template <class T>
+bool suits_planes(const Contraction<T>& p) {
+  const Walk& walk = p.walk[2];
+  const bool one_row = p.walk[0].count == 1 && p.walk[1].count == 1 && p.taps() == 1;
+  const bool same = walk.step == 1 && walk.taps[0].offset == 0 && walk.count == walk.size;
+  const bool rows = p.walk[0].taps[0].offset == 0 && p.walk[1].taps[0].offset == 0;
+  const bool dense = p.source_strides.axis[2] == 1 && p.dest_strides.axis[2] == 1;
+  return std::is_same_v<T, Accumulator<T>> && one_row && same && rows && dense &&
+         (walk.count >= kMinPlane || p.batch == 1);
+}
+
+/// Gathering im2col costs about an eighth of multiplying it, so more columns may not be dropped.
+constexpr int64_t kMaxDroppedShare = 16;
+constexpr int64_t kMaxShiftedElements = 320 << 10;
+
+/// Whether the taps of a planar contraction are best read as shifts of copied source rows: when few
+/// of the columns lie between two rows, and the rows under a panel of 64 columns fit an L2 cache.
+template <class T>
+bool suits_shifted_rows(const Contraction<T>& p) {
+  const Walk& width = p.walk[2];
+  if (p.taps() == 1 || width.step > 1 || p.source_strides.axis[2] != 1) return false;
+  const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
+  const int64_t elements = p.depth * lines * width.step * 64;
+  if (width.high() - width.low() > kMaxDirectSpan) return false;
+  const int64_t dropped = width.shifted_pitch(width.count) - width.count;
+  return dropped * kMaxDroppedShare <= width.count && elements <= kMaxShiftedElements;
+}
+
+/// Channels on both sides that pay for transposing rows.
+constexpr int64_t kMinTransposed = 32;
+
+/// Pointers to so many taps of each pixel of a chunk stay in L2.
+constexpr int64_t kMaxTransposedTaps = 512;
+
+/// Whether so many channels meet in a planar contraction that transposing its rows, in and out,
+/// costs little beside the products.
+template <class T>
+bool suits_transposing(const Contraction<T>& p) {
+  bool zeros = true;
+  for (const Walk& walk : p.walk) zeros &= walk.mode == PaddingMode::zeros;
+  const Walk& width = p.walk[2];
+  const bool near = width.step <= kMaxDirectStep && width.high() - width.low() <= kMaxDirectSpan &&
+                    p.taps() <= kMaxTransposedTaps;
+  return zeros && near && p.taps() > 1 && p.source_strides.axis[2] == 1 &&
+         p.dest_strides.axis[2] == 1 && p.depth >= kMinTransposed && p.rows >= kMinTransposed;
+}
+
+/// From so many source channels on a product of matrices adds up the weight of a 1x1 kernel faster:
+/// for many rows, or where a source beyond L2 is best read a panel at a time.
+constexpr int64_t kMinProductDepth = 192, kMinProductRows = 64, kMinProductSource = 320 << 10;
+
+/// Whether the weight gradient of a 1x1 kernel over channels_last tensors is a product of matrices.
+inline bool suits_pixel_product(const ContractionShape& shape) {
+  if (shape.taps() > 1 || shape.depth < kMinProductDepth) return false;
+  return shape.rows >= kMinProductRows ||
+         shape.batch * shape.pixels() * shape.depth >= kMinProductSource;
+}
+
+/// Pixels of planes that pay for adding up the lanes of a sum of each pair of channels; source
+/// channels up to which such sums of a few rows stay in L2; and channels on the smaller side up to
+/// which transposing the other side takes longer than that.
+constexpr int64_t kMinLongPlane = 1024, kMaxLongPlanes = 512, kFewLongPlanes = 24;
+
+/// Whether the weight gradient of a 1x1 kernel is best added up along the pixels of both sides: few
+/// channels meet those that would be transposed, the planes are long beside what adding up lanes
+/// takes, and the sums of a few rows stay in cache.
+template <class T>
+bool suits_products_of_planes(const WeightContraction<T>& p) {
+  if (conv_kernels<T>().weight_pointwise_planar.run == nullptr) return false;
+  const int64_t fewer = std::min(p.rows, p.depth);
+  return p.batch > 0 && fewer > 0 && fewer <= kFewLongPlanes && parts_are_alike(p) &&
+         p.source_strides.axis[2] == 1 && p.grad_strides.axis[2] == 1 &&
+         p.walk[2].count >= kMinLongPlane && p.depth <= kMaxLongPlanes;
+}
+
+constexpr Choice kAmx{Algorithm::amx_channels_last,
+                      "bfloat16: the CPU's matrix unit multiplies tiles of channels"};
+
+/// With fewer channels on either side most of a tile of the matrix unit would be empty.
+constexpr int64_t kMinAmxChannels = 16;
+
+/// Whether the matrix unit computes `p`, a Contraction or an InputGradient.
+template <class T, class Problem>
+bool suits_amx(const Problem& p) {
+  return conv_kernels<T>().amx_channels_last.run != nullptr && p.source_strides.channel == 1 &&
+         p.dest_strides.channel == 1 && p.depth >= kMinAmxChannels && p.rows >= kMinAmxChannels &&
+         allows_amx();
+}
+
+}  // namespace cnnops::plan
