@@ -817,6 +817,28 @@ for title, image, weight, options in (
     ("dilation", (1, 18, 9, 15), (18, 1, 3, 3), {"dilation": 2, "padding": 2, "groups": 18}),
 ):
     SHAPES["windows, " + title] = Shape((SLIDING[0], "", SLIDING[2]), image, weight, options, True)
+# Windows whose pixels lie between each other: as many and one more in a row, strides that a dilation
+# is a multiple of, and others; and pixels that share nothing, with taps that all of them lose.
+for title, image, weight, options in (
+    ("dilation 2", (1, 19, 9, 33), (19, 1, 3, 3), {"dilation": 2, "padding": 2, "groups": 19}),
+    ("dilation 3", (1, 16, 7, 66), (16, 1, 2, 4), {"dilation": 3, "padding": 3, "groups": 16}),
+    ("blocks of 7 and 8", (1, 5, 3, 127), (5, 1, 1, 3), {"dilation": (1, 2), "groups": 5}),
+    ("groups of 2", (2, 18, 6, 40), (18, 2, 3, 3), {"dilation": 2, "padding": 1, "groups": 9}),
+    ("groups of 8", (1, 24, 6, 40), (24, 8, 3, 3), {"dilation": 2, "padding": 2, "groups": 3}),
+    ("strides meet", (1, 17, 9, 60), (17, 1, 3, 3), {"stride": 2, "dilation": 4, "groups": 17}),
+    ("strides miss", (1, 17, 9, 90), (17, 1, 3, 3), {"stride": 2, "dilation": 3, "groups": 17}),
+    ("alone", (1, 20, 9, 20), (20, 1, 3, 3), {"dilation": 5, "padding": 5, "groups": 20}),
+    ("alone, far", (1, 20, 7, 11), (20, 1, 3, 3), {"dilation": 9, "padding": 9, "groups": 20}),
+    (
+        "alone, groups of 4",
+        (1, 20, 9, 9),
+        (20, 4, 3, 3),
+        {"dilation": 3, "padding": 3, "groups": 5},
+    ),
+    ("alone, long strides", (1, 21, 9, 40), (21, 1, 2, 2), {"stride": 4, "groups": 21}),
+    ("alone, one tap", (1, 21, 9, 40), (21, 1, 1, 1), {"stride": 3, "padding": 1, "groups": 21}),
+):
+    SHAPES["apart, " + title] = Shape((SLIDING[0], "", SLIDING[2]), image, weight, options, True)
 
 
 def _operation(shape: Shape) -> Callable[..., Tensor]:

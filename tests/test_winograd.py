@@ -53,8 +53,8 @@ KERNELS = [
     ((2, 48, 22, 23), 40, (2, 2), "winograd_3x3_2x2"),
     ((4, 48, 33, 33), 40, (2, 2), "winograd_4x4_2x2"),
     ((4, 48, 46, 37), 40, (2, 2), "winograd_5x5_2x2"),
-    ((2, 48, 100), 40, (2,), "winograd_1x5_1x2"),
-    ((2, 48, 50, 2), 40, (2, 1), "winograd_5x1_2x1"),
+    ((2, 48, 200), 40, (2,), "winograd_1x5_1x2"),
+    ((2, 48, 100, 2), 40, (2, 1), "winograd_5x1_2x1"),
 ]
 
 # Kernels whose phases have several taps: every stride-th tap meets every stride-th position.

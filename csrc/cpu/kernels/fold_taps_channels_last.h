@@ -2,15 +2,14 @@
 // all taps (fold_taps.h): products[pixels x (tap, channel)] = source[pixels x K] * weight, where
 // source pixels are read where they lie, and then dest[pixel] = the sum of those that reach it.
 //
-// An item is a block of source pixels and a block of destination channels, whose taps are up to
-// kFoldColumns columns but at least a register of channels each. Its weights are packed in column
-// blocks of about the same width and stay in L2, while kPixelBlock pixels at a time meet all of
-// them. Folding runs along channels; where kernels do not overlap along the width, the channels of
-// all its taps are one run in source and destination.
+// An item is a block of source pixels and a block of destination channels, whose taps are columns.
+// Its weights are packed in column blocks of about the same width and stay in L2, while kPixelBlock
+// pixels at a time meet all of them. Folding runs along channels; where kernels do not overlap
+// along the width, the channels of all its taps are one run in source and destination.
 
-/// Columns of an item, if a register of channels of all taps makes no more: 256 x 256 weights stay
-/// in L2 while all pixels of a block pass.
-constexpr int64_t kFoldColumns = 256;
+/// Elements of the weights of an item that are multiplied at a time, unless a register of channels
+/// of all taps has more: 256 KB of floats stay in L2 while all pixels of a block pass.
+constexpr int64_t kFoldWeights = 64 << 10;
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -49,10 +48,12 @@ struct FoldTapsChannelsLastBlocking {
                 sizeof(A*) * (p.axis[1].kernel + taps) + sizeof(A) * width;
   }
 
+  /// Blocks of equally many channels, in whole registers if there are several.
   static int64_t channels_of(const Channels& p, int64_t taps) {
-    const int64_t wanted = kFoldColumns / taps / lanes * lanes;
+    const int64_t depth = p.depth < kChannelBlock ? p.depth : kChannelBlock;
+    const int64_t wanted = kFoldWeights / depth / taps / lanes * lanes;
     const int64_t most = wanted < lanes ? lanes : wanted;
-    return most < p.rows ? most : p.rows;
+    return most < p.rows ? round_up(even_part(p.rows, most), lanes) : p.rows;
   }
 
   Footprint footprint() const {

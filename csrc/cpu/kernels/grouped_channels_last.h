@@ -6,141 +6,9 @@
 // its group, and the weights are repacked so that those of all lanes lie side by side:
 // [tap][c][channel].
 //
-// An item is a row of destination pixels. Where taps read neighbours a window slides over the
-// source (grouped_window.h). With dilations pixels go four at a time, so that a loaded weight
-// vector serves four of them; for taps that read zeros at some of the four, only the others are
-// added. Padding that reads inside the source has no such order: those pixels go alone. Channels
+// An item is a row of destination pixels, along which a window slides (grouped_window.h). Channels
 // that do not fill a register are covered by a last register that overlaps the one before; fewer
 // than one register of them by partial loads.
-
-constexpr int kGroupedPixels = 4;
-
-/// The source of one destination row: a pointer for each (depth, height) tap, null where padding.
-template <class T>
-struct GroupedRow {
-  const T* const* lines;
-  int64_t line_count;
-  const int64_t* columns;  // for each tap of the width: element offset in a line of pixel 0
-  const uint8_t* reads;    // for each tap of the width: bit i is set where pixel i reads the source
-  int64_t taps_w;
-  int64_t pixel;  // elements between the sources of neighbouring destinations
-};
-
-/// sum += the part of source channels kChannel and on of every group. `weight` points to the first
-/// register of theirs; those of the next channel are `pitch` elements on.
-template <class A, int kGroup, int kChannel, int kPixels, int kVectors>
-inline void add_channels(const Vec<A> (&x)[kPixels][kVectors], const A* weight, int64_t pitch,
-                         int reads, Vec<A> (&sum)[kPixels][kVectors]) {
-  const bool all = reads == (1 << kPixels) - 1;
-  Vec<A> w[kVectors];
-#pragma GCC unroll 2
-  for (int j = 0; j < kVectors; ++j) w[j] = load(weight + j * kLanes<A>);
-#pragma GCC unroll 4
-  for (int i = 0; i < kPixels; ++i) {
-    if (!all && (reads >> i & 1) == 0) continue;
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) sum[i][j] += w[j] * spread<A, kGroup, kChannel>(x[i][j]);
-  }
-  if constexpr (kChannel + 1 < kGroup) {
-    add_channels<A, kGroup, kChannel + 1>(x, weight + pitch, pitch, reads, sum);
-  }
-}
-
-/// Destination channels [c, c + lanes * kVectors) of kPixels pixels; with kPartial the first
-/// `count`. `pitch` is the distance of the weights of neighbouring taps and source channels.
-template <class T, int kGroup, int kPixels, int kVectors, bool kPartial>
-inline void grouped_block(const GroupedRow<T>& row, const Accumulator<T>* weight,
-                          const Accumulator<T>* bias, int64_t pitch, int64_t c, int64_t count,
-                          T* to, int64_t to_pixel) {
-  using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  Vec<A> sum[kPixels][kVectors];
-#pragma GCC unroll 4
-  for (int i = 0; i < kPixels; ++i) {
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) sum[i][j] = load(bias + c + j * lanes);
-  }
-  weight += c;
-  for (int64_t line = 0; line < row.line_count; ++line) {
-    const T* base = row.lines[line];
-    if (base == nullptr) {
-      weight += row.taps_w * kGroup * pitch;
-      continue;
-    }
-    for (int64_t t = 0; t < row.taps_w; ++t, weight += kGroup * pitch) {
-      const int reads = row.reads[t];
-      if (reads == 0) continue;
-      const T* from = base + row.columns[t] + c;
-      Vec<A> x[kPixels][kVectors] = {};
-#pragma GCC unroll 4
-      for (int i = 0; i < kPixels; ++i) {
-        if ((reads >> i & 1) == 0) continue;
-#pragma GCC unroll 2
-        for (int j = 0; j < kVectors; ++j) {
-          const T* at = from + i * row.pixel + j * lanes;
-          x[i][j] = kPartial ? load_partial(at, count) : load_wide(at);
-        }
-      }
-      add_channels<A, kGroup, 0>(x, weight, pitch, reads, sum);
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kPixels; ++i) {
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) {
-      T* out = to + i * to_pixel + c + j * lanes;
-      if (kPartial) {
-        store_partial(out, sum[i][j], count);
-      } else {
-        store_narrow(out, sum[i][j]);
-      }
-    }
-  }
-}
-
-/// All channels of kPixels pixels.
-template <class T, int kGroup, int kPixels>
-inline void grouped_pixels(const GroupedRow<T>& row, const Accumulator<T>* weight,
-                           const Accumulator<T>* bias, int64_t pitch, int64_t channels, T* to,
-                           int64_t to_pixel) {
-  constexpr int lanes = kLanes<Accumulator<T>>;
-  if (channels < lanes) {
-    return grouped_block<T, kGroup, kPixels, 1, true>(row, weight, bias, pitch, 0, channels, to,
-                                                      to_pixel);
-  }
-  int64_t c = 0;
-  if constexpr (kGroup == 1) {
-    for (; c + 2 * lanes <= channels; c += 2 * lanes) {
-      grouped_block<T, kGroup, kPixels, 2, false>(row, weight, bias, pitch, c, 0, to, to_pixel);
-    }
-  }
-  for (; c < channels; c += lanes) {
-    const int64_t at = c + lanes <= channels ? c : channels - lanes;
-    grouped_block<T, kGroup, kPixels, 1, false>(row, weight, bias, pitch, at, 0, to, to_pixel);
-  }
-}
-
-/// Fills `columns` and `reads` for `pixels` destinations from `w` on. False where a pixel reads
-/// padding that is not zero and is not the only one: its source is then not where its neighbours'
-/// order says.
-inline bool point_taps(const Walk& walk, int64_t w, int pixels, int64_t stride, int64_t* columns,
-                       uint8_t* reads) {
-  for (int64_t t = 0; t < walk.tap_count; ++t) {
-    const int64_t x = w * walk.step + walk.taps[t].offset;
-    columns[t] = x * stride;
-    reads[t] = 0;
-    for (int i = 0; i < pixels; ++i) {
-      const int64_t at = x + i * walk.step;
-      const int64_t position = walk.resolve(at);
-      if (position < 0) continue;
-      reads[t] |= uint8_t(1 << i);
-      if (position == at) continue;
-      if (pixels > 1) return false;
-      columns[t] = position * stride;
-    }
-  }
-  return true;
-}
 
 inline void reverse(int64_t* values, int64_t count) {
   for (int64_t i = 0, j = count - 1; i < j; ++i, --j) {
@@ -154,24 +22,21 @@ inline void reverse(int64_t* values, int64_t count) {
 template <class T>
 struct GroupedTables {
   using A = Accumulator<T>;
-  int64_t pitch;  // channels and what fills the last register: partial blocks load whole ones
-  bool slides;    // a window slides over the source
-  bool fetches = false;  // and fetches what is far from the processor
-  int64_t positions;     // of the width that the window looks up
+  int64_t pitch;   // channels and what fills the last register: partial blocks load whole ones
+  PixelRows rows;  // of a destination row
+  bool fetches = false;  // what is far from the processor
   int64_t packed_bytes;  // of the call: weights, bias, a pixel of zeros, tables
   int64_t buffer_bytes;  // of each thread: where a row reads
 
-  explicit GroupedTables(const Contraction<T>& p) {
+  explicit GroupedTables(const Contraction<T>& p) : rows(p.walk[2]) {
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
     pitch = round_up(p.groups * p.depth, kLanes<A>);
-    slides = taps_are_neighbours(p.walk[2]);
-    positions = slides ? p.walk[2].positions(p.walk[2].count) : 0;
-    packed_bytes =
-        sizeof(A) * (p.taps() * p.depth + 2) * pitch + sizeof(int64_t) * (p.taps() + positions);
-    buffer_bytes = 2 * sizeof(T*) * lines + (sizeof(int64_t) + 1) * p.walk[2].tap_count;
+    packed_bytes = sizeof(A) * (p.taps() * p.depth + 2) * pitch +
+                   sizeof(int64_t) * (p.taps() + rows.positions());
+    buffer_bytes = (sizeof(WindowLine<T>) + sizeof(T*)) * lines;
   }
 
-  Footprint footprint() const { return {kGroupedPixels, kLanes<A>, packed_bytes, buffer_bytes}; }
+  Footprint footprint() const { return {kWindowPixels, kLanes<A>, packed_bytes, buffer_bytes}; }
 };
 
 /// Packed weights and bias, and what else all rows read.
@@ -181,7 +46,7 @@ struct GroupedWeights {
   const A* weight;  // [tap][source channel of a group][channel]
   const A* bias;
   const T* zeros;            // a pixel
-  const int64_t* positions;  // of the width, for the window
+  const int64_t* positions;  // that rows read
 
   /// Those of the channels from `channel` on.
   GroupedWeights from(int64_t channel) const {
@@ -245,12 +110,10 @@ GroupedWeights<T> pack_grouped(const Contraction<T>& p, const GroupedTables<T>& 
   int64_t* offsets = reinterpret_cast<int64_t*>(bias + 2 * pitch);
   int64_t* positions = offsets + taps;
   tap_offsets(p, p.weight_strides, offsets);
-  if (tables.slides) {
-    fill_positions(p.walk[2], pixel, positions);
-    // The window takes the taps of the width in ascending order.
-    const bool descends = taps_w > 1 && p.walk[2].taps[1].offset < p.walk[2].taps[0].offset;
-    for (int64_t t = 0; descends && t < taps; t += taps_w) reverse(offsets + t, taps_w);
-  }
+  tables.rows.fill(p.walk[2], pixel, positions);
+  // The window takes the taps of the width in ascending order.
+  const bool descends = taps_w > 1 && p.walk[2].taps[1].offset < p.walk[2].taps[0].offset;
+  for (int64_t t = 0; descends && t < taps; t += taps_w) reverse(offsets + t, taps_w);
   fill(weight, taps * kGroup * pitch, Accumulator<T>(0));
   fill(bias, 2 * pitch, Accumulator<T>(0));
   const int64_t channels = p.groups * kGroup;
@@ -270,65 +133,46 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
   const int64_t channels = p.groups * kGroup, taps_w = walk[2].tap_count, pitch = tables.pitch;
   const int64_t lines = walk[0].tap_count * walk[1].tap_count;
   const Strides &from = p.source_strides, &dest = p.dest_strides;
-  const T** line_table = reinterpret_cast<const T**>(buffer);
-  const T** fresh = line_table + lines;
-  int64_t* columns = reinterpret_cast<int64_t*>(fresh + lines);
-  uint8_t* reads = reinterpret_cast<uint8_t*>(columns + taps_w);
+  WindowLine<T>* found = reinterpret_cast<WindowLine<T>*>(buffer);
+  const T** fresh = reinterpret_cast<const T**>(found + lines);
+  const PixelRows& rows = tables.rows;
   // What the destination row before has not read lies above this.
-  const int64_t stale = tables.fetches ? walk[1].high() - walk[1].step : walk[1].high();
-  const GroupedRow<T> row{line_table, lines, columns, reads, taps_w, walk[2].step * from.axis[2]};
+  const int64_t stale = walk[1].high() - (tables.fetches ? walk[1].step : 0);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t h = item % walk[1].count, d = item / walk[1].count % walk[0].count;
     const int64_t image = item / walk[1].count / walk[0].count;
-    int64_t fresh_count = 0;
+    int64_t line_count = 0, fresh_count = 0;
+    const Accumulator<T>* weight = weights.weight;
     for (int64_t td = 0; td < walk[0].tap_count; ++td) {
       const int64_t z = walk[0].resolve(d * walk[0].step + walk[0].taps[td].offset);
-      for (int64_t th = 0; th < walk[1].tap_count; ++th) {
+      for (int64_t th = 0; th < walk[1].tap_count; ++th, weight += taps_w * kGroup * pitch) {
         const int64_t y = walk[1].resolve(h * walk[1].step + walk[1].taps[th].offset);
-        const T*& line = line_table[td * walk[1].tap_count + th];
-        line = z < 0 || y < 0 ? nullptr
-                              : p.source + image * from.batch + z * from.axis[0] + y * from.axis[1];
-        if (line != nullptr && walk[1].taps[th].offset > stale) fresh[fresh_count++] = line;
+        if (z < 0 || y < 0) continue;
+        const T* line = p.source + image * from.batch + z * from.axis[0] + y * from.axis[1];
+        found[line_count++] = {line, weight};
+        if (walk[1].taps[th].offset > stale) fresh[fresh_count++] = line;
       }
     }
     T* to = p.dest + image * dest.batch + d * dest.axis[0] + h * dest.axis[1];
-    if (tables.slides) {
-      const int64_t step = walk[2].step;
-      const Window<T> window{.lines = line_table,
-                             .line_count = lines,
-                             .positions = weights.positions,
-                             .line_taps = taps_w,
-                             .first = 0,
-                             .taps = taps_w,
-                             .step = step,
-                             .whole = taps_w / step,
-                             .rest = taps_w % step,
-                             .position = from.axis[2],
-                             .zeros = weights.zeros,
-                             .fetches = tables.fetches,
-                             .fresh = fresh,
-                             .fresh_count = fresh_count,
-                             .column = walk[2].low() * from.axis[2]};
-      window_row<T, kGroup>(window, weights.weight, weights.bias, pitch, channels, walk[2].count,
-                            to, dest.axis[2]);
-      continue;
-    }
-    for (int64_t w = 0; w < walk[2].count;) {
-      // The last four overlap those before where pixels are left over.
-      const int64_t last = walk[2].count - kGroupedPixels, at = w < last ? w : last;
-      const bool four =
-          last >= 0 && point_taps(walk[2], at, kGroupedPixels, from.axis[2], columns, reads);
-      if (!four) point_taps(walk[2], w, 1, from.axis[2], columns, reads);
-      T* pixel = to + (four ? at : w) * dest.axis[2];
-      if (four) {
-        grouped_pixels<T, kGroup, kGroupedPixels>(row, weights.weight, weights.bias, pitch,
-                                                  channels, pixel, dest.axis[2]);
-      } else {
-        grouped_pixels<T, kGroup, 1>(row, weights.weight, weights.bias, pitch, channels, pixel,
-                                     dest.axis[2]);
-      }
-      w += four ? kGroupedPixels : 1;
-    }
+    const Window<T> window{.lines = found,
+                           .line_count = line_count,
+                           .positions = weights.positions,
+                           .taps = taps_w,
+                           .first = 0,
+                           .step = rows.step,
+                           .turns = rows.step,
+                           .whole = taps_w / rows.step,
+                           .rest = taps_w % rows.step,
+                           .position = rows.distance * from.axis[2],
+                           .pixel = rows.pixel * from.axis[2],
+                           .zeros = weights.zeros,
+                           .fetches = tables.fetches,
+                           .share = 0,
+                           .shares = 1,
+                           .fresh = fresh,
+                           .fresh_count = fresh_count,
+                           .column = walk[2].low() * from.axis[2]};
+    window_rows<T, kGroup>(window, rows, weights.bias, pitch, channels, to, dest.axis[2]);
   }
 }
 

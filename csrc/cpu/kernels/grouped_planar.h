@@ -122,7 +122,7 @@ struct GroupedPlanarBlocking {
   }
 
   Footprint footprint() const {
-    return {kGroupedPixels, kLanes<A>, tables.packed_bytes, tables.buffer_bytes + block_bytes};
+    return {kWindowPixels, kLanes<A>, tables.packed_bytes, tables.buffer_bytes + block_bytes};
   }
 };
 

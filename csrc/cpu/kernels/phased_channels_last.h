@@ -47,7 +47,7 @@ struct PhasedGroupsBlocking {
   }
 
   Footprint footprint() const {
-    return {kGroupedPixels, kLanes<Accumulator<T>>, list_bytes + packed_bytes, buffer_bytes};
+    return {kWindowPixels, kLanes<Accumulator<T>>, list_bytes + packed_bytes, buffer_bytes};
   }
 };
 

@@ -17,6 +17,10 @@ constexpr int64_t kScatterTasks = 8;
 /// Indices of a run, about: 32 KB.
 constexpr int64_t kScatterRun = 4096;
 
+/// Where planes are added to, so many take turns if there are enough: neighbours of one often go to
+/// one place, and would wait for each other's sums.
+constexpr int64_t kScatterPlanes = 4, kManyScatterPlanes = 64;
+
 /// Positions that are zeroed together: small planes at once.
 constexpr int64_t kScatterZeroed = 256;
 
@@ -27,37 +31,47 @@ inline int64_t channels_of_task(const IndexedProblem& p) {
   return least(p.channels, round_up((p.channels + cuts - 1) / cuts, kScatterChannels));
 }
 
-/// What a task owns: planes of `channels` neighbouring channels, where they begin in the small and
-/// in the large tensor, and how far apart positions lie in both.
+/// What a task owns: `count` planes that follow each other, or those of `channels` neighbouring
+/// channels; where they begin in the small and in the large tensor, and how far apart positions lie
+/// in both.
 struct Planes {
+  int64_t count;
   int64_t channels;
   int64_t small, large;
   int64_t step;
 };
 
-/// Calls f(planes) for every task.
+/// Calls f(planes) for every task. If planes take turns, a task may have several.
 template <class F>
-inline void for_each_task(const IndexedProblem& p, const F& f) {
+inline void for_each_task(const IndexedProblem& p, bool turns, const F& f) {
   const int64_t outer = p.channels_last ? p.batch : p.batch * p.channels;
   const int64_t step = p.channels_last ? p.channels : 1;
   const int64_t width = channels_of_task(p), blocks = (step + width - 1) / width;
-  parallel_for(
-      outer * blocks, grain_of((p.small + p.large) * width), [&](int64_t begin, int64_t end) {
-        for (int64_t task = begin; task < end; ++task) {
-          const int64_t plane = task / blocks * step, c = task % blocks * width;
-          f(Planes{least(width, step - c), plane * p.small + c, plane * p.large + c, step});
-        }
-      });
+  const bool several = turns && !p.channels_last && outer >= kManyScatterPlanes;
+  const int64_t together = several ? kScatterPlanes : 1;
+  const int64_t tasks = (outer + together - 1) / together * blocks;
+  const int64_t work = (p.small + p.large) * width * together;
+  parallel_for(tasks, grain_of(work), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task / blocks * together, c = task % blocks * width;
+      const int64_t count = least(together, outer - first), plane = first * step;
+      f(Planes{count, least(width, step - c), plane * p.small + c, plane * p.large + c, step});
+    }
+  });
 }
 
 /// Calls f(first element, elements) for the pieces without gaps that the positions [first, last) of
-/// `planes` consist of, counted from where the planes begin.
+/// `planes`, which have `positions` each, consist of, counted from where the planes begin.
 template <class F>
-inline void for_each_piece(const Planes& planes, int64_t first, int64_t last, const F& f) {
-  if (planes.channels == planes.step) {
-    return f(first * planes.step, (last - first) * planes.step);
+inline void for_each_piece(const Planes& planes, int64_t positions, int64_t first, int64_t last,
+                           const F& f) {
+  for (int64_t j = 0; j < planes.count; ++j, first += positions, last += positions) {
+    if (planes.channels == planes.step) {
+      f(first * planes.step, (last - first) * planes.step);
+      continue;
+    }
+    for (int64_t i = first; i < last; ++i) f(i * planes.step, planes.channels);
   }
-  for (int64_t i = first; i < last; ++i) f(i * planes.step, planes.channels);
 }
 
 /// Positions [first, last) of the small planes of a task, whose indices lie in [lowest, highest].
@@ -72,12 +86,13 @@ template <class F>
 inline bool for_each_run(const IndexedProblem& p, const Planes& planes, const int64_t* indices,
                          const F& f) {
   constexpr int64_t kCount = kLanes<int64_t>;
-  const int64_t step = most(1, kScatterRun / planes.channels);
+  const int64_t side_by_side = planes.count * planes.channels;
+  const int64_t step = most(1, kScatterRun / side_by_side);
   for (int64_t first = 0; first < p.small; first += step) {
     const int64_t last = least(p.small, first + step);
     Vec<int64_t> low = broadcast(p.large), high = broadcast(int64_t(-1));
     int64_t lowest = p.large, highest = -1;
-    for_each_piece(planes, first, last, [&](int64_t begin, int64_t count) {
+    for_each_piece(planes, p.small, first, last, [&](int64_t begin, int64_t count) {
       const int64_t* from = indices + planes.small + begin;
       int64_t i = 0;
       for (; i + kCount <= count; i += kCount) {
@@ -90,7 +105,7 @@ inline bool for_each_run(const IndexedProblem& p, const Planes& planes, const in
         highest = most(highest, from[i]);
       }
     });
-    if ((last - first) * planes.channels >= kCount) {
+    if ((last - first) * side_by_side >= kCount) {
       lowest = least(lowest, reduce_lanes<int64_t>(low, Smaller()));
       highest = most(highest, reduce_lanes<int64_t>(high, Larger()));
     }
@@ -102,9 +117,9 @@ inline bool for_each_run(const IndexedProblem& p, const Planes& planes, const in
 
 /// Calls f(planes) for every task, which returns whether all indices lie in their planes; do they?
 template <class F>
-inline bool all_tasks(const IndexedProblem& p, const F& f) {
+inline bool all_tasks(const IndexedProblem& p, bool turns, const F& f) {
   bool valid = true;
-  for_each_task(p, [&](const Planes& planes) {
+  for_each_task(p, turns, [&](const Planes& planes) {
     if (!f(planes)) __atomic_store_n(&valid, false, __ATOMIC_RELAXED);
   });
   return valid;
@@ -112,16 +127,28 @@ inline bool all_tasks(const IndexedProblem& p, const F& f) {
 
 /// Combines the elements of a run with those that its indices name: x = combine(x, element).
 template <class T, class Combine>
-inline void scatter_run(const Planes& planes, const Run& run, const T* small,
-                        const int64_t* indices, T* large, const Combine& combine) {
+inline void scatter_run(const IndexedProblem& p, const Planes& planes, const Run& run,
+                        const T* small, const int64_t* indices, T* large, const Combine& combine) {
   const int64_t step = planes.step, channels = planes.channels;
   T* to = large + planes.large;
   const T* from = small + planes.small + run.first * step;
   const int64_t* index = indices + planes.small + run.first * step;
   if (step == 1) {
+    const auto move = [&](int64_t plane, int64_t i) {
+      T* at = to + plane * p.large + index[plane * p.small + i];
+      *at = combine(*at, from[plane * p.small + i]);
+    };
+    const int64_t count = run.last - run.first;
+    if (planes.count == kScatterPlanes) {
+      for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 4
+        for (int64_t plane = 0; plane < kScatterPlanes; ++plane) move(plane, i);
+      }
+      return;
+    }
+    for (int64_t plane = 0; plane < planes.count; ++plane) {
 #pragma GCC unroll 8
-    for (int64_t i = 0; i < run.last - run.first; ++i) {
-      to[index[i]] = combine(to[index[i]], from[i]);
+      for (int64_t i = 0; i < count; ++i) move(plane, i);
     }
     return;
   }
@@ -138,10 +165,11 @@ inline void scatter_run(const Planes& planes, const Run& run, const T* small,
 template <class T, class Combine>
 inline bool scatter_all(const IndexedProblem& p, const T* small, const int64_t* indices, T* large,
                         const Combine& combine) {
-  return all_tasks(p, [&](const Planes& planes) {
+  const bool turns = __is_same(Combine, Sum);
+  return all_tasks(p, turns, [&](const Planes& planes) {
     int64_t zeroed = 0;
     const auto zero_until = [&](int64_t end) {
-      for_each_piece(planes, zeroed, end, [&](int64_t begin, int64_t count) {
+      for_each_piece(planes, p.large, zeroed, end, [&](int64_t begin, int64_t count) {
         __builtin_memset(large + planes.large + begin, 0, count * sizeof(T));
       });
       zeroed = most(zeroed, end);
@@ -150,7 +178,7 @@ inline bool scatter_all(const IndexedProblem& p, const T* small, const int64_t* 
       if (run.highest >= zeroed) {
         zero_until(least(p.large, round_up(run.highest + 1, kScatterZeroed)));
       }
-      scatter_run(planes, run, small, indices, large, combine);
+      scatter_run(p, planes, run, small, indices, large, combine);
     });
     if (zeroed < p.large) zero_until(p.large);
     return valid;
@@ -170,7 +198,7 @@ inline int64_t positions_at_once(const IndexedProblem& p, int64_t channels) {
 template <class T>
 bool scatter_add_narrow(const IndexedProblem& p, const T* small, const int64_t* indices, T* large) {
   using A = Accumulator<T>;
-  return all_tasks(p, [&](const Planes& planes) {
+  return all_tasks(p, false, [&](const Planes& planes) {
     const int64_t positions = positions_at_once(p, planes.channels);
     Scratch scratch(sizeof(A) * positions * planes.channels);
     A* sums = scratch.as<A>();
@@ -190,7 +218,7 @@ bool scatter_add_narrow(const IndexedProblem& p, const T* small, const int64_t* 
       });
       if (!valid) return false;
       const A* sum = sums;
-      for_each_piece(planes, first, first + count, [&](int64_t begin, int64_t elements) {
+      for_each_piece(planes, p.large, first, first + count, [&](int64_t begin, int64_t elements) {
         T* to = large + planes.large + begin;
         for (int64_t i = 0; i < elements; ++i) to[i] = narrow<T>(sum[i]);
         sum += elements;
@@ -225,7 +253,7 @@ bool scatter(const IndexedProblem& p, const T* small, const int64_t* indices, T*
 
 template <class T>
 bool gather(const IndexedProblem& p, const T* large, const int64_t* indices, T* small) {
-  return all_tasks(p, [&](const Planes& planes) {
+  return all_tasks(p, false, [&](const Planes& planes) {
     return for_each_run(p, planes, indices, [&](const Run& run) {
       for (int64_t i = run.first; i < run.last; ++i) {
         for (int64_t c = 0; c < planes.channels; ++c) {

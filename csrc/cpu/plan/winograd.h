@@ -49,7 +49,7 @@ constexpr KernelTransform kGradientTransform{8, 8, 200};
 
 /// What direct sums cost that transpose rows of planes or their weight, beside those that read both
 /// as they lie; and weight gradients over planes, as they transpose grad too.
-constexpr double kTransposedRows = 1.4, kTransposedSums = 2;
+constexpr double kTransposedRows = 1.4, kTransposedSums = 1.3;
 
 /// Groups of taps of a form.
 inline double winograd_groups(const ContractionShape& shape, const WinogradForm& form) {
@@ -83,9 +83,12 @@ inline double winograd_cost(const ContractionShape& shape, const WinogradForm& f
   return winograd_tiles(shape, form) * tile + groups * kernel;
 }
 
-/// Multiply-adds for each pair of channels of direct sums that leave padding out.
-inline double direct_cost(const ContractionShape& shape) {
-  return double(shape.taps()) * shape.batch * shape.pixels() * (1 - padding_share(shape));
+/// Multiply-adds for each pair of channels of direct sums that leave padding out; with `whole_rows`
+/// only rows of it.
+inline double direct_cost(const ContractionShape& shape, bool whole_rows = false) {
+  ContractionShape left_out = shape;
+  if (whole_rows) left_out.walk[kAxes - 1].count = 0;
+  return double(shape.taps()) * shape.batch * shape.pixels() * (1 - padding_share(left_out));
 }
 
 /// True for groups with channels enough. Taps must not be too many, and along rows and columns not
@@ -174,7 +177,7 @@ int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lan
     return -1;
   }
   const bool transposes = !channels_last && !has_stride(p);
-  const double direct = direct_cost(p) * (transposes ? kTransposedSums : 1);
+  const double direct = direct_cost(p, !channels_last) * (transposes ? kTransposedSums : 1);
   const int form = cheapest_form(p, filled(p.depth, lanes), kGradientTransform, direct).form;
   return form < 0 || allows_winograd() ? form : -1;
 }
