@@ -817,8 +817,8 @@ for title, image, weight, options in (
     ("dilation", (1, 18, 9, 15), (18, 1, 3, 3), {"dilation": 2, "padding": 2, "groups": 18}),
 ):
     SHAPES["windows, " + title] = Shape((SLIDING[0], "", SLIDING[2]), image, weight, options, True)
-# Windows whose pixels lie between each other: as many and one more in a row, strides that a dilation
-# is a multiple of, and others; and pixels that share nothing, with taps that all of them lose.
+# Windows whose pixels lie between each other: as many and one more in a row, strides that divide
+# the dilation, and others; and pixels that share nothing, with taps that all of them lose.
 for title, image, weight, options in (
     ("dilation 2", (1, 19, 9, 33), (19, 1, 3, 3), {"dilation": 2, "padding": 2, "groups": 19}),
     ("dilation 3", (1, 16, 7, 66), (16, 1, 2, 4), {"dilation": 3, "padding": 3, "groups": 16}),
