@@ -120,28 +120,57 @@ CNNOPS_HALF_CONVERSION float16 narrow<float16>(float value) {
 
 // ---- storage <-> accumulator, one register of accumulators --------------------------------------
 
+/// The bits of as many 16-bit elements as there are floats in a register.
+using Halves = typename VectorOf<uint16_t, kLanes<float>>::type;
+
+/// Elements of a 16-bit type as floats.
+template <class T>
+inline Vec<float> widen_all(Halves half) {
+  if constexpr (__is_same(T, bfloat16)) {
+    return (Vec<float>)(__builtin_convertvector(half, Vec<uint32_t>) << 16);
+  } else {
+#if defined(CNNOPS_TARGET_AVX512)
+    return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)half);
+#elif defined(CNNOPS_TARGET_AVX2)
+    return (Vec<float>)_mm256_cvtph_ps((__m128i)half);
+#else
+    Vec<float> wide;
+    for (int i = 0; i < kLanes<float>; ++i) wide[i] = widen(float16{half[i]});
+    return wide;
+#endif
+  }
+}
+
+/// The way back, rounded.
+template <class T>
+inline Halves narrow_all(Vec<float> v) {
+  if constexpr (__is_same(T, bfloat16)) {
+    Vec<uint32_t> bits = (Vec<uint32_t>)v;
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    bits = v == v ? bits : Vec<uint32_t>{} + 0x7fc0u;
+    return __builtin_convertvector(bits, Halves);
+  } else {
+#if defined(CNNOPS_TARGET_AVX512)
+    return (Halves)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, 0);
+#elif defined(CNNOPS_TARGET_AVX2)
+    return (Halves)_mm256_cvtps_ph((__m256)v, 0);
+#else
+    Halves half;
+    for (int i = 0; i < kLanes<float>; ++i) half[i] = narrow<float16>(v[i]).bits;
+    return half;
+#endif
+  }
+}
+
 /// kLanes<Accumulator<T>> elements of storage type T, as one register of accumulators.
 template <class T>
 inline Vec<Accumulator<T>> load_wide(const T* from) {
   if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
     return load(from);
   } else {
-    constexpr int kCount = kLanes<float>;
-    typename VectorOf<uint16_t, kCount>::type half;
+    Halves half;
     __builtin_memcpy(&half, from, sizeof(half));
-    if constexpr (__is_same(T, bfloat16)) {
-      return (Vec<float>)(__builtin_convertvector(half, Vec<uint32_t>) << 16);
-    } else {
-#if defined(CNNOPS_TARGET_AVX512)
-      return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)half);
-#elif defined(CNNOPS_TARGET_AVX2)
-      return (Vec<float>)_mm256_cvtph_ps((__m128i)half);
-#else
-      Vec<float> wide;
-      for (int i = 0; i < kCount; ++i) wide[i] = widen(float16{half[i]});
-      return wide;
-#endif
-    }
+    return widen_all<T>(half);
   }
 }
 
@@ -161,22 +190,7 @@ inline void store_narrow(T* to, Vec<Accumulator<T>> v) {
   if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
     store(to, v);
   } else {
-    constexpr int kCount = kLanes<float>;
-    typename VectorOf<uint16_t, kCount>::type half;
-    if constexpr (__is_same(T, bfloat16)) {
-      Vec<uint32_t> bits = (Vec<uint32_t>)v;
-      bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-      bits = v == v ? bits : Vec<uint32_t>{} + 0x7fc0u;
-      half = __builtin_convertvector(bits, decltype(half));
-    } else {
-#if defined(CNNOPS_TARGET_AVX512)
-      half = (decltype(half))_mm512_maskz_cvtps_ph(0xffff, (__m512)v, 0);
-#elif defined(CNNOPS_TARGET_AVX2)
-      half = (decltype(half))_mm256_cvtps_ph((__m256)v, 0);
-#else
-      for (int i = 0; i < kCount; ++i) half[i] = narrow<float16>(v[i]).bits;
-#endif
-    }
+    const Halves half = narrow_all<T>(v);
     __builtin_memcpy(to, &half, sizeof(half));
   }
 }
@@ -192,9 +206,7 @@ inline Vec<Accumulator<T>> load_partial(const T* from, int64_t count) {
   if constexpr (sizeof(T) == 8) return (Vec<A>)_mm512_maskz_loadu_epi64(__mmask8(mask), from);
   if constexpr (sizeof(T) == 4) return (Vec<A>)_mm512_maskz_loadu_epi32(__mmask16(mask), from);
   if constexpr (sizeof(T) == 2 && sizeof(A) == 4) {
-    alignas(32) T padded[16];
-    _mm256_store_si256((__m256i*)padded, _mm256_maskz_loadu_epi16(__mmask16(mask), from));
-    return load_wide(padded);
+    return widen_all<T>((Halves)_mm256_maskz_loadu_epi16(__mmask16(mask), from));
   }
 #elif defined(CNNOPS_TARGET_AVX2)
   if constexpr (sizeof(T) == 8 || sizeof(T) == 4) {
@@ -223,13 +235,35 @@ inline Vec<T> load_masked(const T* from, uint32_t mask) {
   }
 }
 
-/// The same, with the lanes of `other` where a bit is not set.
+/// The same of elements of storage type T, as accumulators.
+template <class T>
+inline Vec<Accumulator<T>> load_wide_masked(const T* from, uint32_t mask) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    return load_masked(from, mask);
+  } else {
+    return widen_all<T>((Halves)_mm256_maskz_loadu_epi16(__mmask16(mask), from));
+  }
+}
+
+/// The same as the first, with the lanes of `other` where a bit is not set.
 template <class T>
 inline Vec<T> load_masked(const T* from, uint32_t mask, Vec<T> other) {
   if constexpr (sizeof(T) == 8) {
     return (Vec<T>)_mm512_mask_loadu_epi64((__m512i)other, __mmask8(mask), from);
   } else {
     return (Vec<T>)_mm512_mask_loadu_epi32((__m512i)other, __mmask16(mask), from);
+  }
+}
+
+/// The same for elements of storage type T.
+template <class T>
+inline Vec<Accumulator<T>> load_wide_masked(const T* from, uint32_t mask,
+                                            Vec<Accumulator<T>> other) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    return load_masked(from, mask, other);
+  } else {
+    const Vec<float> v = load_wide_masked(from, mask);
+    return (Vec<float>)_mm512_mask_mov_ps((__m512)other, __mmask16(mask), (__m512)v);
   }
 }
 
@@ -242,6 +276,16 @@ inline void store_masked(T* to, Vec<T> v, uint32_t mask) {
     _mm512_mask_storeu_epi32(to, __mmask16(mask), (__m512i)v);
   }
 }
+
+/// The same as elements of storage type T.
+template <class T>
+inline void store_narrow_masked(T* to, Vec<Accumulator<T>> v, uint32_t mask) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    store_masked(to, v, mask);
+  } else {
+    _mm256_mask_storeu_epi16(to, __mmask16(mask), (__m256i)narrow_all<T>(v));
+  }
+}
 #endif
 
 /// Like store_narrow for the first `count` lanes.
@@ -252,9 +296,7 @@ inline void store_partial(T* to, Vec<Accumulator<T>> v, int64_t count) {
   if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_epi64(to, __mmask8(mask), (__m512i)v);
   if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_epi32(to, __mmask16(mask), (__m512i)v);
   if constexpr (sizeof(T) == 2 && sizeof(Accumulator<T>) == 4) {
-    alignas(32) T padded[16];
-    store_narrow(padded, v);
-    return _mm256_mask_storeu_epi16(to, __mmask16(mask), _mm256_load_si256((const __m256i*)padded));
+    return _mm256_mask_storeu_epi16(to, __mmask16(mask), (__m256i)narrow_all<T>(v));
   }
 #elif defined(CNNOPS_TARGET_AVX2)
   if constexpr (sizeof(T) == 8 || sizeof(T) == 4) {

@@ -143,12 +143,16 @@ constexpr Kernel<Contraction<T>> amx_kernel() {
   return {"", nullptr, nullptr};
 }
 
+/// Whether elements are floating-point numbers, and so are their sums.
+template <class T>
+constexpr bool kFloats = __is_same(Accumulator<T>, float) || __is_same(Accumulator<T>, double);
+
 /// The kernel that shifts rows in registers, for destinations; none but where an instruction does
-/// that, and for floating-point numbers that are their own accumulators.
+/// that, and for floating-point numbers.
 template <class T>
 constexpr Kernel<Contraction<T>> depthwise_kernel() {
 #if defined(CNNOPS_TARGET_AVX512)
-  if constexpr (__is_same(T, float) || __is_same(T, double)) {
+  if constexpr (kFloats<T>) {
     return {"depthwise_planar", depthwise_planar<T>, footprint<T, DepthwisePlanarBlocking>};
   }
 #endif
@@ -159,7 +163,7 @@ constexpr Kernel<Contraction<T>> depthwise_kernel() {
 template <class T>
 constexpr Kernel<InputGradient<T>> phased_rows_kernel() {
 #if defined(CNNOPS_TARGET_AVX512)
-  if constexpr (__is_same(T, float) || __is_same(T, double)) {
+  if constexpr (kFloats<T>) {
     return {"phased_rows", phased_rows<T>, gradient_footprint<T, PhasedRowsBlocking>};
   }
 #endif

@@ -34,11 +34,11 @@ struct DepthwisePlanarBlocking {
       const int64_t turns = rows + rows_under_way(width.step, width.tap_count) - 1;
       lines = (turns + kRollingAhead) * height.step;
       table_bytes += sizeof(int64_t) * lines * groups.distance;
-      buffer_bytes = sizeof(A*) * p.walk[0].tap_count;
+      buffer_bytes = sizeof(T*) * p.walk[0].tap_count;
     } else {
       most_vectors = kBlockVectors;
       lines = groups.lines(groups.rows);
-      buffer_bytes = sizeof(A*) * p.walk[0].tap_count * (1 + lines);
+      buffer_bytes = sizeof(T*) * p.walk[0].tap_count * (1 + lines);
     }
     pieces = ceil_div(vectors_for<A>(width.count), most_vectors);
     table_bytes += sizeof(RowPiece) * pieces;
@@ -151,11 +151,9 @@ struct DepthwiseItem {
 
 /// The source planes that the taps of the depth read for an item; null where one is zeros.
 template <class T>
-void list_source_planes(const Contraction<T>& p, const DepthwiseItem& item,
-                        const Accumulator<T>** to) {
-  const Accumulator<T>* source = reinterpret_cast<const Accumulator<T>*>(p.source) +
-                                 item.image * p.source_strides.batch +
-                                 item.channel / p.rows * p.source_strides.channel;
+void list_source_planes(const Contraction<T>& p, const DepthwiseItem& item, const T** to) {
+  const T* source = p.source + item.image * p.source_strides.batch +
+                    item.channel / p.rows * p.source_strides.channel;
   for (int64_t td = 0; td < p.walk[0].tap_count; ++td) {
     const int64_t z = p.walk[0].resolve(item.d * p.walk[0].step + p.walk[0].taps[td].offset);
     *to++ = z < 0 ? nullptr : source + z * p.source_strides.axis[0];
@@ -164,11 +162,11 @@ void list_source_planes(const Contraction<T>& p, const DepthwiseItem& item,
 
 /// The rows of an item, one by one.
 template <class T, int kStep, int kTaps>
-void roll_item(const DepthwiseCall<T>& call, const DepthwiseItem& item,
-               const Accumulator<T>* const* planes, Accumulator<T>* to, int64_t to_row) {
+void roll_item(const DepthwiseCall<T>& call, const DepthwiseItem& item, const T* const* planes,
+               T* to, int64_t to_row) {
   using A = Accumulator<T>;
   const Contraction<T>& p = call.p;
-  const RollingPlane<A> in{
+  const RollingPlane<T> in{
       call.weights + item.channel * p.taps(),
       planes,
       p.walk[0].tap_count,
@@ -177,29 +175,28 @@ void roll_item(const DepthwiseCall<T>& call, const DepthwiseItem& item,
       p.walk[2].tap_distance(),
       p.bias != nullptr ? A(widen(p.bias[item.channel])) : A(0)};
   for (int64_t i = 0; i < call.blocking.pieces; ++i) {
-    roll_plane<A, kStep, kTaps>(in, call.pieces[i], to, to_row);
+    roll_plane<T, kStep, kTaps>(in, call.pieces[i], to, to_row);
   }
 }
 
 /// A block of kRows rows of a destination.
-template <class A, int kStep, int kTaps, int kRows>
-void depthwise_rows(const RowTaps<A>& in, const A* const* lines, const RowPiece* pieces,
-                    int64_t count, A* to, int64_t to_row) {
+template <class T, int kStep, int kTaps, int kRows>
+void depthwise_rows(const RowTaps<Accumulator<T>>& in, const T* const* lines,
+                    const RowPiece* pieces, int64_t count, T* to, int64_t to_row) {
   for (int64_t i = 0; i < count; ++i) {
     switch (pieces[i].vectors) {
-      case 1: row_block<A, kStep, kTaps, kRows, 1>(in, lines, pieces[i], to, to_row); break;
-      case 2: row_block<A, kStep, kTaps, kRows, 2>(in, lines, pieces[i], to, to_row); break;
-      case 3: row_block<A, kStep, kTaps, kRows, 3>(in, lines, pieces[i], to, to_row); break;
-      default: row_block<A, kStep, kTaps, kRows, 4>(in, lines, pieces[i], to, to_row); break;
+      case 1: row_block<T, kStep, kTaps, kRows, 1>(in, lines, pieces[i], to, to_row); break;
+      case 2: row_block<T, kStep, kTaps, kRows, 2>(in, lines, pieces[i], to, to_row); break;
+      case 3: row_block<T, kStep, kTaps, kRows, 3>(in, lines, pieces[i], to, to_row); break;
+      default: row_block<T, kStep, kTaps, kRows, 4>(in, lines, pieces[i], to, to_row); break;
     }
   }
 }
 
 /// The same in blocks. `lines` is a buffer.
 template <class T, int kStep, int kTaps>
-void block_item(const DepthwiseCall<T>& call, const DepthwiseItem& item,
-                const Accumulator<T>* const* planes, const Accumulator<T>** lines,
-                Accumulator<T>* to, int64_t to_row) {
+void block_item(const DepthwiseCall<T>& call, const DepthwiseItem& item, const T* const* planes,
+                const T** lines, T* to, int64_t to_row) {
   using A = Accumulator<T>;
   const Contraction<T>& p = call.p;
   const Walk* walk = p.walk;
@@ -216,7 +213,7 @@ void block_item(const DepthwiseCall<T>& call, const DepthwiseItem& item,
     // The last block overlaps the one before it where rows are left over.
     const int64_t first = i + rows <= all ? i : all - rows;
     const int64_t row = item.phase + (item.first + first) * groups.distance;
-    const A** line = lines;
+    const T** line = lines;
     for (int64_t td = 0; td < walk[0].tap_count; ++td) {
       int64_t position = row * walk[1].step + walk[1].low();
       for (int64_t s = 0; s < count; ++s, position += groups.source_distance) {
@@ -226,7 +223,7 @@ void block_item(const DepthwiseCall<T>& call, const DepthwiseItem& item,
       }
     }
     const auto compute = [&]<int kRows>() {
-      depthwise_rows<A, kStep, kTaps, kRows>(in, lines, call.pieces, call.blocking.pieces,
+      depthwise_rows<T, kStep, kTaps, kRows>(in, lines, call.pieces, call.blocking.pieces,
                                              to + first * to_row, to_row);
     };
     switch (rows) {
@@ -259,13 +256,13 @@ void convolve_depthwise(const Contraction<T>& p) {
   const int64_t item_work = rows * walk[2].count * p.taps();
   parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
-    const A** planes = buffer.as<const A*>();
+    const T** planes = buffer.as<const T*>();
     for (int64_t i = begin; i < end; ++i) {
       const DepthwiseItem item(call, i);
       if (item.first >= item.last) continue;
       list_source_planes(p, item, planes);
-      A* to = reinterpret_cast<A*>(p.dest) + item.image * p.dest_strides.batch +
-              item.channel * p.dest_strides.channel + item.d * p.dest_strides.axis[0] +
+      T* to = p.dest + item.image * p.dest_strides.batch + item.channel * p.dest_strides.channel +
+              item.d * p.dest_strides.axis[0] +
               (item.phase + item.first * blocking.groups.distance) * p.dest_strides.axis[1];
       const int64_t to_row = blocking.groups.distance * p.dest_strides.axis[1];
       if (blocking.roll) {

@@ -38,7 +38,7 @@ struct PhasedRowsBlocking {
     const int64_t taps = p.axis[0].kernel * high.kernel * wide.kernel;
     table_bytes = sizeof(RowPiece) * pieces + sizeof(int64_t) * (lines + taps);
     weight_bytes = sizeof(A) * p.groups * p.rows * taps;
-    buffer_bytes = sizeof(A*) * p.axis[0].kernel;
+    buffer_bytes = sizeof(T*) * p.axis[0].kernel;
   }
 
   /// The lowest source position that is spread to destination 0 or 1.
@@ -80,20 +80,20 @@ void spread_rows(const InputGradient<T>& p) {
   const int64_t item_work = rows * p.axis[2].input * ceil_div(taps, 4 * deep.stride);
   parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
-    const A** planes = buffer.as<const A*>();
+    const T** planes = buffer.as<const T*>();
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % blocking.parts * kPhasedRows;
       const int64_t z = item / blocking.parts % deep.input;
       const int64_t number = item / blocking.parts / deep.input;
       const int64_t channel = number % channels, image = number / channels;
-      const A* source = reinterpret_cast<const A*>(p.source) + image * p.source_strides.batch +
-                        channel / p.rows * p.source_strides.channel;
+      const T* source =
+          p.source + image * p.source_strides.batch + channel / p.rows * p.source_strides.channel;
       for (int64_t k = 0; k < deep.kernel; ++k) {
         const int64_t spread = z + deep.pad_begin - k * deep.dilation, at = spread / deep.stride;
         const bool reached = spread >= 0 && spread % deep.stride == 0 && at < deep.output;
         planes[k] = reached ? source + at * p.source_strides.axis[0] : nullptr;
       }
-      const RollingPhases<A> in{weights + channel * taps,
+      const RollingPhases<T> in{weights + channel * taps,
                                 planes,
                                 deep.kernel,
                                 lines + first / 2,
@@ -102,14 +102,13 @@ void spread_rows(const InputGradient<T>& p) {
                                 first + kPhasedRows < high.input ? first + kPhasedRows : high.input,
                                 p.axis[2].input,
                                 p.bias != nullptr ? A(widen(p.bias[channel])) : A(0)};
-      A* to = reinterpret_cast<A*>(p.dest) + image * p.dest_strides.batch +
-              channel * p.dest_strides.channel + z * p.dest_strides.axis[0] +
-              first * p.dest_strides.axis[1];
+      T* to = p.dest + image * p.dest_strides.batch + channel * p.dest_strides.channel +
+              z * p.dest_strides.axis[0] + first * p.dest_strides.axis[1];
       for (int64_t i = 0; i < blocking.pieces; ++i) {
         if (pieces[i].vectors == 2) {
-          roll_phases<A, kTaps, kOdd, 2>(in, pieces[i], to, p.dest_strides.axis[1]);
+          roll_phases<T, kTaps, kOdd, 2>(in, pieces[i], to, p.dest_strides.axis[1]);
         } else {
-          roll_phases<A, kTaps, kOdd, 1>(in, pieces[i], to, p.dest_strides.axis[1]);
+          roll_phases<T, kTaps, kOdd, 1>(in, pieces[i], to, p.dest_strides.axis[1]);
         }
       }
     }

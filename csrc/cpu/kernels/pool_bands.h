@@ -49,9 +49,10 @@ inline int64_t band_list_bytes(const PoolProblem& p) {
   return sizeof(InputRun) * (p.axis[0].output + p.axis[1].output);
 }
 
-/// The types whose windows pool_rolling.h reduces, as they are loaded, lane by lane.
+/// The types whose windows pool_rolling.h reduces, lane by lane.
 template <class T>
-constexpr bool kRolls = CNNOPS_VECTOR_BYTES == 64 && (__is_same(T, float) || __is_same(T, double));
+constexpr bool kRolls =
+    CNNOPS_VECTOR_BYTES == 64 && (__is_same(Compute<T>, float) || __is_same(Compute<T>, double));
 
 /// Input rows under all output rows, and some to fill up the last turns of rolling rows.
 inline int64_t rolling_lines(const PoolWindows& height) {

@@ -33,7 +33,7 @@ struct LargestNumber {
     }
   }
   template <class T>
-  static constexpr T identity() {
+  static constexpr Compute<T> identity() {
     return lowest<T>();
   }
 };
@@ -52,9 +52,10 @@ struct RollingWindows {
 /// inputs may be other than padding.
 template <class T, int kRowStep, int kRowTaps, int kRowVectors, int kRowLoaded>
 struct PieceOfWindows {
+  using A = Compute<T>;
   static constexpr int kStep = kRowStep, kTaps = kRowTaps, kVectors = kRowVectors;
   static constexpr int kLoaded = kRowLoaded;
-  using Columns = ShiftedRow<T, kStep, kTaps, kVectors>;
+  using Columns = ShiftedRow<A, kStep, kTaps, kVectors>;
 
   typename Columns::Shifts shifts{1};
   int64_t first, x, count;  // output, input, outputs from there on
@@ -63,28 +64,29 @@ struct PieceOfWindows {
   PieceOfWindows(const PoolWindows& width, int64_t first)
       : first(first), x(first * kStep - width.padding), count(width.output - first) {
     for (int i = 0; i < kLoaded; ++i) {
-      masks[i] = lanes_inside(x + i * kLanes<T>, width.input, kLanes<T>);
+      masks[i] = lanes_inside(x + i * kLanes<A>, width.input, kLanes<A>);
     }
   }
-  [[gnu::always_inline]] void load_row(const T* row, Vec<T> identity, Vec<T> (&to)[kLoaded]) const {
+  [[gnu::always_inline]] void load_row(const T* row, Vec<A> identity, Vec<A> (&to)[kLoaded]) const {
 #pragma GCC unroll 16
     for (int i = 0; i < kLoaded; ++i) {
-      to[i] = load_masked(row + x + i * kLanes<T>, masks[i], identity);
+      to[i] = load_wide_masked(row + x + i * kLanes<A>, masks[i], identity);
     }
   }
-  [[gnu::always_inline]] static Columns columns(const Vec<T> (&row)[Columns::kRegisters], Vec<T>) {
+  [[gnu::always_inline]] static Columns columns(const Vec<A> (&row)[Columns::kRegisters], Vec<A>) {
     return Columns(row);
   }
-  [[gnu::always_inline]] void store_register(T* row, int j, Vec<T> value) const {
-    store_first(row + first + j * kLanes<T>, value, count - j * kLanes<T>);
+  [[gnu::always_inline]] void store_register(T* row, int j, Vec<A> value) const {
+    store_first(row + first + j * kLanes<A>, value, count - j * kLanes<A>);
   }
 };
 
 /// Rows of two planes in one register.
 template <class T, int kRowStep, int kRowTaps>
 struct WindowsOfTwins {
+  using A = Compute<T>;
   static constexpr int kStep = kRowStep, kTaps = kRowTaps, kVectors = 1;
-  using Columns = TwinRow<T, kStep, kTaps>;
+  using Columns = TwinRow<A, kStep, kTaps>;
   static constexpr int kLoaded = Columns::kRegisters;
 
   TwinColumns loaded;
@@ -93,16 +95,16 @@ struct WindowsOfTwins {
   int64_t in_twin = 0, out_twin = 0;  // from one plane to the other
 
   explicit WindowsOfTwins(const PoolWindows& width)
-      : loaded(kStep, -width.padding, width.input, kLanes<T>),
+      : loaded(kStep, -width.padding, width.input, kLanes<A>),
         shifts(-width.padding, width.input),
         count(width.output) {}
-  [[gnu::always_inline]] void load_row(const T* row, Vec<T> identity, Vec<T> (&to)[kLoaded]) const {
+  [[gnu::always_inline]] void load_row(const T* row, Vec<A> identity, Vec<A> (&to)[kLoaded]) const {
     Columns::load_columns(row, row + in_twin, loaded, identity, to);
   }
-  [[gnu::always_inline]] static Columns columns(const Vec<T> (&row)[kLoaded], Vec<T> identity) {
+  [[gnu::always_inline]] static Columns columns(const Vec<A> (&row)[kLoaded], Vec<A> identity) {
     return Columns(row, identity);
   }
-  [[gnu::always_inline]] void store_register(T* row, int, Vec<T> value) const {
+  [[gnu::always_inline]] void store_register(T* row, int, Vec<A> value) const {
     store_twins(row, row + out_twin, value, count);
   }
 };
@@ -112,12 +114,13 @@ struct WindowsOfTwins {
 template <class Row, class T, class Reduction, class FinishFor>
 bool roll_windows(const RollingWindows<T>& in, const Row of, T* to, int64_t width,
                   const Reduction& reduce, const FinishFor& finish_for) {
+  using A = Compute<T>;
   constexpr int step = Row::kStep, taps = Row::kTaps, loaded = Row::kLoaded;
   constexpr int registers = Row::Columns::kRegisters, under_way = rows_under_way(step, taps);
   constexpr bool doubtful = __is_same(Reduction, LargestNumber);
-  const Vec<T> identity = broadcast(Reduction::template identity<T>());
+  const Vec<A> identity = broadcast(Reduction::template identity<T>());
   uint32_t doubts = 0;
-  Vec<T> sums[under_way][registers];
+  Vec<A> sums[under_way][registers];
 #pragma GCC unroll 8
   for (auto& row : sums) {
 #pragma GCC unroll 16
@@ -133,7 +136,7 @@ bool roll_windows(const RollingWindows<T>& in, const Row of, T* to, int64_t widt
       if (*rows < 0) continue;
       const T* source = in.source + *rows;
       for (int64_t z = 0; z < in.planes; ++z, source += in.plane) {
-        Vec<T> row[loaded];
+        Vec<A> row[loaded];
         of.load_row(source, identity, row);
         if constexpr (doubtful) {
 #pragma GCC unroll 16
@@ -155,15 +158,15 @@ bool roll_windows(const RollingWindows<T>& in, const Row of, T* to, int64_t widt
       const auto finish = finish_for(done);
 #pragma GCC unroll 4
       for (int j = 0; j < Row::kVectors; ++j) {
-        Vec<T> value = columns.tap(0, j, of.shifts);
+        Vec<A> value = columns.tap(0, j, of.shifts);
 #pragma GCC unroll 8
         for (int t = 1; t < taps; ++t) value = reduce(value, columns.tap(t, j, of.shifts));
-        of.store_register(to, j, finish(value, of.first + j * kLanes<T>));
+        of.store_register(to, j, finish(value, of.first + j * kLanes<A>));
       }
       to += width;
     }
 #pragma GCC unroll 16
-    for (Vec<T>& column : complete) column = identity;
+    for (Vec<A>& column : complete) column = identity;
     return ++done < in.end;
   };
   take_turns<under_way>(turn);
@@ -185,8 +188,9 @@ void roll_exactly(const RollingWindows<T>& in, const Row& of, T* to, int64_t wid
 template <int kStep, int kTaps, int kVectors, class T, class Reduction, class FinishFor>
 void roll_pieces(const RollingWindows<T>& in, const PoolWindows& width, int64_t first, T* to,
                  const Reduction& reduce, const FinishFor& finish_for) {
-  constexpr int64_t lanes = kLanes<T>, together = kVectors * lanes;
-  constexpr int registers = ShiftedRow<T, kStep, kTaps, kVectors>::kRegisters;
+  using A = Compute<T>;
+  constexpr int64_t lanes = kLanes<A>, together = kVectors * lanes;
+  constexpr int registers = ShiftedRow<A, kStep, kTaps, kVectors>::kRegisters;
   const auto roll = [&]<int kLoaded>() {
     const PieceOfWindows<T, kStep, kTaps, kVectors, kLoaded> piece(width, first);
     roll_exactly(in, piece, to, width.output, reduce, finish_for);
@@ -215,7 +219,8 @@ void roll_planes(const PoolProblem& p, const T* input, T* output, const Reductio
     const int64_t y = i - height.padding;
     lines[i] = y >= 0 && y < height.input ? y * width.input : -1;
   }
-  const int64_t planes = p.batch * p.channels, together = rows_are_twins(width, kLanes<T>) ? 2 : 1;
+  const int64_t planes = p.batch * p.channels,
+                together = rows_are_twins(width, kLanes<Compute<T>>) ? 2 : 1;
   const int64_t parts = (height.output + kRollingRows - 1) / kRollingRows;
   const int64_t tasks = (planes + together - 1) / together * deep.output * parts;
   const int64_t rows = least(height.output, kRollingRows) * together;

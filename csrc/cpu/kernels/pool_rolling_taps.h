@@ -67,8 +67,9 @@ template <class T>
 /// The inputs of kVectors registers of cells from `first` on. `to` is their plane.
 template <class T, int kStep, int kTaps, int kOdd, int kVectors>
 void spread_piece(const SpreadRows<T>& in, int64_t first, T* to) {
+  using A = Compute<T>;
   using Place = PlaceOfTap<kStep, kTaps, kOdd>;
-  constexpr int lanes = kLanes<T>, positions = Place::kPositions;
+  constexpr int lanes = kLanes<A>, positions = Place::kPositions;
   constexpr int period = kTaps % kStep == 0 ? kTaps / kStep : kTaps;
   const int64_t windows = in.width.output, padding = in.height.padding;
   const int64_t start = first + Place::last_window(in.width.padding);
@@ -83,13 +84,13 @@ void spread_piece(const SpreadRows<T>& in, int64_t first, T* to) {
   int64_t window = most(0, (in.begin + padding - kTaps + kStep) / kStep);
   int64_t row = window * kStep - padding;
   to += row * columns + first * kStep;
-  Vec<T> sums[kTaps][kVectors][kStep];
+  Vec<A> sums[kTaps][kVectors][kStep];
 #pragma GCC unroll 8
   for (auto& of_row : sums) {
 #pragma GCC unroll 4
     for (auto& of_cells : of_row) {
 #pragma GCC unroll 2
-      for (Vec<T>& sum : of_cells) sum = Vec<T>{};
+      for (Vec<A>& sum : of_cells) sum = Vec<A>{};
     }
   }
 
@@ -104,14 +105,14 @@ void spread_piece(const SpreadRows<T>& in, int64_t first, T* to) {
         for (int q = 0; q < positions; ++q) {
           const int64_t at = from + q + j * lanes;
           const __m128i numbers = load_taps(in.taps + at, masks[q][j], in.first);
-          const Vec<T> value = load_masked(in.grads + at, masks[q][j]);
+          const Vec<A> value = load_wide_masked(in.grads + at, masks[q][j]);
 #pragma GCC unroll 8
           for (int w = 0; w < kTaps; ++w) {
             if (Place::position(w) != q) continue;
 #pragma GCC unroll 8
             for (int h = 0; h < kTaps; ++h) {
-              Vec<T>& sum = sums[(kStep * kTurn + h) % kTaps][j][Place::phase(w)];
-              sum = add_at<T>(sum, value, numbers, h * kTaps + w);
+              Vec<A>& sum = sums[(kStep * kTurn + h) % kTaps][j][Place::phase(w)];
+              sum = add_at<A>(sum, value, numbers, h * kTaps + w);
             }
           }
         }
@@ -127,9 +128,9 @@ void spread_piece(const SpreadRows<T>& in, int64_t first, T* to) {
           for (int i = 0; in.fetch && i < kStep; ++i) {
             __builtin_prefetch(to + kSpreadAhead * columns + (kStep * j + i) * lanes, 1);
           }
-          Vec<T> inputs[kStep] = {complete[j][0]};
+          Vec<A> inputs[kStep] = {complete[j][0]};
           if constexpr (kStep == 2) {
-            interleave<T>(complete[j][0], complete[j][1], &inputs[0], &inputs[1]);
+            interleave<A>(complete[j][0], complete[j][1], &inputs[0], &inputs[1]);
           }
 #pragma GCC unroll 2
           for (int i = 0; i < kStep; ++i) {
@@ -141,7 +142,7 @@ void spread_piece(const SpreadRows<T>& in, int64_t first, T* to) {
 #pragma GCC unroll 4
       for (auto& of_cells : complete) {
 #pragma GCC unroll 2
-        for (Vec<T>& sum : of_cells) sum = Vec<T>{};
+        for (Vec<A>& sum : of_cells) sum = Vec<A>{};
       }
     }
     ++window;
@@ -153,7 +154,7 @@ void spread_piece(const SpreadRows<T>& in, int64_t first, T* to) {
 /// The cells from `first` on, in pieces of kVectors registers and what is left.
 template <class T, int kStep, int kTaps, int kOdd, int kVectors = spread_vectors(kStep, kTaps)>
 void spread_pieces(const SpreadRows<T>& in, int64_t first, T* to) {
-  constexpr int64_t lanes = kLanes<T>;
+  constexpr int64_t lanes = kLanes<Compute<T>>;
   const int64_t cells = (in.width.input + kStep - 1) / kStep;
   for (; cells - first > (kVectors - 1) * lanes; first += kVectors * lanes) {
     spread_piece<T, kStep, kTaps, kOdd, kVectors>(in, first, to);

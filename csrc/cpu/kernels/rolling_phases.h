@@ -28,22 +28,23 @@ constexpr int positions_of_phases(int taps, int odd) { return PhaseOfTap(taps, o
 constexpr int kPhasesVectors = 2;
 
 /// What the pieces of a plane share.
-template <class A>
+template <class T>
 struct RollingPhases {
-  const A* weight;         // [tap of the depth][of the height][of the width]
-  const A* const* source;  // a plane for each tap of the depth; null where it reaches none
+  const Accumulator<T>* weight;  // [tap of the depth][of the height][of the width]
+  const T* const* source;        // a plane for each tap of the depth; null where it reaches none
   int64_t planes;
   const int64_t* rows;  // of each turn and kRollingAhead more, where its source row begins;
                         // negative for zeros
   int64_t first;        // destination row that the first turn finishes, and the next one
   int64_t begin, end;   // destination rows that are stored
   int64_t width;        // destinations of a row
-  A bias;
+  Accumulator<T> bias;
 };
 
 /// The destinations of a piece of kVectors registers of the source, of rows `to_row` apart.
-template <class A, int kTaps, int kOdd, int kVectors>
-void roll_phases(const RollingPhases<A>& in, const RowPiece& piece, A* to, int64_t to_row) {
+template <class T, int kTaps, int kOdd, int kVectors>
+void roll_phases(const RollingPhases<T>& in, const RowPiece& piece, T* to, int64_t to_row) {
+  using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>, positions = positions_of_phases(kTaps, kOdd);
   using Source = ShiftedRow<A, 1, positions, kVectors>;
   const typename Source::Shifts shifts(1);
@@ -74,7 +75,7 @@ void roll_phases(const RollingPhases<A>& in, const RowPiece& piece, A* to, int64
         for (int i = 0; i < 2; ++i) {
           const int64_t left = width - (2 * j + i) * lanes;
           if (left >= lanes) {
-            store(to + (2 * j + i) * lanes, part[i]);
+            store_narrow(to + (2 * j + i) * lanes, part[i]);
           } else if (left > 0) {
             store_partial(to + (2 * j + i) * lanes, part[i], left);
           }
@@ -92,12 +93,12 @@ void roll_phases(const RollingPhases<A>& in, const RowPiece& piece, A* to, int64
     const A* weight = in.weight;
     for (int64_t z = 0; z < in.planes && *rows >= 0; ++z, weight += kTaps * kTaps) {
       if (in.source[z] == nullptr) continue;
-      const A* source = in.source[z] + piece.source;
+      const T* source = in.source[z] + piece.source;
       if (const int64_t ahead = rows[kRollingAhead]; ahead >= 0) {
 #pragma GCC unroll 8
         for (int j = 1; j <= kVectors; ++j) __builtin_prefetch(source + ahead + j * lanes);
       }
-      const Source row = load_rolling_row<A, 1, positions, kVectors>(source + *rows, masks);
+      const Source row = load_rolling_row<T, 1, positions, kVectors>(source + *rows, masks);
 #pragma GCC unroll 8
       for (int w = 0; w < kTaps; ++w) {
         const PhaseOfTap place(kTaps, kOdd, w);

@@ -19,37 +19,39 @@ constexpr int rolling_vectors(int64_t step, int64_t taps) {
 }
 
 /// What the pieces of a plane share.
-template <class A>
+template <class T>
 struct RollingPlane {
-  const A* weight;         // [tap of the depth][of the height][of the width], ascending
-  const A* const* source;  // a plane for each tap of the depth; null where it is zeros
+  const Accumulator<T>* weight;  // [tap of the depth][of the height][of the width], ascending
+  const T* const* source;        // a plane for each tap of the depth; null where it is zeros
   int64_t planes;
   const int64_t* rows;   // of each turn and kRollingAhead more, where a step of source rows begin;
                          // negative for zeros
   int64_t count;         // destination rows
   int64_t tap_distance;  // of the width; 1 where a step takes the row apart
-  A bias;
+  Accumulator<T> bias;
 };
 
 /// A source row in registers. The first of them, and those of the last destinations and beyond,
 /// reach into the padding.
-template <class A, int kStep, int kTaps, int kVectors>
-[[gnu::always_inline]] inline ShiftedRow<A, kStep, kTaps, kVectors> load_rolling_row(
-    const A* from, const uint32_t* masks) {
+template <class T, int kStep, int kTaps, int kVectors>
+[[gnu::always_inline]] inline ShiftedRow<Accumulator<T>, kStep, kTaps, kVectors> load_rolling_row(
+    const T* from, const uint32_t* masks) {
+  using A = Accumulator<T>;
   constexpr int registers = ShiftedRow<A, kStep, kTaps, kVectors>::kRegisters;
   Vec<A> row[registers];
 #pragma GCC unroll 16
   for (int i = 0; i < registers; ++i) {
     const bool inner = i > 0 && i < (kVectors - 1) * kStep;
-    const A* at = from + i * kLanes<A>;
-    row[i] = inner ? load(at) : load_masked(at, masks[i]);
+    const T* at = from + i * kLanes<A>;
+    row[i] = inner ? load_wide(at) : load_wide_masked(at, masks[i]);
   }
   return ShiftedRow<A, kStep, kTaps, kVectors>(row);
 }
 
 /// A piece of kVectors registers of all rows of a plane, which are `to_row` elements apart.
-template <class A, int kStep, int kTaps, int kVectors>
-void roll_piece(const RollingPlane<A>& in, const RowPiece& piece, A* to, int64_t to_row) {
+template <class T, int kStep, int kTaps, int kVectors>
+void roll_piece(const RollingPlane<T>& in, const RowPiece& piece, T* to, int64_t to_row) {
+  using A = Accumulator<T>;
   using Source = ShiftedRow<A, kStep, kTaps, kVectors>;
   constexpr int lanes = kLanes<A>, under_way = rows_under_way(kStep, kTaps);
   const typename Source::Shifts shifts(in.tap_distance);
@@ -76,13 +78,13 @@ void roll_piece(const RollingPlane<A>& in, const RowPiece& piece, A* to, int64_t
       const A* weight = in.weight;
       for (int64_t z = 0; z < in.planes; ++z, weight += kTaps * kTaps) {
         if (in.source[z] == nullptr) continue;
-        const A* source = in.source[z] + piece.source;
+        const T* source = in.source[z] + piece.source;
         if (const int64_t ahead = rows[kRollingAhead * kStep]; ahead >= 0) {
 #pragma GCC unroll 8
           for (int j = 1; j <= kStep * kVectors; ++j)
             __builtin_prefetch(source + ahead + j * lanes);
         }
-        const Source row = load_rolling_row<A, kStep, kTaps, kVectors>(source + *rows, masks);
+        const Source row = load_rolling_row<T, kStep, kTaps, kVectors>(source + *rows, masks);
 #pragma GCC unroll 8
         for (int t = 0; t < kTaps; ++t) {
           Vec<A> x[kVectors];
@@ -107,7 +109,7 @@ void roll_piece(const RollingPlane<A>& in, const RowPiece& piece, A* to, int64_t
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         if (j + 1 < kVectors || last == lanes) {
-          store(to + j * lanes, row[j]);
+          store_narrow(to + j * lanes, row[j]);
         } else {
           store_partial(to + j * lanes, row[j], last);
         }
@@ -122,12 +124,12 @@ void roll_piece(const RollingPlane<A>& in, const RowPiece& piece, A* to, int64_t
 }
 
 /// A piece of up to kVectors registers.
-template <class A, int kStep, int kTaps, int kVectors = rolling_vectors(kStep, kTaps)>
-void roll_plane(const RollingPlane<A>& in, const RowPiece& piece, A* to, int64_t to_row) {
+template <class T, int kStep, int kTaps, int kVectors = rolling_vectors(kStep, kTaps)>
+void roll_plane(const RollingPlane<T>& in, const RowPiece& piece, T* to, int64_t to_row) {
   if constexpr (kVectors > 1) {
     if (piece.vectors < kVectors) {
-      return roll_plane<A, kStep, kTaps, kVectors - 1>(in, piece, to, to_row);
+      return roll_plane<T, kStep, kTaps, kVectors - 1>(in, piece, to, to_row);
     }
   }
-  roll_piece<A, kStep, kTaps, kVectors>(in, piece, to, to_row);
+  roll_piece<T, kStep, kTaps, kVectors>(in, piece, to, to_row);
 }

@@ -60,16 +60,18 @@ struct RowPiece {
 };
 
 /// What the taps of a width read of a source row: registers of each phase of the step.
-template <class A, int kStep, int kVectors>
+template <class T, int kStep, int kVectors>
 struct SourceRow {
+  using A = Accumulator<T>;
   Vec<A> phase[kStep][kVectors + 1];
 
-  [[gnu::always_inline]] inline SourceRow(const A* from, const uint32_t* masks) {
+  [[gnu::always_inline]] inline SourceRow(const T* from, const uint32_t* masks) {
     constexpr int lanes = kLanes<A>;
     // The first register, and the last destinations and what follows them, reach into the padding.
     const auto read = [&](int i) {
       const bool inner = i > 0 && i < (kVectors - 1) * kStep;
-      return inner ? load(from + i * lanes) : load_masked(from + i * lanes, masks[i]);
+      const T* at = from + i * lanes;
+      return inner ? load_wide(at) : load_wide_masked(at, masks[i]);
     };
 #pragma GCC unroll 5
     for (int j = 0; j <= kVectors; ++j) {
@@ -85,14 +87,14 @@ struct SourceRow {
 /// sums += the taps of `count` source rows for rows kFirst to kLast of a block. `weight` are those
 /// of row 0, those of row i are `pitch` * i before; both pointers move on. Inlined, so that sums
 /// are registers.
-template <class A, int kStep, int kTaps, int kFirst, int kLast, int kRows, int kVectors>
+template <class T, class A, int kStep, int kTaps, int kFirst, int kLast, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_source_rows(
-    const A* const*& lines, int64_t count, const RowPiece& piece,
+    const T* const*& lines, int64_t count, const RowPiece& piece,
     const Vec<typename IndexOf<sizeof(A)>::type> (&shift)[kTaps], const A*& weight, int64_t pitch,
     Vec<A> (&sums)[kRows][kVectors]) {
   for (; count > 0; --count, ++lines, weight += kTaps) {
     if (*lines == nullptr) continue;
-    const SourceRow<A, kStep, kVectors> row(*lines + piece.source, piece.masks);
+    const SourceRow<T, kStep, kVectors> row(*lines + piece.source, piece.masks);
 #pragma GCC unroll 8
     for (int t = 0; t < kTaps; ++t) {
       Vec<A> x[kVectors];
@@ -113,27 +115,28 @@ template <class A, int kStep, int kTaps, int kFirst, int kLast, int kRows, int k
 
 /// The source rows from kPart * advance on: those that rows 0 to kPart read, ..., those of all,
 /// ..., those of the last ones.
-template <class A, int kStep, int kTaps, int kPart, int kRows, int kVectors>
+template <class T, class A, int kStep, int kTaps, int kPart, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_parts(
-    const RowTaps<A>& in, const A* const*& lines, const RowPiece& piece,
+    const RowTaps<A>& in, const T* const*& lines, const RowPiece& piece,
     const Vec<typename IndexOf<sizeof(A)>::type> (&shift)[kTaps], const A*& weight,
     Vec<A> (&sums)[kRows][kVectors]) {
   constexpr int first = kPart < kRows ? 0 : kPart - kRows + 1;
   constexpr int last = kPart < kRows ? kPart : kRows - 1;
   const int64_t count = kPart == kRows - 1 ? in.taps_h - (kRows - 1) * in.advance : in.advance;
-  add_source_rows<A, kStep, kTaps, first, last>(lines, count, piece, shift, weight,
-                                                in.advance * kTaps, sums);
+  add_source_rows<T, A, kStep, kTaps, first, last>(lines, count, piece, shift, weight,
+                                                   in.advance * kTaps, sums);
   if constexpr (kPart + 1 < 2 * kRows - 1) {
-    add_parts<A, kStep, kTaps, kPart + 1>(in, lines, piece, shift, weight, sums);
+    add_parts<T, A, kStep, kTaps, kPart + 1>(in, lines, piece, shift, weight, sums);
   }
 }
 
 /// A piece of kVectors registers of the rows of a block. `lines` are the source rows under it, of
 /// each plane, null where all of one is zeros. The rows of the destination are `to_row` elements
 /// apart.
-template <class A, int kStep, int kTaps, int kRows, int kVectors>
-void row_block(const RowTaps<A>& in, const A* const* lines, const RowPiece& piece, A* to,
-               int64_t to_row) {
+template <class T, int kStep, int kTaps, int kRows, int kVectors>
+void row_block(const RowTaps<Accumulator<T>>& in, const T* const* lines, const RowPiece& piece,
+               T* to, int64_t to_row) {
+  using A = Accumulator<T>;
   using Index = typename IndexOf<sizeof(A)>::type;
   constexpr int lanes = kLanes<A>;
   Vec<Index> shift[kTaps];
@@ -150,16 +153,16 @@ void row_block(const RowTaps<A>& in, const A* const* lines, const RowPiece& piec
   }
   for (int64_t plane = 0; plane < in.planes; ++plane) {
     const A* weight = in.weight + plane * in.taps_h * kTaps;
-    add_parts<A, kStep, kTaps, 0>(in, lines, piece, shift, weight, sums);
+    add_parts<T, A, kStep, kTaps, 0>(in, lines, piece, shift, weight, sums);
   }
   to += piece.begin;
 #pragma GCC unroll 4
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      A* at = to + i * to_row + j * lanes;
+      T* at = to + i * to_row + j * lanes;
       if (j + 1 < kVectors || piece.count == kVectors * lanes) {
-        store(at, sums[i][j]);
+        store_narrow(at, sums[i][j]);
       } else {
         store_partial(at, sums[i][j], piece.count - j * lanes);
       }

@@ -48,14 +48,15 @@ struct TwinRow {
 
   /// The rows as they lie: side by side in one register, or with a step each in its own, whose
   /// phases then lie side by side.
-  [[gnu::always_inline]] static inline void load_columns(const A* row, const A* twin,
+  template <class T>
+  [[gnu::always_inline]] static inline void load_columns(const T* row, const T* twin,
                                                          const TwinColumns& columns, Vec<A> outside,
                                                          Vec<A> (&to)[kRegisters]) {
-    to[0] = load_masked(row + columns.begin, columns.mask, outside);
+    to[0] = load_wide_masked(row + columns.begin, columns.mask, outside);
     if constexpr (kStep == 1) {
-      to[0] = load_masked(twin - kHalf, columns.mask << kHalf, to[0]);
+      to[0] = load_wide_masked(twin - kHalf, columns.mask << kHalf, to[0]);
     } else {
-      to[1] = load_masked(twin + columns.begin, columns.mask, outside);
+      to[1] = load_wide_masked(twin + columns.begin, columns.mask, outside);
     }
   }
 
@@ -68,9 +69,10 @@ struct TwinRow {
 
 /// Stores the first `count` lanes of each half.
 template <class T>
-[[gnu::always_inline]] inline void store_twins(T* to, T* twin, Vec<T> both, int64_t count) {
-  constexpr int half = kLanes<T> / 2;
+[[gnu::always_inline]] inline void store_twins(T* to, T* twin, Vec<Accumulator<T>> both,
+                                               int64_t count) {
+  constexpr int half = kLanes<Accumulator<T>> / 2;
   const uint32_t mask = (1u << count) - 1;
-  store_masked(to, both, mask);
-  store_masked(twin - half, both, mask << half);
+  store_narrow_masked(to, both, mask);
+  store_narrow_masked(twin - half, both, mask << half);
 }
