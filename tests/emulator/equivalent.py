@@ -45,6 +45,8 @@ _REST = "the rest of a line is as good for a whole run"
 _ONE_TAP = "a single tap has no order"
 _ADDS_NONE = "0 is added"
 _SANITIZED = "reads or writes one element past an array: `make sanitize` ends there"
+_ONE_PLACE = "two states of one place are the same"
+_NO_CHUNK = "a chunk without elements is passed over"
 _LARGE = "where it differs there are 2^31 elements or more, too many to emulate"
 
 EQUIVALENT: tuple[Equivalent, ...] = (
@@ -734,6 +736,276 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "if (walk.tap_count > 1) {",
         _SANITIZED,
         ((">", ">="),),
+    ),
+    Equivalent(
+        "mma_tile.cuh",
+        "constexpr int kLinesTogether = kLine < 8 ? 8 / kLine : 1;  // in 128 bytes: "
+        "once round the banks",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "mma_tile.cuh",
+        "constexpr int kMask = (kLine < 8 ? kLine : 8) - 1;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pack_k_major.cuh",
+        "if (problem.axis[i].taps > 1) tap_stride = problem.weight_strides.axis[i];",
+        "the order in which weights are read",
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "plan.h",
+        "if (kHasFmaNarrow<T> && rows <= FmaNarrow::kRows) return FmaSize::narrow;",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "plan.h",
+        "const bool full = rows % FmaLarge::kRows == 0 || rows % FmaLarge::kRows >= 96;",
+        _CHOICE,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "plan.h",
+        "const bool full = rows >= 96 && columns >= 96;",
+        _CHOICE,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "plan.h",
+        "inline bool fills_128(int64_t size) { return round_up(size, 128) * 8 <= "
+        "round_up(size, 64) * 9; }",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "plan.h",
+        "return double(groups) * double(tiles) >= double(multiprocessors);",
+        _CHOICE,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "plan.h",
+        "const bool depthwise = geometry.groups > 1 && in == 1;",
+        _CHOICE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool.cu",
+        "const int64_t chunks = p.small > 0 ? (int64_t{p.small} - 1) / Cut::kChunk + 1 : 0;",
+        _NO_CHUNK,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool.cu",
+        "if (slices > 1 && chunks > 1) {",
+        "bounds of chunks are made where nothing is gained",
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_fractional.cuh",
+        "return value > Value(-2147483648.0) && value < Value(2147483648.0) ? "
+        "static_cast<int64_t>(value)",
+        _CLAMPED,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_fractional.cuh",
+        "return value > Value(-2147483648.0) && value < Value(2147483648.0) ? "
+        "static_cast<int64_t>(value)",
+        "samples of [0, 1) name no position so far out",
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_fractional.cuh",
+        "return static_cast<Index>(start < 0 ? 0 : start > last ? last : start);",
+        _CLAMPED,
+        (("<", "<="), (">", ">=")),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "own.least = !inside ? 0 : index < own.least ? index : own.least;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "own.greatest = !inside ? p.large - 1 : index > own.greatest ? index : own.greatest;",
+        _CLAMPED,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "own.least = least < own.least ? least : own.least;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "own.greatest = greatest > own.greatest ? greatest : own.greatest;",
+        _CLAMPED,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "const Index chunks = p.small > 0 ? (p.small - 1) / Cut::kChunk + 1 : 0;",
+        _NO_CHUNK,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "const int size = static_cast<int>(left < Cut::kSlice ? left : Cut::kSlice);",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "for (Index base = 0; base < chunks; base += simt::kWarp) {",
+        "another turn, which has no chunks",
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "touches = bound.least < begin + size && bound.greatest >= begin;",
+        "a chunk that touches the slice nowhere adds nothing to it",
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_indexed.cuh",
+        "const Index end = first + Cut::kChunk < p.small ? first + Cut::kChunk : p.small;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_plan.h",
+        "if (largest <= plan::kMaxIndex) {",
+        _WITHIN,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "pool_plan.h",
+        "const bool whole = axis.padding == padding && last_end <= axis.input + padding;",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "pool_plan.h",
+        "if (source_down <= plan::kTileBytes / per_row / deep) {",
+        _CHOICE,
+        (("<=", "<"),),
+    ),
+    Equivalent(
+        "pool_plan.h",
+        "int64_t& largest = deep > 1 ? deep : down > across / 2 ? down : across;",
+        _CHOICE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_plan.h",
+        "if (elements < plan::kMinWindowElements) return false;",
+        _CHOICE,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_plan.h",
+        "return !channels_last || outputs < plan::kManyOutputs;",
+        _CHOICE,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_plan.h",
+        "while (power < n) power *= 2;",
+        _CHOICE,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_problem.h",
+        "first >= 0 ? first : first + by_dilation.quotient(dilation - 1 - first) * dilation;",
+        _CLAMPED,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "pool_problem.h",
+        "return {begin, first + reach < input ? first + reach : input, dilation};",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_problem.h",
+        "return {first, last < output ? last : output, 1};",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_problem.h",
+        "return (stop < input + padding ? stop : input + padding) - start(o);",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_problem.h",
+        "return range.end > range.begin ? range.end - range.begin : 0;",
+        _CLAMPED,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_reduce.cuh",
+        "(other.value == state.value && other.at < state.at) ||",
+        _ONE_PLACE,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_reduce.cuh",
+        "(nan && (state.value == state.value || other.at > state.at));",
+        _ONE_PLACE,
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "pool_reduce.cuh",
+        "constexpr int kStored = n < kMost ? n : kMost;",
+        _CLAMPED,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "const bool inside = x + left < right && y + top < bottom && plane < planes;",
+        _BEYOND,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "pool_tile.cuh",
+        "if (x >= right || row >= rows.end || plane >= planes) continue;",
+        _BEYOND,
+        ((">=", ">"),),
+    ),
+    Equivalent(
+        "pool_window.cuh",
+        "if (group_size > simt::kWarp) {",
+        "joining the sums of a single warp changes nothing",
+        ((">", ">="),),
+    ),
+    Equivalent(
+        "site.cuh",
+        "if (position[0] < kNowhere<Index> / 2) return false;",
+        "no position lies exactly there",
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "site.cuh",
+        "store_site(&sites[row], row < rows ? site_of_tap(shape, strides, row) : "
+        "nowhere<Index>());",
+        _BEYOND,
+        (("<", "<="),),
+    ),
+    Equivalent(
+        "transpose.cuh",
+        "constexpr int kTransposePitch = kTransposeSide + (sizeof(Word) < 4 ? 4 / "
+        "sizeof(Word) : 1);",
+        _CLAMPED,
+        (("<", "<="),),
     ),
 )
 
