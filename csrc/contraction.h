@@ -50,6 +50,17 @@ struct Walk {
 
   /// From one tap's source position to the next one's; of taps in reverse order it is the same.
   int64_t tap_distance() const { return tap_count > 1 ? (high() - low()) / (tap_count - 1) : 1; }
+  /// The distance of destinations that share what they read: dilated taps reach what lies between
+  /// by others.
+  int64_t sharing_distance() const {
+    const int64_t distance = tap_distance();
+    int64_t common = step, rest = distance;
+    while (rest != 0) {  // Euclid's algorithm
+      const int64_t next = common % rest;
+      common = rest, rest = next;
+    }
+    return distance / common;
+  }
 
   /// First and past-the-last destination whose read for this offset lies inside the source.
   int64_t inside_begin(int64_t offset) const {
@@ -172,10 +183,11 @@ struct ContractionShape : Channels {
   int64_t pixels() const { return walk[0].count * walk[1].count * walk[2].count; }
 };
 
-/// The share of what all taps read that is zeros around the source.
-inline double padding_share(const ContractionShape& shape) {
+/// The share of what all taps read that is zeros around the source, along the outermost `axes`.
+inline double padding_share(const ContractionShape& shape, int axes = kAxes) {
   double inside = 1;
-  for (const Walk& walk : shape.walk) {
+  for (int i = 0; i < axes; ++i) {
+    const Walk& walk = shape.walk[i];
     if (walk.mode != PaddingMode::zeros || walk.count == 0) continue;
     double reads = 0;
     for (int64_t t = 0; t < walk.tap_count; ++t) {

@@ -143,10 +143,6 @@ constexpr Kernel<Contraction<T>> amx_kernel() {
   return {"", nullptr, nullptr};
 }
 
-/// Whether elements are floating-point numbers, and so are their sums.
-template <class T>
-constexpr bool kFloats = __is_same(Accumulator<T>, float) || __is_same(Accumulator<T>, double);
-
 /// The kernel that shifts rows in registers, for destinations; none but where an instruction does
 /// that, and for floating-point numbers.
 template <class T>

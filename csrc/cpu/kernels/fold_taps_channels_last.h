@@ -16,24 +16,24 @@ template <class T>
 struct FoldTapsChannelsLastBlocking {
   using A = Accumulator<T>;
   static constexpr int64_t lanes = kLanes<A>;
-  int64_t taps;  // of a depth
+  int64_t taps;         // of a depth
+  int64_t depth_block;  // of the source channels
   int64_t channel_block, channel_blocks;
   int64_t width;    // products of a pixel, in whole registers
   int64_t columns;  // of them in a tile: all tiles but the last have as many
   FoldBlocks blocks;
-  int64_t depth_block;                 // of the source channels
   bool joined;                         // the taps of the width are one run of channels
   int64_t packed_bytes, column_bytes;  // of the call
   int64_t pointer_bytes, pixel_bytes, product_bytes, tap_bytes;  // of each thread
 
   explicit FoldTapsChannelsLastBlocking(const InputGradient<T>& p)
       : taps(p.axis[1].kernel * p.axis[2].kernel),
-        channel_block(channels_of(p, taps)),
+        depth_block(p.depth < kChannelBlock ? p.depth : kChannelBlock),
+        channel_block(channels_of(p.rows, kFoldWeights / depth_block / taps)),
         channel_blocks(ceil_div(p.rows, channel_block)),
         width(round_up(taps * channel_block, lanes)),
         columns(ceil_div(width / lanes, ceil_div(width, kTileColumns<A>)) * lanes),
         blocks(p, p.axis, channel_blocks, width * int64_t(sizeof(A))) {
-    depth_block = p.depth < kChannelBlock ? p.depth : kChannelBlock;
     const ConvAxis& wide = p.axis[2];
     joined = p.groups == 1 && channel_blocks == 1 && wide.kernel == wide.stride &&
              wide.dilation == 1 && wide.pad_begin == 0 && wide.input == wide.output * wide.stride &&
@@ -48,12 +48,10 @@ struct FoldTapsChannelsLastBlocking {
                 sizeof(A*) * (p.axis[1].kernel + taps) + sizeof(A) * width;
   }
 
-  /// Blocks of equally many channels, in whole registers if there are several.
-  static int64_t channels_of(const Channels& p, int64_t taps) {
-    const int64_t depth = p.depth < kChannelBlock ? p.depth : kChannelBlock;
-    const int64_t wanted = kFoldWeights / depth / taps / lanes * lanes;
-    const int64_t most = wanted < lanes ? lanes : wanted;
-    return most < p.rows ? round_up(even_part(p.rows, most), lanes) : p.rows;
+  /// Channels of a block, of which there may be `most` or a register: as many in each.
+  static int64_t channels_of(int64_t channels, int64_t most) {
+    most = most < lanes ? lanes : most / lanes * lanes;
+    return most < channels ? round_up(even_part(channels, most), lanes) : channels;
   }
 
   Footprint footprint() const {

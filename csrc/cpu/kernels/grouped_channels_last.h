@@ -167,8 +167,6 @@ void grouped_rows(const Contraction<T>& p, const GroupedTables<T>& tables,
                            .pixel = rows.pixel * from.axis[2],
                            .zeros = weights.zeros,
                            .fetches = tables.fetches,
-                           .share = 0,
-                           .shares = 1,
                            .fresh = fresh,
                            .fresh_count = fresh_count,
                            .column = walk[2].low() * from.axis[2]};

@@ -20,19 +20,8 @@ constexpr int kWindowPixels = CNNOPS_VECTOR_BYTES == 64 ? 8 : 4;
 /// Fewer pixels of a row share too little.
 constexpr int kLeastSharing = kWindowPixels - 1;
 
-/// The distance of destinations that share what they read: dilated taps reach what lies between by
-/// others.
-inline int64_t sharing_distance(const Walk& axis) {
-  int64_t step = axis.step, common = axis.tap_distance();
-  while (step != 0) {  // Euclid's algorithm
-    const int64_t rest = common % step;
-    common = step, step = rest;
-  }
-  return axis.tap_distance() / common;
-}
-
 /// The destinations of a width as rows of pixels that share what they read. Destination i reads for
-/// tap t position i * step + t * distance. So those of a row are sharing_distance(width) apart, and
+/// tap t position i * step + t * distance. So those of a row are sharing_distance() apart, and
 /// their positions `distance`: one row without dilation. Where rows would have too few pixels, or
 /// taps have nothing in common, all destinations are one whose pixels each have positions of their
 /// own.
@@ -46,7 +35,7 @@ struct PixelRows {
 
   explicit PixelRows(const Walk& width)
       : taps(width.tap_count), distance(width.tap_distance()), pixel(width.step), step(taps) {
-    const int64_t sharing = sharing_distance(width), skipped = width.step / (distance / sharing);
+    const int64_t sharing = width.sharing_distance(), skipped = width.step / (distance / sharing);
     if (skipped < taps && sharing <= width.count / kLeastSharing) {
       count = sharing, step = skipped, pixel = width.step * sharing;
     }
@@ -121,8 +110,8 @@ struct Window {
                              // to pixel
   const T* zeros;            // a pixel of zeros
   bool fetches;              // what the next block reads and stores
-  int64_t share, shares;     // of that, as pixels lie between each other
-  const T* const* fresh;     // those of the lines that no destination row before has read
+  int64_t share = 0, shares = 1;  // of that, as pixels lie between each other
+  const T* const* fresh;          // those of the lines that no destination row before has read
   int64_t fresh_count;
   int64_t column;  // elements from a line to what the first pixel reads for the lowest tap
 

@@ -50,12 +50,11 @@ constexpr PoolKernels<T> pool_table() {
   table.scratch = pool_scratch<T>;
   table.tables = pool_tables<T>;
   table.max_pool = max_pool<T>;
-  constexpr bool kFloat = __is_same(Compute<T>, float) || __is_same(T, double);
-  if constexpr (kFloat || __is_same(T, int64_t)) {
+  if constexpr (kFloats<T> || __is_same(T, int64_t)) {
     table.avg_pool = avg_pool<T>;
     table.avg_pool_backward = avg_pool_backward<T>;
   }
-  if constexpr (kFloat) {
+  if constexpr (kFloats<T>) {
     table.max_pool_taps = max_pool_taps<T>;
     table.max_pool_taps_backward = max_pool_taps_backward<T>;
     table.max_pool_taps_scratch = max_pool_taps_scratch<T>;

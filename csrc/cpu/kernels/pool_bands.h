@@ -51,8 +51,7 @@ inline int64_t band_list_bytes(const PoolProblem& p) {
 
 /// The types whose windows pool_rolling.h reduces, lane by lane.
 template <class T>
-constexpr bool kRolls =
-    CNNOPS_VECTOR_BYTES == 64 && (__is_same(Compute<T>, float) || __is_same(Compute<T>, double));
+constexpr bool kRolls = CNNOPS_VECTOR_BYTES == 64 && kFloats<T>;
 
 /// Input rows under all output rows, and some to fill up the last turns of rolling rows.
 inline int64_t rolling_lines(const PoolWindows& height) {

@@ -23,15 +23,10 @@ struct RowGroups {
   int64_t rows;  // of a block, at most
 
   explicit RowGroups(const Walk& height)
-      : taps(height.tap_count), source_distance(height.tap_distance()) {
-    int64_t common = height.step, rest = source_distance;
-    while (rest != 0) {
-      const int64_t next = common % rest;
-      common = rest;
-      rest = next;
-    }
-    distance = source_distance / common;
-    advance = height.step / common;
+      : taps(height.tap_count),
+        distance(height.sharing_distance()),
+        source_distance(height.tap_distance()),
+        advance(height.step / (source_distance / distance)) {
     // One source row at least is read by all rows.
     rows = (taps - 1) / advance + 1;
     if (rows > kBlockRows) rows = kBlockRows;
@@ -87,7 +82,7 @@ struct SourceRow {
 /// sums += the taps of `count` source rows for rows kFirst to kLast of a block. `weight` are those
 /// of row 0, those of row i are `pitch` * i before; both pointers move on. Inlined, so that sums
 /// are registers.
-template <class T, class A, int kStep, int kTaps, int kFirst, int kLast, int kRows, int kVectors>
+template <int kStep, int kTaps, int kFirst, int kLast, class T, class A, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_source_rows(
     const T* const*& lines, int64_t count, const RowPiece& piece,
     const Vec<typename IndexOf<sizeof(A)>::type> (&shift)[kTaps], const A*& weight, int64_t pitch,
@@ -115,7 +110,7 @@ template <class T, class A, int kStep, int kTaps, int kFirst, int kLast, int kRo
 
 /// The source rows from kPart * advance on: those that rows 0 to kPart read, ..., those of all,
 /// ..., those of the last ones.
-template <class T, class A, int kStep, int kTaps, int kPart, int kRows, int kVectors>
+template <int kStep, int kTaps, int kPart, class T, class A, int kRows, int kVectors>
 [[gnu::always_inline]] inline void add_parts(
     const RowTaps<A>& in, const T* const*& lines, const RowPiece& piece,
     const Vec<typename IndexOf<sizeof(A)>::type> (&shift)[kTaps], const A*& weight,
@@ -123,10 +118,10 @@ template <class T, class A, int kStep, int kTaps, int kPart, int kRows, int kVec
   constexpr int first = kPart < kRows ? 0 : kPart - kRows + 1;
   constexpr int last = kPart < kRows ? kPart : kRows - 1;
   const int64_t count = kPart == kRows - 1 ? in.taps_h - (kRows - 1) * in.advance : in.advance;
-  add_source_rows<T, A, kStep, kTaps, first, last>(lines, count, piece, shift, weight,
-                                                   in.advance * kTaps, sums);
+  add_source_rows<kStep, kTaps, first, last>(lines, count, piece, shift, weight, in.advance * kTaps,
+                                             sums);
   if constexpr (kPart + 1 < 2 * kRows - 1) {
-    add_parts<T, A, kStep, kTaps, kPart + 1>(in, lines, piece, shift, weight, sums);
+    add_parts<kStep, kTaps, kPart + 1>(in, lines, piece, shift, weight, sums);
   }
 }
 
@@ -153,7 +148,7 @@ void row_block(const RowTaps<Accumulator<T>>& in, const T* const* lines, const R
   }
   for (int64_t plane = 0; plane < in.planes; ++plane) {
     const A* weight = in.weight + plane * in.taps_h * kTaps;
-    add_parts<T, A, kStep, kTaps, 0>(in, lines, piece, shift, weight, sums);
+    add_parts<kStep, kTaps, 0>(in, lines, piece, shift, weight, sums);
   }
   to += piece.begin;
 #pragma GCC unroll 4

@@ -86,9 +86,8 @@ inline double winograd_cost(const ContractionShape& shape, const WinogradForm& f
 /// Multiply-adds for each pair of channels of direct sums that leave padding out; with `whole_rows`
 /// only rows of it.
 inline double direct_cost(const ContractionShape& shape, bool whole_rows = false) {
-  ContractionShape left_out = shape;
-  if (whole_rows) left_out.walk[kAxes - 1].count = 0;
-  return double(shape.taps()) * shape.batch * shape.pixels() * (1 - padding_share(left_out));
+  const double left_out = padding_share(shape, whole_rows ? kAxes - 1 : kAxes);
+  return double(shape.taps()) * shape.batch * shape.pixels() * (1 - left_out);
 }
 
 /// True for groups with channels enough. Taps must not be too many, and along rows and columns not
