@@ -367,9 +367,9 @@ def test_other_kernels_with_padding_modes(
 @pytest.mark.parametrize(
     ("shape", "rows", "kernel"),
     [
-        ((2, 37, 20, 21), 40, (3, 3)),
+        ((2, 70, 40, 41), 70, (3, 3)),
         ((1, 70, 24, 30), 33, (5, 5)),
-        ((2, 32, 17, 19), 48, (1, 7)),
+        ((2, 70, 17, 48), 70, (1, 7)),
         ((2, 48, 6, 12, 12), 32, (3, 1, 1)),
     ],
 )
@@ -386,7 +386,10 @@ def test_half_types_are_rounded_once(
     set_isa(isa)
     padding = same_padding(kernel)
     for phase in ("fwd", "bwd_input", "bwd_weight"):
-        assert "winograd" in algorithm(shape, rows, phase, kernel, dtype=dtype)
+        chosen = algorithm(shape, rows, phase, kernel, dtype=dtype)
+        if "dot_products" in chosen or "matrix_unit" in chosen:
+            pytest.skip("instructions of this CPU for bfloat16 take less: tests/test_pairs.py")
+        assert "winograd" in chosen
     x = lay_out(torch.randn(shape), layout).to(dtype).requires_grad_()
     weight = lay_out(torch.randn(rows, shape[1], *kernel), layout).to(dtype).requires_grad_()
     bias = torch.randn(rows).to(dtype)

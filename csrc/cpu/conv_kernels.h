@@ -56,7 +56,8 @@ struct ConvKernels {
   Kernel<Contraction<T>> transposed_planar;
   Kernel<Contraction<T>> pointwise_planar;
   Kernel<Contraction<T>> gemm_channels_last;
-  Kernel<Contraction<T>> amx_channels_last;  // bfloat16 with AVX-512 alone
+  Kernel<Contraction<T>> matrix_unit;   // bfloat16 with AVX-512 alone
+  Kernel<Contraction<T>> dot_products;  // the same
   Kernel<Contraction<T>> broadcast_pixels;
   Kernel<Contraction<T>> few_channels_last;
   Kernel<Contraction<T>> few_pixels;
@@ -75,6 +76,8 @@ struct ConvKernels {
 
   Kernel<WeightContraction<T>> weight_gemm_planar;
   Kernel<WeightContraction<T>> weight_pointwise_planar;  // float and double
+  Kernel<WeightContraction<T>> weight_matrix_unit;       // bfloat16 with AVX-512 alone
+  Kernel<WeightContraction<T>> weight_dot_products;      // the same
   Kernel<WeightContraction<T>> weight_gemm_channels_last;
   Kernel<WeightContraction<T>> weight_broadcast_pixels;
   Kernel<WeightContraction<T>> weight_few_pixels;

@@ -145,14 +145,18 @@ inline Vec<float> widen_all(Halves half) {
   }
 }
 
+/// The bits of floats rounded to bfloat16, which are the upper 16; what is below is left over.
+inline Vec<uint32_t> rounded_bits(Vec<float> v) {
+  const auto bits = (Vec<uint32_t>)v;
+  const Vec<uint32_t> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return v == v ? rounded : Vec<uint32_t>{} + 0x7fc00000u;
+}
+
 /// The way back, rounded.
 template <class T>
 inline Halves narrow_all(Vec<float> v) {
   if constexpr (__is_same(T, bfloat16)) {
-    Vec<uint32_t> bits = (Vec<uint32_t>)v;
-    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    bits = v == v ? bits : Vec<uint32_t>{} + 0x7fc0u;
-    return __builtin_convertvector(bits, Halves);
+    return __builtin_convertvector(rounded_bits(v) >> 16, Halves);
   } else {
 #if defined(CNNOPS_TARGET_AVX512)
     return (Halves)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, 0);

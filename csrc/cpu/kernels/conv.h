@@ -17,7 +17,11 @@
 #include "cpu/kernels/gemm_channels_last.h"
 //
 #if defined(CNNOPS_TARGET_AVX512)
-#include "cpu/kernels/amx_channels_last.h"
+#include "cpu/kernels/pair_weights.h"
+//
+#include "cpu/kernels/pair_pixels.h"
+//
+#include "cpu/kernels/pair_products.h"
 #endif
 //
 #include "cpu/kernels/strips.h"
@@ -91,6 +95,10 @@
 //
 #include "cpu/kernels/weight_winograd.h"
 //
+#if defined(CNNOPS_TARGET_AVX512)
+#include "cpu/kernels/weight_pair_products.h"
+#endif
+//
 #include "cpu/kernels/fold_taps.h"
 //
 #include "cpu/kernels/fold_taps_planar.h"
@@ -132,12 +140,44 @@ int64_t weight_bytes(const Contraction<T>& p) {
   return Blocking<T>(p).weight_bytes;
 }
 
-/// The kernel on the matrix unit; none but for bfloat16, in the instruction set that has it.
+/// The kernels of pairs; none but for bfloat16, in the instruction set beside which CPUs have their
+/// units.
 template <class T>
-constexpr Kernel<Contraction<T>> amx_kernel() {
+constexpr Kernel<Contraction<T>> matrix_unit_kernel() {
 #if defined(CNNOPS_TARGET_AVX512)
   if constexpr (__is_same(T, bfloat16)) {
-    return {"amx_channels_last", amx_channels_last, amx_footprint, amx_weight_bytes, amx_prepare};
+    return {"matrix_unit", pair_products<MatrixUnit>, pairs_footprint, pairs_weight_bytes,
+            pairs_prepare};
+  }
+#endif
+  return {"", nullptr, nullptr};
+}
+template <class T>
+constexpr Kernel<Contraction<T>> dot_products_kernel() {
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (__is_same(T, bfloat16)) {
+    return {"dot_products", pair_products<DotProducts>, pairs_footprint, pairs_weight_bytes,
+            pairs_prepare};
+  }
+#endif
+  return {"", nullptr, nullptr};
+}
+
+/// The same for the gradient of the weight.
+template <class T>
+constexpr Kernel<WeightContraction<T>> weight_matrix_unit_kernel() {
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (__is_same(T, bfloat16)) {
+    return {"weight_matrix_unit", weight_pair_products<MatrixUnit>, weight_pairs_footprint};
+  }
+#endif
+  return {"", nullptr, nullptr};
+}
+template <class T>
+constexpr Kernel<WeightContraction<T>> weight_dot_products_kernel() {
+#if defined(CNNOPS_TARGET_AVX512)
+  if constexpr (__is_same(T, bfloat16)) {
+    return {"weight_dot_products", weight_pair_products<DotProducts>, weight_pairs_footprint};
   }
 #endif
   return {"", nullptr, nullptr};
@@ -222,7 +262,8 @@ const ConvKernels<T>& conv_kernels() {
       {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        weight_bytes<T, GemmChannelsLastBlocking>, gemm_channels_last_prepare<T>},
-      amx_kernel<T>(),
+      matrix_unit_kernel<T>(),
+      dot_products_kernel<T>(),
       {"broadcast_pixels", broadcast_pixels<T>, footprint<T, BroadcastPixelsBlocking>,
        weight_bytes<T, BroadcastPixelsBlocking>, gemm_channels_last_prepare<T>},
       {"few_channels_last", few_channels_last<T>, footprint<T, FewChannelsLastBlocking>},
@@ -242,6 +283,8 @@ const ConvKernels<T>& conv_kernels() {
        gradient_footprint<T, PhasedGroupsBlocking>},
       {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
       weight_pointwise_kernel<T>(),
+      weight_matrix_unit_kernel<T>(),
+      weight_dot_products_kernel<T>(),
       {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
        weight_footprint<T, WeightGemmChannelsLastBlocking>},
       {"weight_broadcast_pixels", weight_broadcast_pixels<T>,

@@ -309,25 +309,23 @@ inline void for_each_output_pixel(const PoolProblem& p, const Divisors<T>& divis
 template <int kVectors, class T>
 inline void spread_to_pixel(const PoolProblem& p, const Divisors<T>& divisors, const T* from,
                             int64_t lanes, int64_t d, int64_t h, int64_t w, bool once, T* to) {
-  constexpr int64_t kCount = kLanes<Compute<T>>;
   Vec<Compute<T>> sum[kVectors] = {};
   Compute<T> last = 1;
   for_each_output_pixel(p, divisors, d, h, w, [&](int64_t pixel, Compute<T> divisor) {
     last = divisor;
+    Vec<Compute<T>> value[kVectors];
+    load_run<kVectors>(from + pixel * p.channels, lanes, value);
     for (int i = 0; i < kVectors; ++i) {
-      const Vec<Compute<T>> value = load_first(from + pixel * p.channels + i * kCount, lanes);
-      sum[i] += once ? value : Divisors<T>::share(value, divisor);
+      sum[i] += once ? value[i] : Divisors<T>::share(value[i], divisor);
     }
   });
-  for (int i = 0; i < kVectors; ++i) {
-    store_first(to + i * kCount, once ? Divisors<T>::share(sum[i], last) : sum[i], lanes);
-  }
+  for (auto& v : sum) v = once ? Divisors<T>::share(v, last) : v;
+  store_run<kVectors>(to, sum, lanes);
 }
 
-/// Does input row h of a plane lie under the same windows as the row before?
-inline bool repeats_row(const PoolProblem& p, int64_t h) {
-  const PoolWindows& height = p.axis[1];
-  return h > 0 && height.first[h] == height.first[h - 1] && height.last[h] == height.last[h - 1];
+/// Does input x of an axis lie under the same windows as the one before?
+inline bool repeats(const PoolWindows& axis, int64_t x) {
+  return x > 0 && axis.first[x] == axis.first[x - 1] && axis.last[x] == axis.last[x - 1];
 }
 
 /// Gradients of (N, C, D, H, W), by rows of inputs. Rows under the same windows are alike.
@@ -347,7 +345,7 @@ void spread_rows(const PoolProblem& p, const T* grad_output, T* grad_input) {
                      fill_row(to, load_one(grad_output + r) / divisor, width);
                      continue;
                    }
-                   if (r > begin && repeats_row(p, row.h)) {
+                   if (r > begin && repeats(p.axis[1], row.h)) {
                      __builtin_memcpy(to, to - width, sizeof(T) * width);
                      continue;
                    }
@@ -374,6 +372,10 @@ void spread_pixels(const PoolProblem& p, const T* grad_output, T* grad_input) {
         const bool rows_alike = Divisors<T>::kDivideOnce && alike(0, at.d) && alike(1, at.h);
         for (int64_t w = 0; w < width; ++w) {
           T* to = grad_input + (row * width + w) * p.channels;
+          if (repeats(p.axis[2], w)) {
+            __builtin_memcpy(to + first, to + first - p.channels, sizeof(T) * (last - first));
+            continue;
+          }
           const bool once = rows_alike && alike(2, w);
           for_each_channel_run<T>(first, last, [&]<int kVectors>(int64_t c, int64_t lanes) {
             spread_to_pixel<kVectors>(p, divisors, plane + c, lanes, at.d, at.h, w, once, to + c);

@@ -55,7 +55,6 @@ inline void for_each_row_task(const PoolProblem& p, int64_t depth, int64_t heigh
 template <class T, class Reduction, class FinishFor>
 void reduce_pixels(const PoolProblem& p, const T* input, T* output, const Reduction& reduce,
                    const FinishFor& finish_for) {
-  constexpr int64_t kCount = kLanes<Compute<T>>;
   constexpr Compute<T> kIdentity = Reduction::template identity<T>();
   const int64_t width = p.axis[2].output;
   for_each_row_task(p, p.axis[0].output, p.axis[1].output, width * work_of(p),
@@ -69,14 +68,14 @@ void reduce_pixels(const PoolProblem& p, const T* input, T* output, const Reduct
                               Vec<Compute<T>> value[kVectors];
                               for (auto& v : value) v = broadcast(kIdentity);
                               for_each_pixel(p, at.d, at.h, w, [&](int64_t pixel) {
-                                const T* from = plane + pixel * p.channels + c;
+                                Vec<Compute<T>> next[kVectors];
+                                load_run<kVectors>(plane + pixel * p.channels + c, lanes, next);
                                 for (int i = 0; i < kVectors; ++i) {
-                                  value[i] = reduce(value[i], load_first(from + i * kCount, lanes));
+                                  value[i] = reduce(value[i], next[i]);
                                 }
                               });
-                              for (int i = 0; i < kVectors; ++i) {
-                                store_first(to + c + i * kCount, finish(value[i]), lanes);
-                              }
+                              for (auto& v : value) v = finish(v);
+                              store_run<kVectors>(to + c, value, lanes);
                             });
                       }
                     });

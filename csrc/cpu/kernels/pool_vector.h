@@ -114,6 +114,38 @@ inline void store_first(T* to, Vec<Compute<T>> v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = all[i];
 }
 
+/// Registers of neighbours, `count` elements of each, in an order that store_run undoes. Two of
+/// bfloat16 are the even elements and the odd ones, halves of 32 bits: taking these apart is half
+/// of what widening neighbours takes.
+template <int kVectors, class T>
+inline void load_run(const T* from, int64_t count, Vec<Compute<T>> (&to)[kVectors]) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  for (int i = 0; i < kVectors; ++i) {
+    if constexpr (__is_same(T, bfloat16) && kVectors % 2 == 0) {
+      if (i % 2 != 0) continue;
+      const auto both = load(reinterpret_cast<const uint32_t*>(from + i * kCount));
+      to[i] = (Vec<float>)(both << 16);
+      to[i + 1] = (Vec<float>)(both & 0xffff0000u);
+    } else {
+      to[i] = load_first(from + i * kCount, count);
+    }
+  }
+}
+template <int kVectors, class T>
+inline void store_run(T* to, const Vec<Compute<T>> (&from)[kVectors], int64_t count) {
+  constexpr int64_t kCount = kLanes<Compute<T>>;
+  for (int i = 0; i < kVectors; ++i) {
+    if constexpr (__is_same(T, bfloat16) && kVectors % 2 == 0) {
+      if (i % 2 != 0) continue;
+      const Vec<uint32_t> even = rounded_bits(from[i]) >> 16;
+      store(reinterpret_cast<uint32_t*>(to + i * kCount),
+            even | (rounded_bits(from[i + 1]) & 0xffff0000u));
+    } else {
+      store_first(to + i * kCount, from[i], count);
+    }
+  }
+}
+
 /// to[0, count) = row[0, count) in the type of computation.
 template <class T>
 inline void load_row(const T* row, Compute<T>* to, int64_t count) {

@@ -11,7 +11,8 @@ enum class Algorithm {
   transposed_planar,        // several taps of many channels; vectors along channels
   pointwise_planar,         // 1x1 kernels on planes as they lie; vectors along pixels
   gemm_channels_last,       // vectors along channels
-  amx_channels_last,        // bfloat16, on a CPU with AMX
+  matrix_unit,              // bfloat16, on a CPU with AMX
+  dot_products,             // bfloat16, on a CPU whose AVX512_BF16 is faster than its multiply-adds
   broadcast_pixels,         // few channels in a group; vectors along destination channels
   few_channels_last,        // few destination channels; vectors along source channels
   few_pixels,               // few destination pixels; vectors along the weight as it lies

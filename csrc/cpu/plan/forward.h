@@ -55,8 +55,12 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
       plan::choose_algorithm(p, channels_last, plan::reads_dense_planes(p), kernels.lanes);
   if (plan::suits_few_pixels(p)) {
     choice = {Algorithm::few_pixels, "few output pixels: the weight is read once, where it lies"};
-  } else if (channels_last && plan::suits_amx<T>(p)) {
-    choice = plan::kAmx;
+  } else if (plan::suits_matrix_unit<T>(p)) {
+    choice = plan::kMatrixUnit;
+  } else if (plan::suits_dot_products<T>(p)) {
+    const int form = plan::winograd_form(p, kernels.lanes);
+    if (form >= 0) return {plan::kWinograd, kernels.winograd[form]};
+    choice = plan::kDotProducts;
   } else if (plan::suits_rows_in_place(p, choice.algorithm, kernels.lanes)) {
     choice = {Algorithm::depthwise_planar, "few taps along rows, which are read where they lie"};
   } else if (choice.algorithm == Algorithm::gemm_channels_last &&
@@ -80,7 +84,8 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::transposed_planar: return {choice, kernels.transposed_planar};
     case Algorithm::pointwise_planar: return {choice, kernels.pointwise_planar};
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
-    case Algorithm::amx_channels_last: return {choice, kernels.amx_channels_last};
+    case Algorithm::matrix_unit: return {choice, kernels.matrix_unit};
+    case Algorithm::dot_products: return {choice, kernels.dot_products};
     case Algorithm::broadcast_pixels: return {choice, kernels.broadcast_pixels};
     case Algorithm::few_channels_last: return {choice, kernels.few_channels_last};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};

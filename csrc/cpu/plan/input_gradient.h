@@ -33,7 +33,10 @@ Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
     return {{Algorithm::phased_planar, "few channels in a group: whole rows of all phases"},
             kernels.phased_planar};
   }
-  if (channels_last && plan::suits_amx<T>(p)) return none;
+  if ((plan::suits_matrix_unit<T>(p) || plan::suits_dot_products<T>(p)) &&
+      (channels_last || p.axis[2].stride <= plan::kMaxPairedStride)) {
+    return none;
+  }
   if (!plan::suits_folding(p, channels_last, kernels.lanes)) return none;
   if (plan::suits_winograd_phases(p, kernels.lanes)) return none;
   const char* reason = "phases and taps share products with the source";

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cpu/amx.h"
+#include "cpu/pair_units.h"
 #include "cpu/plan/choice.h"
 #include "cpu/plan/limits.h"
 #include "walks.h"
@@ -95,18 +95,48 @@ bool suits_products_of_planes(const WeightContraction<T>& p) {
          p.walk[2].count >= kMinLongPlane && p.depth <= kMaxLongPlanes;
 }
 
-constexpr Choice kAmx{Algorithm::amx_channels_last,
-                      "bfloat16: the CPU's matrix unit multiplies tiles of channels"};
+constexpr Choice kMatrixUnit{Algorithm::matrix_unit,
+                             "bfloat16: the CPU's matrix unit multiplies tiles of channels"};
+constexpr Choice kDotProducts{Algorithm::dot_products,
+                              "bfloat16: the CPU adds up two products of channels at once"};
 
-/// With fewer channels on either side most of a tile of the matrix unit would be empty.
-constexpr int64_t kMinAmxChannels = 16;
+/// With fewer channels on either side most of a tile of pairs would be empty.
+constexpr int64_t kMinPairedChannels = 16;
 
-/// Whether the matrix unit computes `p`, a Contraction or an InputGradient.
+/// Pixels of planes may be stored so far apart: a phase of a stride.
+constexpr int64_t kMaxPairedStride = 2;
+
+/// Whether `p`, a Contraction or an InputGradient, is one for the kernels of pairs: of rows of
+/// channels, or rows of pixels.
+template <class Problem>
+bool suits_pairs(const Problem& p) {
+  const Strides &source = p.source_strides, &dest = p.dest_strides;
+  const bool channels = source.channel == 1 && dest.channel == 1;
+  const bool pixels = source.axis[2] == 1 && dest.axis[2] <= kMaxPairedStride;
+  return (channels || pixels) && p.depth >= kMinPairedChannels && p.rows >= kMinPairedChannels;
+}
+
+/// Sums of a weight's gradient for so many taps of 32 channels stay in cache.
+constexpr int64_t kMaxPairedTaps = 64;
+
+/// The same for the gradient of a weight.
+template <class T>
+bool suits_pairs(const WeightContraction<T>& p) {
+  const Strides &source = p.source_strides, &grad = p.grad_strides;
+  const bool channels = source.channel == 1 && grad.channel == 1;
+  const bool pixels = source.axis[2] == 1 && grad.axis[2] == 1;
+  return (channels || pixels) && p.depth >= kMinPairedChannels && p.rows >= kMinPairedChannels &&
+         p.taps() <= kMaxPairedTaps;
+}
+
+/// Whether the matrix unit computes `p`, and whether dot products of the CPU do.
 template <class T, class Problem>
-bool suits_amx(const Problem& p) {
-  return conv_kernels<T>().amx_channels_last.run != nullptr && p.source_strides.channel == 1 &&
-         p.dest_strides.channel == 1 && p.depth >= kMinAmxChannels && p.rows >= kMinAmxChannels &&
-         allows_amx();
+bool suits_matrix_unit(const Problem& p) {
+  return conv_kernels<T>().matrix_unit.run != nullptr && suits_pairs(p) && allows_matrix_unit();
+}
+template <class T, class Problem>
+bool suits_dot_products(const Problem& p) {
+  return conv_kernels<T>().dot_products.run != nullptr && suits_pairs(p) && allows_dot_products();
 }
 
 }  // namespace cnnops::plan

@@ -50,11 +50,13 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
             kernels.weight_few_pixels};
   }
   if (channels_last) exchange_to_fill(p, kernels.lanes);
+  if (plan::suits_matrix_unit<T>(p)) return {plan::kMatrixUnit, kernels.weight_matrix_unit};
   Choice choice =
       plan::choose_weight_algorithm(p, channels_last, plan::reads_dense_planes(p), kernels.lanes);
   if (const int form = plan::winograd_form(p, channels_last, kernels.lanes); form >= 0) {
     return {plan::kWinograd, kernels.weight_winograd[form]};
   }
+  if (plan::suits_dot_products<T>(p)) return {plan::kDotProducts, kernels.weight_dot_products};
   if (choice.algorithm == Algorithm::gemm_planar && plan::suits_products_of_planes(p)) {
     choice = plan::kPointwisePlanar;
   }

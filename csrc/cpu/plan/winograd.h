@@ -5,6 +5,7 @@
 
 #include "cpu/plan/choice.h"
 #include "cpu/plan/limits.h"
+#include "cpu/plan/products.h"
 #include "cpu/winograd_forms.h"
 #include "cpu/winograd_switch.h"
 #include "walks.h"
@@ -50,6 +51,9 @@ constexpr KernelTransform kGradientTransform{8, 8, 200};
 /// What direct sums cost that transpose rows of planes or their weight, beside those that read both
 /// as they lie; and weight gradients over planes, as they transpose grad too.
 constexpr double kTransposedRows = 1.4, kTransposedSums = 1.3;
+
+/// The same of dot products of pairs.
+constexpr double kDotProduct = 0.6;
 
 /// Groups of taps of a form.
 inline double winograd_groups(const ContractionShape& shape, const WinogradForm& form) {
@@ -163,7 +167,9 @@ int winograd_form(const Contraction<T>& p, int64_t lanes) {
   }
   const bool in_place = p.dest_strides.channel == 1 && p.weight_strides.depth == 1;
   const bool transposes = !in_place && !has_stride(p);
-  const double direct = direct_cost(p) * (transposes ? kTransposedRows : 1);
+  const bool dots = suits_dot_products<T>(p);
+  const double each = dots ? kDotProduct : transposes ? kTransposedRows : 1;
+  const double direct = direct_cost(p, dots) * each;
   const int form = cheapest_form(p, filled(p.rows, lanes), kKernelTransform, direct).form;
   return form < 0 || allows_winograd() ? form : -1;
 }
@@ -176,7 +182,9 @@ int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lan
     return -1;
   }
   const bool transposes = !channels_last && !has_stride(p);
-  const double direct = direct_cost(p, !channels_last) * (transposes ? kTransposedSums : 1);
+  const bool dots = suits_dot_products<T>(p);
+  const double each = dots ? kDotProduct : transposes ? kTransposedSums : 1;
+  const double direct = direct_cost(p, dots || !channels_last) * each;
   const int form = cheapest_form(p, filled(p.depth, lanes), kGradientTransform, direct).form;
   return form < 0 || allows_winograd() ? form : -1;
 }

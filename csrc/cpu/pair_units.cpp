@@ -1,4 +1,4 @@
-#include "cpu/amx.h"
+#include "cpu/pair_units.h"
 
 #include <cstdint>
 #include <cstdlib>
@@ -47,21 +47,36 @@ bool system_grants_tiles() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-bool has_amx() { return cpu_has_amx() && system_saves_tiles() && system_grants_tiles(); }
+bool has_matrix_unit() { return cpu_has_amx() && system_saves_tiles() && system_grants_tiles(); }
+
+/// Zen 4 and 5 start as many dot products as multiply-adds. On Sapphire Rapids, which has AMX for
+/// these, they are a quarter as many, which makes half as many products.
+bool has_fast_dot_products() {
+  return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512bf16");
+}
 
 #else
 
-bool has_amx() { return false; }
+bool has_matrix_unit() { return false; }
+bool has_fast_dot_products() { return false; }
 
 #endif
 
+/// Whether an environment variable does not say 0.
+bool is_on(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr || std::strcmp(value, "0") != 0;
+}
+
 }  // namespace
 
-bool allows_amx() {
-  static const bool allowed = [] {
-    const char* value = std::getenv("CNNOPS_AMX");
-    return (value == nullptr || std::strcmp(value, "0") != 0) && has_amx();
-  }();
+bool allows_matrix_unit() {
+  static const bool allowed = is_on("CNNOPS_AMX") && has_matrix_unit();
+  return allowed;
+}
+
+bool allows_dot_products() {
+  static const bool allowed = is_on("CNNOPS_AVX512_BF16") && has_fast_dot_products();
   return allowed;
 }
 
