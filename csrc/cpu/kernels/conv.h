@@ -21,6 +21,8 @@
 //
 #include "cpu/kernels/pair_pixels.h"
 //
+#include "cpu/kernels/pair_multiply.h"
+//
 #include "cpu/kernels/pair_products.h"
 #endif
 //

@@ -144,9 +144,9 @@ class PairPixels {
   }
 
   /// Copies `channels` from channel `c` on, a chunk at most, as columns of 32 pixels, the others 16
-  /// `pitch` elements behind the first.
-  void copy_columns(int64_t c, int64_t channels, bfloat16* to, int64_t pitch) const {
-    for (int64_t i = 0; i < kPairDepth; i += 2, to += kPairDepth) {
+  /// `pitch` elements behind the first: `most` elements, those past the channels zeros.
+  void copy_columns(int64_t c, int64_t channels, int64_t most, bfloat16* to, int64_t pitch) const {
+    for (int64_t i = 0; i < most; i += 2, to += kPairDepth) {
       const __m512i even = i < channels ? load_plane(c + i) : _mm512_setzero_si512();
       const __m512i odd = i + 1 < channels ? load_plane(c + i + 1) : _mm512_setzero_si512();
       store_pair_rows(even, odd, to, to + pitch);

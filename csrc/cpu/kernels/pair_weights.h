@@ -1,5 +1,5 @@
 // bfloat16 in pairs, two neighbours of K in 32 bits, as the instructions want them that add up both
-// products at once (pair_products.h): how a call is cut, and the weights.
+// products at once (pair_multiply.h): how a call is cut, and the weights.
 //
 // A tile is 16 pixels or destination channels of a chunk of K, 32 source channels of a tap. One
 // kind of tile meets the other: lines of 16 pairs each, and columns, 16 rows of 16 pairs. So sums
@@ -8,9 +8,9 @@
 //
 // Items are (group, block of pixels, part of the rows). K is cut into slices, some chunks of all
 // taps or of some, for which the tiles of pixels stay in cache while all rows meet them; between
-// slices sums are stored. Weights are packed once per call as [group][block of 32
-// rows][slice][tap][chunk] [tile of 16 rows], and shared by all threads; or where one block has all
-// pixels, a slice at a time as an item comes to it, and then they do not go to memory and back.
+// slices sums are stored. Weights are packed once per call and shared by all threads, as
+// [group][block of 32 rows][slice][tap][chunk][tile of 16 rows]; or where one block has all pixels,
+// a slice at a time as an item comes to it, and then they do not go to memory and back.
 
 /// Pixels, or destination channels, of a tile, channels of a chunk, and elements of a tile.
 constexpr int64_t kPairPixels = 16, kPairRows = 16, kPairDepth = 32;

@@ -100,33 +100,41 @@ constexpr Choice kMatrixUnit{Algorithm::matrix_unit,
 constexpr Choice kDotProducts{Algorithm::dot_products,
                               "bfloat16: the CPU adds up two products of channels at once"};
 
-/// With fewer channels on either side most of a tile of pairs would be empty.
-constexpr int64_t kMinPairedChannels = 16;
+/// With fewer channels on either side most of a tile of pairs would be empty, which a 1x1 kernel
+/// pays for least: it copies each pixel once.
+constexpr int64_t kMinPairedChannels = 16, kMinPointwisePairs = 8;
 
 /// Pixels of planes may be stored so far apart: a phase of a stride.
 constexpr int64_t kMaxPairedStride = 2;
 
-/// Whether `p`, a Contraction or an InputGradient, is one for the kernels of pairs: of rows of
-/// channels, or rows of pixels.
-template <class Problem>
-bool suits_pairs(const Problem& p) {
-  const Strides &source = p.source_strides, &dest = p.dest_strides;
-  const bool channels = source.channel == 1 && dest.channel == 1;
-  const bool pixels = source.axis[2] == 1 && dest.axis[2] <= kMaxPairedStride;
-  return (channels || pixels) && p.depth >= kMinPairedChannels && p.rows >= kMinPairedChannels;
-}
-
 /// Sums of a weight's gradient for so many taps of 32 channels stay in cache.
 constexpr int64_t kMaxPairedTaps = 64;
 
-/// The same for the gradient of a weight.
+/// Whether the kernels of pairs take two tensors: of rows of channels, or of rows of pixels, which
+/// may be `most` apart in the second.
+inline bool have_paired_rows(const Strides& one, const Strides& other, int64_t most) {
+  const bool channels = one.channel == 1 && other.channel == 1;
+  return channels || (one.axis[2] == 1 && other.axis[2] <= most);
+}
+
+/// Whether `p` is one for the kernels of pairs.
+template <class T>
+bool suits_pairs(const InputGradient<T>& p) {
+  return have_paired_rows(p.source_strides, p.dest_strides, 1) && p.depth >= kMinPairedChannels &&
+         p.rows >= kMinPairedChannels;
+}
+template <class T>
+bool suits_pairs(const Contraction<T>& p) {
+  const int64_t least = p.taps() == 1 ? kMinPointwisePairs : kMinPairedChannels;
+  return have_paired_rows(p.source_strides, p.dest_strides, kMaxPairedStride) && p.depth >= least &&
+         p.rows >= least;
+}
 template <class T>
 bool suits_pairs(const WeightContraction<T>& p) {
-  const Strides &source = p.source_strides, &grad = p.grad_strides;
-  const bool channels = source.channel == 1 && grad.channel == 1;
-  const bool pixels = source.axis[2] == 1 && grad.axis[2] == 1;
-  return (channels || pixels) && p.depth >= kMinPairedChannels && p.rows >= kMinPairedChannels &&
-         p.taps() <= kMaxPairedTaps;
+  const bool planar = p.source_strides.channel != 1;
+  const int64_t least = p.taps() == 1 && planar ? kMinPointwisePairs : kMinPairedChannels;
+  return have_paired_rows(p.source_strides, p.grad_strides, 1) && p.depth >= least &&
+         p.rows >= least && p.taps() <= kMaxPairedTaps;
 }
 
 /// Whether the matrix unit computes `p`, and whether dot products of the CPU do.

@@ -52,8 +52,9 @@ constexpr KernelTransform kGradientTransform{8, 8, 200};
 /// as they lie; and weight gradients over planes, as they transpose grad too.
 constexpr double kTransposedRows = 1.4, kTransposedSums = 1.3;
 
-/// The same of dot products of pairs.
-constexpr double kDotProduct = 0.6;
+/// What dot products of pairs take instead: of each product; of a pixel and tap, whose tile is
+/// copied whatever its channels, or copied and turned; and of a kernel, which is packed.
+constexpr double kDotProduct = 0.65, kPairedTile = 120, kTurnedTile = 250, kPairedKernel = 20;
 
 /// Groups of taps of a form.
 inline double winograd_groups(const ContractionShape& shape, const WinogradForm& form) {
@@ -92,6 +93,12 @@ inline double winograd_cost(const ContractionShape& shape, const WinogradForm& f
 inline double direct_cost(const ContractionShape& shape, bool whole_rows = false) {
   const double left_out = padding_share(shape, whole_rows ? kAxes - 1 : kAxes);
   return double(shape.taps()) * shape.batch * shape.pixels() * (1 - left_out);
+}
+
+/// The same of dot products of pairs, which leave out rows of padding.
+inline double paired_cost(const ContractionShape& shape, double of_tile, double of_kernel) {
+  const double each = kDotProduct + of_tile / (double(shape.depth) * double(shape.rows));
+  return direct_cost(shape, true) * each + of_kernel * double(shape.taps());
 }
 
 /// True for groups with channels enough. Taps must not be too many, and along rows and columns not
@@ -167,9 +174,9 @@ int winograd_form(const Contraction<T>& p, int64_t lanes) {
   }
   const bool in_place = p.dest_strides.channel == 1 && p.weight_strides.depth == 1;
   const bool transposes = !in_place && !has_stride(p);
-  const bool dots = suits_dot_products<T>(p);
-  const double each = dots ? kDotProduct : transposes ? kTransposedRows : 1;
-  const double direct = direct_cost(p, dots) * each;
+  const double direct = suits_dot_products<T>(p)
+                            ? paired_cost(p, kPairedTile, kPairedKernel)
+                            : direct_cost(p) * (transposes ? kTransposedRows : 1);
   const int form = cheapest_form(p, filled(p.rows, lanes), kKernelTransform, direct).form;
   return form < 0 || allows_winograd() ? form : -1;
 }
@@ -182,9 +189,10 @@ int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lan
     return -1;
   }
   const bool transposes = !channels_last && !has_stride(p);
-  const bool dots = suits_dot_products<T>(p);
-  const double each = dots ? kDotProduct : transposes ? kTransposedSums : 1;
-  const double direct = direct_cost(p, dots || !channels_last) * each;
+  const double sums = direct_cost(p, !channels_last) * (transposes ? kTransposedSums : 1);
+  const double direct = suits_dot_products<T>(p)
+                            ? paired_cost(p, channels_last ? kPairedTile : kTurnedTile, 0)
+                            : sums;
   const int form = cheapest_form(p, filled(p.depth, lanes), kGradientTransform, direct).form;
   return form < 0 || allows_winograd() ? form : -1;
 }
