@@ -107,6 +107,19 @@ def test_channels(depth: int, rows: int, layout: torch.memory_format) -> None:
 
 @needs_unit
 @in_both_layouts
+@pytest.mark.parametrize(("depth", "rows"), [(8, 48), (12, 8), (9, 15), (50, 11)])
+def test_pointwise_kernels_of_few_channels(
+    depth: int, rows: int, layout: torch.memory_format
+) -> None:
+    shape, weight = (3, depth, 9, 13), (rows, depth, 1, 1)
+    for phase in ("fwd", "bwd_input"):
+        assert of_unit(algorithms(shape, weight, phase, layout))
+    check(draw(*shape, layout=layout), draw(*weight), draw(rows))
+    check(draw(*shape, layout=layout), draw(*weight), draw(rows), stride=2)
+
+
+@needs_unit
+@in_both_layouts
 @pytest.mark.usefixtures("without_winograd")
 @pytest.mark.parametrize("kernel", [(1, 1), (1, 5), (2, 3), (3, 3), (4, 1), (1, 19)])
 @pytest.mark.parametrize("stride", [1, 2, (3, 1), (1, 3)])
