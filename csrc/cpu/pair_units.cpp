@@ -1,8 +1,8 @@
 #include "cpu/pair_units.h"
 
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
+
+#include "cpu/switches.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -62,21 +62,15 @@ bool has_fast_dot_products() { return false; }
 
 #endif
 
-/// Whether an environment variable does not say 0.
-bool is_on(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr || std::strcmp(value, "0") != 0;
-}
-
 }  // namespace
 
 bool allows_matrix_unit() {
-  static const bool allowed = is_on("CNNOPS_AMX") && has_matrix_unit();
+  static const bool allowed = is_switched_on("CNNOPS_AMX") && has_matrix_unit();
   return allowed;
 }
 
 bool allows_dot_products() {
-  static const bool allowed = is_on("CNNOPS_AVX512_BF16") && has_fast_dot_products();
+  static const bool allowed = is_switched_on("CNNOPS_AVX512_BF16") && has_fast_dot_products();
   return allowed;
 }
 

@@ -1,17 +1,12 @@
 #include "cpu/winograd_switch.h"
 
-#include <cstdlib>
-#include <cstring>
-
+#include "cpu/switches.h"
 #include "precision.h"
 
 namespace cnnops {
 
 bool allows_winograd() {
-  static const bool enabled = [] {
-    const char* value = std::getenv("CNNOPS_WINOGRAD");
-    return value == nullptr || std::strcmp(value, "0") != 0;
-  }();
+  static const bool enabled = is_switched_on("CNNOPS_WINOGRAD");
   return enabled && conv_precision("mkldnn") != "ieee";
 }
 

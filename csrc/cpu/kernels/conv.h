@@ -142,44 +142,27 @@ int64_t weight_bytes(const Contraction<T>& p) {
   return Blocking<T>(p).weight_bytes;
 }
 
-/// The kernels of pairs; none but for bfloat16, in the instruction set beside which CPUs have their
-/// units.
-template <class T>
-constexpr Kernel<Contraction<T>> matrix_unit_kernel() {
-#if defined(CNNOPS_TARGET_AVX512)
-  if constexpr (__is_same(T, bfloat16)) {
-    return {"matrix_unit", pair_products<MatrixUnit>, pairs_footprint, pairs_weight_bytes,
-            pairs_prepare};
-  }
+#if !defined(CNNOPS_TARGET_AVX512)
+struct MatrixUnit;
+struct DotProducts;
 #endif
-  return {"", nullptr, nullptr};
-}
-template <class T>
-constexpr Kernel<Contraction<T>> dot_products_kernel() {
-#if defined(CNNOPS_TARGET_AVX512)
-  if constexpr (__is_same(T, bfloat16)) {
-    return {"dot_products", pair_products<DotProducts>, pairs_footprint, pairs_weight_bytes,
-            pairs_prepare};
-  }
-#endif
-  return {"", nullptr, nullptr};
-}
 
-/// The same for the gradient of the weight.
-template <class T>
-constexpr Kernel<WeightContraction<T>> weight_matrix_unit_kernel() {
+/// The kernels of pairs on a unit; none but for bfloat16, in the instruction set beside which CPUs
+/// have them.
+template <class T, class Unit>
+constexpr Kernel<Contraction<T>> pair_kernel() {
 #if defined(CNNOPS_TARGET_AVX512)
   if constexpr (__is_same(T, bfloat16)) {
-    return {"weight_matrix_unit", weight_pair_products<MatrixUnit>, weight_pairs_footprint};
+    return {Unit::kName, pair_products<Unit>, pairs_footprint, pairs_weight_bytes, pairs_prepare};
   }
 #endif
   return {"", nullptr, nullptr};
 }
-template <class T>
-constexpr Kernel<WeightContraction<T>> weight_dot_products_kernel() {
+template <class T, class Unit>
+constexpr Kernel<WeightContraction<T>> weight_pair_kernel() {
 #if defined(CNNOPS_TARGET_AVX512)
   if constexpr (__is_same(T, bfloat16)) {
-    return {"weight_dot_products", weight_pair_products<DotProducts>, weight_pairs_footprint};
+    return {Unit::kWeightName, weight_pair_products<Unit>, weight_pairs_footprint};
   }
 #endif
   return {"", nullptr, nullptr};
@@ -264,8 +247,8 @@ const ConvKernels<T>& conv_kernels() {
       {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
        weight_bytes<T, GemmChannelsLastBlocking>, gemm_channels_last_prepare<T>},
-      matrix_unit_kernel<T>(),
-      dot_products_kernel<T>(),
+      pair_kernel<T, MatrixUnit>(),
+      pair_kernel<T, DotProducts>(),
       {"broadcast_pixels", broadcast_pixels<T>, footprint<T, BroadcastPixelsBlocking>,
        weight_bytes<T, BroadcastPixelsBlocking>, gemm_channels_last_prepare<T>},
       {"few_channels_last", few_channels_last<T>, footprint<T, FewChannelsLastBlocking>},
@@ -285,8 +268,8 @@ const ConvKernels<T>& conv_kernels() {
        gradient_footprint<T, PhasedGroupsBlocking>},
       {"weight_gemm_planar", weight_gemm_planar<T>, weight_footprint<T, WeightGemmPlanarBlocking>},
       weight_pointwise_kernel<T>(),
-      weight_matrix_unit_kernel<T>(),
-      weight_dot_products_kernel<T>(),
+      weight_pair_kernel<T, MatrixUnit>(),
+      weight_pair_kernel<T, DotProducts>(),
       {"weight_gemm_channels_last", weight_gemm_channels_last<T>,
        weight_footprint<T, WeightGemmChannelsLastBlocking>},
       {"weight_broadcast_pixels", weight_broadcast_pixels<T>,

@@ -84,6 +84,7 @@ CNNOPS_MATRIX_UNIT void multiply_tiles(const PairProduct& p) {
 
 /// The matrix unit, between begin() and end().
 struct MatrixUnit {
+  static constexpr const char *kName = "matrix_unit", *kWeightName = "weight_matrix_unit";
   static constexpr bool kWhole = true;  // reads what is zeros at the end of a chunk
 
   CNNOPS_MATRIX_UNIT static void begin() { _tile_loadconfig(&kMatrixConfig); }
@@ -152,6 +153,7 @@ CNNOPS_DOT_PRODUCTS void multiply_dots(const PairProduct& p, const PairLines* li
 
 /// Dot products in the vector registers.
 struct DotProducts {
+  static constexpr const char *kName = "dot_products", *kWeightName = "weight_dot_products";
   static constexpr bool kWhole = false;
 
   static void begin() {}

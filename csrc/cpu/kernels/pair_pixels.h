@@ -47,16 +47,7 @@ class PairPixels {
   /// Turns to `count` pixels from `first` on, 32 at most.
   void turn_to(int64_t first, int64_t count) {
     count_ = count;
-    PixelPlace at(shape_, first);
-    runs_ = 0;
-    for (int64_t i = 0; i < count;) {
-      const int64_t left = shape_.walk[2].count - at.w;
-      const int64_t until = count - i < left ? count : i + left;
-      run_[runs_++] = {at.w, at.h, at.d, at.image, i, until};
-      at.w = shape_.walk[2].count - 1;  // on to the next row
-      at.step(shape_);
-      i = until;
-    }
+    segments_ = cut_into_segments(shape_, first, count, segment_);
   }
 
   // ---- pixels whose channels are neighbours ------------------------------------------------------
@@ -66,21 +57,22 @@ class PairPixels {
     const Walk& width = shape_.walk[2];
     const int64_t stride = strides_.axis[2], step = width.step * stride;
     bool reads = false;
-    even_ = runs_ == 1;
-    for (int64_t r = 0; r < runs_; ++r) {
-      const Run& run = run_[r];
-      const bfloat16* line = line_at(run, offset);
-      int64_t x = run.w * width.step + offset.axis[2];
-      const int64_t last = x + (run.end - run.begin - 1) * width.step;
+    even_ = segments_ == 1;
+    for (int64_t s = 0; s < segments_; ++s) {
+      const Segment& segment = segment_[s];
+      const int64_t begin = segment.column, end = begin + segment.length;
+      const bfloat16* line = line_at(segment, offset);
+      int64_t x = segment.width * width.step + offset.axis[2];
+      const int64_t last = x + (segment.length - 1) * width.step;
       reads |= line != nullptr;
       if (line == nullptr) {
-        for (int64_t i = run.begin; i < run.end; ++i) pixel_[i] = nullptr;
+        for (int64_t i = begin; i < end; ++i) pixel_[i] = nullptr;
       } else if (x >= 0 && last < width.size) {
         const bfloat16* at = line + x * stride;
-        for (int64_t i = run.begin; i < run.end; ++i, at += step) pixel_[i] = at;
+        for (int64_t i = begin; i < end; ++i, at += step) pixel_[i] = at;
       } else {
         even_ = false;
-        for (int64_t i = run.begin; i < run.end; ++i, x += width.step) {
+        for (int64_t i = begin; i < end; ++i, x += width.step) {
           const int64_t position = width.resolve(x);
           pixel_[i] = position < 0 ? nullptr : line + position * stride;
         }
@@ -98,13 +90,13 @@ class PairPixels {
   /// Copies `channels` from channel `c` on, a chunk at most, as lines of 16 pixels.
   void copy_lines(int64_t c, int64_t channels, bfloat16* to) const {
     for (int64_t i = 0; i < kPairPixels; ++i) {
-      _mm512_store_si512(to + i * kPairDepth, load_pixel(i, c, first_lanes(channels)));
+      _mm512_store_si512(to + i * kPairDepth, load_pixel(i, c, first_pair_lanes(channels)));
     }
   }
 
   /// Copies `channels` from channel `c` on, 16 at most, as columns of pairs of pixels.
   void copy_pixel_columns(int64_t c, int64_t channels, bfloat16* to) const {
-    const auto lanes = first_lanes(channels);
+    const auto lanes = first_pair_lanes(channels);
     for (int64_t i = 0; i < kPairDepth; i += 2, to += kPairDepth) {
       const __m256i even = _mm512_castsi512_si256(load_pixel(i, c, lanes));
       const __m256i odd = _mm512_castsi512_si256(load_pixel(i + 1, c, lanes));
@@ -123,14 +115,14 @@ class PairPixels {
     const int64_t stride = strides_.axis[2];
     distance_ = width.step * stride;
     pieces_ = 0;
-    for (int64_t r = 0; r < runs_; ++r) {
-      const Run& run = run_[r];
-      const bfloat16* line = line_at(run, offset);
+    for (int64_t s = 0; s < segments_; ++s) {
+      const Segment& segment = segment_[s];
+      const bfloat16* line = line_at(segment, offset);
       if (line == nullptr) continue;
-      const int64_t x = run.w * width.step + offset.axis[2];
+      const int64_t begin = segment.column, x = segment.width * width.step + offset.axis[2];
       uint32_t inside = 0;
-      for (int64_t i = run.begin; i < run.end; ++i) {
-        const int64_t reads = x + (i - run.begin) * width.step;
+      for (int64_t i = begin; i < begin + segment.length; ++i) {
+        const int64_t reads = x + (i - begin) * width.step;
         if (reads >= 0 && reads < width.size) {
           inside |= 1u << i;
         } else if (const int64_t position = width.resolve(reads); position >= 0) {
@@ -138,7 +130,7 @@ class PairPixels {
         }
       }
       if (inside == 0) continue;
-      piece_[pieces_++] = {line + x * stride - run.begin * distance_, inside};
+      piece_[pieces_++] = {line + x * stride - begin * distance_, inside};
     }
     return pieces_ > 0;
   }
@@ -163,27 +155,19 @@ class PairPixels {
  private:
   static constexpr int64_t kMost = 2 * kPairPixels;
 
-  /// Neighbours in a row of destination pixels.
-  struct Run {
-    int64_t w, h, d, image;  // of the first
-    int64_t begin, end;      // of the pixels
-  };
-
   /// Pixels whose bits are set in `lanes`: number i reads from[i * distance_].
   struct Piece {
     const bfloat16* from;
     uint32_t lanes;
   };
 
-  static uint32_t first_lanes(int64_t count) { return count < kMost ? (1u << count) - 1 : ~0u; }
-
   /// The source row that a destination row reads, or null for zeros.
-  const bfloat16* line_at(const Run& run, const TapOffset& offset) const {
+  const bfloat16* line_at(const Segment& segment, const TapOffset& offset) const {
     const Walk* walk = shape_.walk;
-    const int64_t z = walk[0].resolve(run.d * walk[0].step + offset.axis[0]);
-    const int64_t y = walk[1].resolve(run.h * walk[1].step + offset.axis[1]);
+    const int64_t z = walk[0].resolve(segment.position[0] * walk[0].step + offset.axis[0]);
+    const int64_t y = walk[1].resolve(segment.position[1] * walk[1].step + offset.axis[1]);
     if (z < 0 || y < 0) return nullptr;
-    return source_ + run.image * strides_.batch + z * strides_.axis[0] + y * strides_.axis[1];
+    return source_ + segment.batch * strides_.batch + z * strides_.axis[0] + y * strides_.axis[1];
   }
 
   /// The channels of a pixel from `c` on whose bits are set.
@@ -230,8 +214,8 @@ class PairPixels {
   const ContractionShape& shape_;
   const Strides& strides_;
   const bfloat16* source_;
-  int64_t count_ = 0, runs_ = 0, pieces_ = 0, distance_ = 0;
-  Run run_[kMost];
+  int64_t count_ = 0, segments_ = 0, pieces_ = 0, distance_ = 0;
+  Segment segment_[kMost];  // of the pixels
   Piece piece_[kMost];
   bool even_ = false;
   const bfloat16* pixel_[kMost];

@@ -9,7 +9,7 @@ CNNOPS_DOT_PRODUCTS inline void store_pair_pixels(const float* sums, const bfloa
                                                   bfloat16* dest, const int64_t* places,
                                                   int64_t count, int64_t channels) {
   const int64_t low = channels < kPairRows ? channels : kPairRows, high = channels - low;
-  const uint32_t mask = channels < kPairBlock ? (1u << channels) - 1 : ~0u;
+  const uint32_t mask = first_pair_lanes(channels);
   Vec<float> first{}, second{};
   if (bias != nullptr) {
     first = load_partial(bias, low);
@@ -262,9 +262,8 @@ void pair_products(const Contraction<bfloat16>& p) {
   tap_offsets(p, p.weight_strides, offsets.as<int64_t>());
   const PairPacking packing(p, blocking, offsets.as<int64_t>());
   const auto* weights = static_cast<const bfloat16*>(p.prepared);
-  const bool packs = weights == nullptr && !blocking.packs_slices;
-  Scratch packed(packs ? blocking.weight_bytes : 0);
-  if (packs) {
+  Scratch packed(weights != nullptr ? 0 : blocking.packed_bytes());
+  if (weights == nullptr && !blocking.packs_slices) {
     packing.pack(packed.as<bfloat16>());
     weights = packed.as<bfloat16>();
   }

@@ -42,6 +42,11 @@ struct PairSlice {
   int64_t tiles() const { return taps * chunks; }
 };
 
+/// The first `count` of 32 elements as a mask: all of more, none of less than one.
+inline uint32_t first_pair_lanes(int64_t count) {
+  return count >= kPairDepth ? ~0u : count > 0 ? (1u << count) - 1 : 0;
+}
+
 /// How a call is cut, and the scratch that it takes.
 struct PairBlocking {
   bool planar;                       // pixels are neighbours: they are columns, and weights lines
@@ -66,12 +71,17 @@ struct PairBlocking {
             table_bytes + empty_bytes + copied_bytes + sum_bytes + place_bytes + slice_bytes};
   }
 
+  /// Chunks of a tap in a slice that starts with `chunk`.
+  int64_t chunks_from(int64_t chunk) const {
+    const int64_t left = tap_chunks - chunk;
+    return left < slice_chunks ? left : slice_chunks;
+  }
+
   /// Slice `index`: of the taps first, then of their chunks.
   PairSlice slice_at(int64_t index) const {
     const int64_t tap_parts = ceil_div(taps, slice_taps);
     const int64_t tap = index % tap_parts * slice_taps, chunk = index / tap_parts * slice_chunks;
-    const int64_t taps_left = taps - tap, left = tap_chunks - chunk;
-    const int64_t some = left < slice_chunks ? left : slice_chunks;
+    const int64_t taps_left = taps - tap, some = chunks_from(chunk);
     return {tap, taps_left < slice_taps ? taps_left : slice_taps, chunk, some,
             chunk * taps + tap * some};
   }
@@ -164,9 +174,8 @@ struct TapShuffle {
   void split(const bfloat16* from, int64_t channels, bfloat16* to, int64_t pitch) const {
     __m512i all[kMostTaps];
     for (int64_t r = 0; r < taps; ++r) {
-      const int64_t rest = channels * taps - r * kPairDepth;
-      const uint32_t mask = rest >= kPairDepth ? ~0u : rest > 0 ? (1u << rest) - 1 : 0;
-      all[r] = _mm512_maskz_loadu_epi16(mask, from + r * kPairDepth);
+      const uint32_t lanes = first_pair_lanes(channels * taps - r * kPairDepth);
+      all[r] = _mm512_maskz_loadu_epi16(lanes, from + r * kPairDepth);
     }
     for (int64_t t = 0; t < taps; ++t, to += pitch) {
       __m512i line = _mm512_setzero_si512();
@@ -187,10 +196,10 @@ class PairPacking {
         blocking_(blocking),
         taps_(taps),
         rows_of_channels_(p.weight_strides.depth == 1),
-        shuffle_(p.taps() <= TapShuffle::kMostTaps ? p.taps() : 0),
-        rows_of_taps_(!rows_of_channels_ && shuffle_.taps > 0 &&
+        rows_of_taps_(!rows_of_channels_ && p.taps() <= TapShuffle::kMostTaps &&
                       p.weight_strides.depth == p.taps() &&
-                      taps_are_contiguous(p, p.weight_strides)) {}
+                      taps_are_contiguous(p, p.weight_strides)),
+        shuffle_(rows_of_taps_ && p.prepared == nullptr ? p.taps() : 0) {}
 
   /// Packs all.
   void pack(bfloat16* to) const {
@@ -233,8 +242,7 @@ class PairPacking {
  private:
   /// Packs 16 destination channels, those of a piece, whose tiles are `pitch` elements apart.
   void pack_piece(int64_t group, int64_t piece, int64_t chunk, bfloat16* to, int64_t pitch) const {
-    const int64_t left = blocking_.tap_chunks - chunk;
-    const int64_t some = left < blocking_.slice_chunks ? left : blocking_.slice_chunks;
+    const int64_t some = blocking_.chunks_from(chunk);
     bfloat16* tile = to + piece % (kPairBlock / kPairRows) * kPairTile;
     const bool lines = rows_of_channels_ || rows_of_taps_;
     if (lines) {
@@ -260,10 +268,10 @@ class PairPacking {
           shuffle_.split(from + c * taps, channels, tile + k * pitch, chunks * pitch);
           continue;
         }
-        const uint32_t mask = channels < kPairDepth ? (1u << channels) - 1 : ~0u;
         for (int64_t t = 0; t < taps; ++t) {
-          _mm512_store_si512(tile + (t * chunks + k) * pitch,
-                             _mm512_maskz_loadu_epi16(mask, from + taps_[t] + c));
+          _mm512_store_si512(
+              tile + (t * chunks + k) * pitch,
+              _mm512_maskz_loadu_epi16(first_pair_lanes(channels), from + taps_[t] + c));
         }
       }
     }
@@ -296,8 +304,8 @@ class PairPacking {
   const PairBlocking& blocking_;
   const int64_t* taps_;          // offsets of the taps in the weight
   const bool rows_of_channels_;  // channels of a tap are neighbours
-  const TapShuffle shuffle_;
-  const bool rows_of_taps_;
+  const bool rows_of_taps_;      // or channels with all their taps are
+  const TapShuffle shuffle_;     // of these, where they are still to be packed
 };
 
 inline void pairs_prepare(const Contraction<bfloat16>& p, void* to) {

@@ -11,8 +11,8 @@
 // in L2. A split is a fixed share of the slices with its own sums, and the splits are added in
 // order; without splits an item stores its part of the weight.
 
-/// Rows of an item, and bytes of its sums: half of L2, beside lines and columns of a slice.
-constexpr int64_t kPairSumRows = 8 * kPairBlock, kPairSumBytes = int64_t(512) << 10;
+/// Bytes of the sums of an item: half of L2, beside lines and columns of a slice.
+constexpr int64_t kPairSumBytes = int64_t(512) << 10;
 
 /// How a call is cut, and the scratch that it takes.
 struct WeightPairBlocking {
@@ -34,7 +34,7 @@ struct WeightPairBlocking {
     const int64_t chunks = ceil_div(pixels, kPairDepth);
     slice = even_part(chunks < 1 ? 1 : chunks, kPairSlice);
     slices = ceil_div(chunks, slice);
-    row_part = round_up(even_part(p.rows, kPairSumRows), kPairBlock);
+    row_part = round_up(even_part(p.rows, kPairPartRows), kPairBlock);
     row_parts = ceil_div(p.rows, row_part);
     blocks = ceil_div(p.depth, kPairBlock);
     const int64_t of_block = sizeof(float) * row_part * taps * kPairBlock;

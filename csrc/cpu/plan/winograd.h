@@ -189,10 +189,9 @@ int winograd_form(const WeightContraction<T>& p, bool channels_last, int64_t lan
     return -1;
   }
   const bool transposes = !channels_last && !has_stride(p);
-  const double sums = direct_cost(p, !channels_last) * (transposes ? kTransposedSums : 1);
   const double direct = suits_dot_products<T>(p)
                             ? paired_cost(p, channels_last ? kPairedTile : kTurnedTile, 0)
-                            : sums;
+                            : direct_cost(p, !channels_last) * (transposes ? kTransposedSums : 1);
   const int form = cheapest_form(p, filled(p.depth, lanes), kGradientTransform, direct).form;
   return form < 0 || allows_winograd() ? form : -1;
 }
