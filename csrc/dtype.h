@@ -21,12 +21,21 @@ struct float16 {
   uint16_t bits;
 };
 
+/// bfloat16 that takes only what are elements of it already, as maxima are: nothing is rounded.
+struct exact_bfloat16 {
+  uint16_t bits;
+};
+
 template <class T>
 struct AccumulatorOf {
   using type = T;
 };
 template <>
 struct AccumulatorOf<bfloat16> {
+  using type = float;
+};
+template <>
+struct AccumulatorOf<exact_bfloat16> {
   using type = float;
 };
 template <>

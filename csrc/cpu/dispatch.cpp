@@ -3,8 +3,10 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #include "checks.h"
+#include "cpu/pair_units.h"
 
 namespace cnnops {
 
@@ -20,6 +22,7 @@ CNNOPS_DECLARE_KERNELS(baseline)
 #if defined(__x86_64__)
 CNNOPS_DECLARE_KERNELS(avx2)
 CNNOPS_DECLARE_KERNELS(avx512)
+CNNOPS_DECLARE_KERNELS(avx512_bf16)  // bfloat16 alone, beside avx512
 
 // Integers have no AVX-512 kernels: products of 64 bits made them a third as fast as AVX2's.
 template <>
@@ -88,11 +91,15 @@ const std::vector<const char*>& available_isas() {
 void set_isa(const char* name) { current().store(parse(name)); }
 
 #if defined(__x86_64__)
-#define CNNOPS_SELECT(function, T)                     \
-  switch (current().load(std::memory_order_relaxed)) { \
-    case kAvx512: return avx512::function<T>();        \
-    case kAvx2: return avx2::function<T>();            \
-    default: return baseline::function<T>();           \
+#define CNNOPS_SELECT(function, T)                                   \
+  switch (current().load(std::memory_order_relaxed)) {               \
+    case kAvx512:                                                    \
+      if constexpr (std::is_same_v<T, bfloat16>) {                   \
+        if (allows_avx512_bf16()) return avx512_bf16::function<T>(); \
+      }                                                              \
+      return avx512::function<T>();                                  \
+    case kAvx2: return avx2::function<T>();                          \
+    default: return baseline::function<T>();                         \
   }
 #else
 #define CNNOPS_SELECT(function, T) return baseline::function<T>();

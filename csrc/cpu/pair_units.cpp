@@ -16,8 +16,8 @@ namespace {
 
 #if defined(__x86_64__) && defined(__linux__)
 
-/// Bits of the registers that CPUID fills for leaf 7: EDX of subleaf 0, EAX of subleaf 1.
-constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+/// Bits of EDX that CPUID fills for subleaf 0 of leaf 7.
+constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
 
 /// Bit of leaf 1's ECX that says XGETBV may be executed.
 constexpr unsigned kOsxsave = 1u << 27;
@@ -29,9 +29,7 @@ bool cpu_has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kOsxsave) == 0) return false;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  if ((d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0) return false;
-  return (a & kAvx512Bf16) != 0;
+  return (d & kAmxBf16) != 0 && (d & kAmxTile) != 0;
 }
 
 /// Whether the operating system saves the registers of AMX.
@@ -47,16 +45,17 @@ bool system_grants_tiles() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+bool has_avx512_bf16() { return __builtin_cpu_supports("avx512bf16"); }
+
 bool has_matrix_unit() { return cpu_has_amx() && system_saves_tiles() && system_grants_tiles(); }
 
 /// Zen 4 and 5 start as many dot products as multiply-adds. On Sapphire Rapids, which has AMX for
 /// these, they are a quarter as many, which makes half as many products.
-bool has_fast_dot_products() {
-  return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512bf16");
-}
+bool has_fast_dot_products() { return __builtin_cpu_is("amd"); }
 
 #else
 
+bool has_avx512_bf16() { return false; }
 bool has_matrix_unit() { return false; }
 bool has_fast_dot_products() { return false; }
 
@@ -64,13 +63,19 @@ bool has_fast_dot_products() { return false; }
 
 }  // namespace
 
+bool allows_avx512_bf16() {
+  static const bool allowed = is_switched_on("CNNOPS_AVX512_BF16") && has_avx512_bf16();
+  return allowed;
+}
+
 bool allows_matrix_unit() {
-  static const bool allowed = is_switched_on("CNNOPS_AMX") && has_matrix_unit();
+  static const bool allowed =
+      allows_avx512_bf16() && is_switched_on("CNNOPS_AMX") && has_matrix_unit();
   return allowed;
 }
 
 bool allows_dot_products() {
-  static const bool allowed = is_switched_on("CNNOPS_AVX512_BF16") && has_fast_dot_products();
+  static const bool allowed = allows_avx512_bf16() && has_fast_dot_products();
   return allowed;
 }
 

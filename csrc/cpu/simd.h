@@ -66,6 +66,7 @@ inline T widen(T value) {
   return value;
 }
 inline float widen(bfloat16 value) { return bit_cast<float>(uint32_t(value.bits) << 16); }
+inline float widen(exact_bfloat16 value) { return widen(bfloat16{value.bits}); }
 
 // Where no instruction converts halves, a call does: kernels would be mostly conversions otherwise.
 #if defined(CNNOPS_TARGET_AVX512) || defined(CNNOPS_TARGET_AVX2)
@@ -87,16 +88,26 @@ CNNOPS_HALF_CONVERSION float widen(float16 value) {
 #endif
 }
 
-/// Rounds to nearest, ties to even, as torch does; NaN stays NaN.
+/// Rounds to nearest, ties to even, as torch does; NaN stays NaN. The instruction for bfloat16
+/// takes subnormal numbers for zeros.
 template <class T>
 inline T narrow(Accumulator<T> value) {
   return value;
 }
 template <>
 inline bfloat16 narrow<bfloat16>(float value) {
+#if defined(CNNOPS_TARGET_AVX512_BF16)
+  const auto all = (__m128i)_mm_cvtneps_pbh(_mm_set_ss(value));
+  return {uint16_t(_mm_extract_epi16(all, 0))};
+#else
   const uint32_t bits = bit_cast<uint32_t>(value);
   if (value != value) return {0x7fc0};
   return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+#endif
+}
+template <>
+inline exact_bfloat16 narrow<exact_bfloat16>(float value) {
+  return {uint16_t(bit_cast<uint32_t>(value) >> 16)};
 }
 template <>
 CNNOPS_HALF_CONVERSION float16 narrow<float16>(float value) {
@@ -124,13 +135,17 @@ CNNOPS_HALF_CONVERSION float16 narrow<float16>(float value) {
 template <class T>
 constexpr bool kFloats = __is_same(Accumulator<T>, float) || __is_same(Accumulator<T>, double);
 
+/// Whether elements are the upper half of a float.
+template <class T>
+constexpr bool kIsBfloat16 = __is_same(T, bfloat16) || __is_same(T, exact_bfloat16);
+
 /// The bits of as many 16-bit elements as there are floats in a register.
 using Halves = typename VectorOf<uint16_t, kLanes<float>>::type;
 
 /// Elements of a 16-bit type as floats.
 template <class T>
 inline Vec<float> widen_all(Halves half) {
-  if constexpr (__is_same(T, bfloat16)) {
+  if constexpr (kIsBfloat16<T>) {
     return (Vec<float>)(__builtin_convertvector(half, Vec<uint32_t>) << 16);
   } else {
 #if defined(CNNOPS_TARGET_AVX512)
@@ -152,11 +167,17 @@ inline Vec<uint32_t> rounded_bits(Vec<float> v) {
   return v == v ? rounded : Vec<uint32_t>{} + 0x7fc00000u;
 }
 
-/// The way back, rounded.
+/// The way back, rounded unless T is exact.
 template <class T>
 inline Halves narrow_all(Vec<float> v) {
-  if constexpr (__is_same(T, bfloat16)) {
+  if constexpr (__is_same(T, exact_bfloat16)) {
+    return __builtin_convertvector((Vec<uint32_t>)v >> 16, Halves);
+  } else if constexpr (__is_same(T, bfloat16)) {
+#if defined(CNNOPS_TARGET_AVX512_BF16)
+    return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#else
     return __builtin_convertvector(rounded_bits(v) >> 16, Halves);
+#endif
   } else {
 #if defined(CNNOPS_TARGET_AVX512)
     return (Halves)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, 0);

@@ -1,5 +1,6 @@
 #if defined(__x86_64__)
 #define CNNOPS_TARGET_AVX2
+#define CNNOPS_INSTANTIATED_TYPES CNNOPS_FOR_EACH_POOL_TYPE
 #include "cpu/isa/begin.h"
 #include "cpu/pool_kernels.h"
 

@@ -1,3 +1,4 @@
+#define CNNOPS_INSTANTIATED_TYPES CNNOPS_FOR_EACH_POOL_TYPE
 #include "cpu/isa/begin.h"
 #include "cpu/pool_kernels.h"
 

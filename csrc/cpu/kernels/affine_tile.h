@@ -18,6 +18,9 @@ constexpr int affine_rows(int vectors) {
   return rows < 24 ? rows : 24;
 }
 
+/// Tiles of fewer registers of columns load so often that they do not fetch a line at each k.
+constexpr int kFetchingVectors = 3;
+
 /// Operands of one tile; there is at least one run, and none is empty.
 template <class A>
 struct AffineOperands {
@@ -25,11 +28,13 @@ struct AffineOperands {
   int64_t row_step;     // elements from row to row
   const int64_t* runs;  // where each run starts, in elements from `a`
   int64_t run_count;
-  int64_t run;        // positions k of a run
-  int64_t k_step;     // elements from one k to the next
-  const A* b;         // [run_count * run] rows of whole registers
-  int64_t b_step;     // elements from one row of B to the next
-  int64_t ahead = 0;  // unless 0: elements to the rows, each dense, that the next tile reads
+  int64_t run;               // positions k of a run
+  int64_t k_step;            // elements from one k to the next
+  const A* b;                // [run_count * run] rows of whole registers
+  int64_t b_step;            // elements from one row of B to the next
+  int64_t ahead = 0;         // unless 0: elements to the rows, each dense, that the next tile reads
+  const A* fetch = nullptr;  // unless null: a line of what is read later, brought at the first k,
+  int64_t fetch_step = 0;    // and elements to that of the next k
 };
 
 /// Where a tile goes, and what is added to it.
@@ -61,6 +66,7 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
     }
   }
   const A* b = in.b;
+  const A* fetch = in.fetch != nullptr ? in.fetch : b;
   const int64_t one = in.row_step, two = 2 * one, three = 3 * one;
   int64_t r = 0;
   do {
@@ -83,6 +89,10 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
       Vec<A> column[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
+      if constexpr (kVectors >= kFetchingVectors) {
+        __builtin_prefetch(fetch);
+        fetch += in.fetch_step;
+      }
 #pragma GCC unroll 32
       for (int i = 0; i < kRows; ++i) {
         const int64_t distance = i % 4 == 0 ? 0 : i % 4 == 1 ? one : i % 4 == 2 ? two : three;

@@ -16,7 +16,7 @@
 //
 #include "cpu/kernels/gemm_channels_last.h"
 //
-#if defined(CNNOPS_TARGET_AVX512)
+#if defined(CNNOPS_TARGET_AVX512_BF16)
 #include "cpu/kernels/pair_weights.h"
 //
 #include "cpu/kernels/pair_pixels.h"
@@ -97,7 +97,7 @@
 //
 #include "cpu/kernels/weight_winograd.h"
 //
-#if defined(CNNOPS_TARGET_AVX512)
+#if defined(CNNOPS_TARGET_AVX512_BF16)
 #include "cpu/kernels/weight_pair_products.h"
 #endif
 //
@@ -142,16 +142,15 @@ int64_t weight_bytes(const Contraction<T>& p) {
   return Blocking<T>(p).weight_bytes;
 }
 
-#if !defined(CNNOPS_TARGET_AVX512)
+#if !defined(CNNOPS_TARGET_AVX512_BF16)
 struct MatrixUnit;
 struct DotProducts;
 #endif
 
-/// The kernels of pairs on a unit; none but for bfloat16, in the instruction set beside which CPUs
-/// have them.
+/// The kernels of pairs on a unit; none but for bfloat16 where the CPU has instructions for it.
 template <class T, class Unit>
 constexpr Kernel<Contraction<T>> pair_kernel() {
-#if defined(CNNOPS_TARGET_AVX512)
+#if defined(CNNOPS_TARGET_AVX512_BF16)
   if constexpr (__is_same(T, bfloat16)) {
     return {Unit::kName, pair_products<Unit>, pairs_footprint, pairs_weight_bytes, pairs_prepare};
   }
@@ -160,7 +159,7 @@ constexpr Kernel<Contraction<T>> pair_kernel() {
 }
 template <class T, class Unit>
 constexpr Kernel<WeightContraction<T>> weight_pair_kernel() {
-#if defined(CNNOPS_TARGET_AVX512)
+#if defined(CNNOPS_TARGET_AVX512_BF16)
   if constexpr (__is_same(T, bfloat16)) {
     return {Unit::kWeightName, weight_pair_products<Unit>, weight_pairs_footprint};
   }
@@ -278,7 +277,7 @@ const ConvKernels<T>& conv_kernels() {
       {"weight_direct_planar", weight_direct_planar<T>,
        weight_footprint<T, WeightDirectPlanarBlocking>},
       {"weight_grouped_channels_last", weight_grouped_channels_last<T>,
-       weight_footprint<T, WeightGroupedChannelsLastBlocking>},
+       weight_grouped_channels_last_footprint<T>},
       {"weight_grouped_planar", weight_grouped_planar<T>,
        weight_footprint<T, WeightGroupedPlanarBlocking>},
       weight_winograd_kernels<T>(forms),

@@ -18,7 +18,7 @@ inline void reverse(int64_t* values, int64_t count) {
   }
 }
 
-/// The tables of a call, and the scratch that they take.
+/// The tables of a call that reads elements of T, and the scratch that they take.
 template <class T>
 struct GroupedTables {
   using A = Accumulator<T>;
@@ -28,7 +28,7 @@ struct GroupedTables {
   int64_t packed_bytes;  // of the call: weights, bias, a pixel of zeros, tables
   int64_t buffer_bytes;  // of each thread: where a row reads
 
-  explicit GroupedTables(const Contraction<T>& p) : rows(p.walk[2]) {
+  explicit GroupedTables(const ContractionShape& p) : rows(p.walk[2]) {
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
     pitch = round_up(p.groups * p.depth, kLanes<A>);
     packed_bytes = sizeof(A) * (p.taps() * p.depth + 2) * pitch +
@@ -99,14 +99,15 @@ void pack_register(const Contraction<T>& p, const int64_t* offsets, int64_t chan
   }
 }
 
-/// Packs for a source whose pixels are `pixel` elements apart. `to` has tables.packed_bytes.
-template <class T, int kGroup>
-GroupedWeights<T> pack_grouped(const Contraction<T>& p, const GroupedTables<T>& tables,
-                               int64_t pixel, Accumulator<T>* to) {
+/// Packs for a source of type Read whose pixels are `pixel` elements apart. `to` has
+/// tables.packed_bytes.
+template <class T, int kGroup, class Read = T>
+GroupedWeights<Read> pack_grouped(const Contraction<T>& p, const GroupedTables<Read>& tables,
+                                  int64_t pixel, Accumulator<T>* to) {
   const int64_t taps = p.taps(), taps_w = p.walk[2].tap_count, pitch = tables.pitch;
   Accumulator<T>* weight = to;
   Accumulator<T>* bias = weight + taps * kGroup * pitch;
-  T* zeros = reinterpret_cast<T*>(bias + pitch);
+  Read* zeros = reinterpret_cast<Read*>(bias + pitch);
   int64_t* offsets = reinterpret_cast<int64_t*>(bias + 2 * pitch);
   int64_t* positions = offsets + taps;
   tap_offsets(p, p.weight_strides, offsets);

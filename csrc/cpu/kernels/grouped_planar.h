@@ -4,39 +4,18 @@
 // A row of 7 or 14 pixels leaves most of a register, and of the work per row, unused. So an item is
 // one register's worth of channels of an image: their planes are transposed, [pixel][channel], the
 // kernel of grouped_channels_last.h computes all rows of the block, and its result is transposed
-// back. The blocks stay in cache; the plan sees to that.
+// back. The blocks stay in cache; the plan sees to that. They are accumulators, so that 16-bit
+// elements are widened once.
 
-/// Writes `count` elements of each of `planes` planes, `channel` apart, as [element][channel of a
-/// register]; what is left of the registers becomes zero.
+/// The way back from load_planes for a register of channels.
 template <class T>
-void transpose_planes(const T* from, int64_t channel, int64_t planes, int64_t count, T* to) {
-  using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  for (int64_t i = 0; i < count; i += lanes) {
-    const int64_t some = count - i < lanes ? count - i : lanes;
-    Vec<A> square[lanes];
-    for (int c = 0; c < lanes; ++c) {
-      const T* at = from + c * channel + i;
-      if (c >= planes) {
-        square[c] = Vec<A>{};
-      } else {
-        square[c] = some == lanes ? load_wide(at) : load_partial(at, some);
-      }
-    }
-    transpose<A>(square);
-    for (int64_t j = 0; j < some; ++j) store_narrow(to + (i + j) * lanes, square[j]);
-  }
-}
-
-/// The way back.
-template <class T>
-void transpose_pixels(const T* from, int64_t count, T* to, int64_t channel) {
+void transpose_pixels(const Accumulator<T>* from, int64_t count, T* to, int64_t channel) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   for (int64_t i = 0; i < count; i += lanes) {
     const int64_t some = count - i < lanes ? count - i : lanes;
     Vec<A> square[lanes] = {};
-    for (int64_t j = 0; j < some; ++j) square[j] = load_wide(from + (i + j) * lanes);
+    for (int64_t j = 0; j < some; ++j) square[j] = load(from + (i + j) * lanes);
     transpose<A>(square);
     for (int c = 0; c < lanes; ++c) {
       if (some == lanes) {
@@ -64,7 +43,8 @@ inline void copy_to_strided(const T* from, int64_t count, T* to, int64_t stride)
 
 /// The way back for planes that do not lie densely, through `planes`, space for as many elements.
 template <class T>
-void scatter_pixels(const T* from, const Walk* walk, T* planes, T* to, const Strides& strides) {
+void scatter_pixels(const Accumulator<T>* from, const Walk* walk, T* planes, T* to,
+                    const Strides& strides) {
   constexpr int lanes = kLanes<Accumulator<T>>;
   const int64_t width = walk[2].count, rows = walk[0].count * walk[1].count;
   transpose_pixels(from, rows * width, planes, rows * width);
@@ -111,14 +91,15 @@ Strides transposed_dest_strides(const Walk* walk) {
 template <class T>
 struct GroupedPlanarBlocking {
   using A = Accumulator<T>;
-  GroupedTables<T> tables;
+  GroupedTables<A> tables;
   int64_t source_elements, dest_elements;  // of a block
   int64_t block_bytes;
 
   explicit GroupedPlanarBlocking(const Contraction<T>& p) : tables(p) {
     source_elements = round_up(source_plane(p) * kLanes<A>, 64);
     dest_elements = p.pixels() * kLanes<A>;
-    block_bytes = sizeof(T) * (source_elements + dest_elements * (stores_planes(p) ? 1 : 2));
+    block_bytes = sizeof(A) * (source_elements + dest_elements) +
+                  (stores_planes(p) ? 0 : sizeof(T) * dest_elements);
   }
 
   Footprint footprint() const {
@@ -126,13 +107,14 @@ struct GroupedPlanarBlocking {
   }
 };
 
-/// The block of channels from `first` on of image `image`, as a channels_last problem on scratch.
+/// A block of channels of an image, as a channels_last problem on scratch.
 template <class T>
-Contraction<T> transposed_block(const Contraction<T>& p, const T* source, T* dest) {
-  constexpr int lanes = kLanes<Accumulator<T>>;
-  Contraction<T> block = p;
+Contraction<Accumulator<T>> transposed_block(const Contraction<T>& p, const Accumulator<T>* source,
+                                             Accumulator<T>* dest) {
+  Contraction<Accumulator<T>> block{};
+  static_cast<ContractionShape&>(block) = p;
   block.batch = 1;
-  block.groups = lanes / p.depth;
+  block.groups = kLanes<Accumulator<T>> / p.depth;
   block.source = source;
   block.dest = dest;
   block.source_strides = transposed_source_strides<T>(p.walk);
@@ -145,32 +127,33 @@ void convolve_transposed_groups(const Contraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const GroupedPlanarBlocking<T> blocking(p);
-  const GroupedTables<T>& tables = blocking.tables;
+  const GroupedTables<A>& tables = blocking.tables;
   const int64_t channels = p.groups * kGroup, blocks = ceil_div(channels, lanes);
   Scratch packed(tables.packed_bytes);
-  const GroupedWeights<T> weights = pack_grouped<T, kGroup>(p, tables, lanes, packed.as<A>());
+  const GroupedWeights<A> weights = pack_grouped<T, kGroup>(p, tables, lanes, packed.as<A>());
 
   const int64_t rows = p.walk[0].count * p.walk[1].count;
   const int64_t work = p.pixels() * p.taps() * lanes * kGroup;
   parallel_for(p.batch * blocks, ceil_div(kSmallestWork, work), [&](int64_t begin, int64_t end) {
     Scratch buffer(tables.buffer_bytes);
     Scratch planes(blocking.block_bytes);
-    T* source = planes.as<T>();
-    T* dest = source + blocking.source_elements;
-    const Contraction<T> block = transposed_block(p, source, dest);
+    A* source = planes.as<A>();
+    A* dest = source + blocking.source_elements;
+    const Contraction<A> block = transposed_block(p, source, dest);
     const int64_t plane = source_plane(p);
     for (int64_t item = begin; item < end; ++item) {
       // The last register of channels overlaps the one before.
       const int64_t wanted = item % blocks * lanes, image = item / blocks;
       const int64_t first = wanted + lanes <= channels ? wanted : channels - lanes;
-      transpose_planes(p.source + image * p.source_strides.batch + first * p.source_strides.channel,
-                       p.source_strides.channel, lanes, plane, source);
-      grouped_rows<T, kGroup>(block, tables, weights.from(first), 0, rows, buffer.as<char>());
+      load_planes(p.source + image * p.source_strides.batch + first * p.source_strides.channel,
+                  p.source_strides.channel, lanes, 1, plane, source, lanes);
+      grouped_rows<A, kGroup>(block, tables, weights.from(first), 0, rows, buffer.as<char>());
       T* to = p.dest + image * p.dest_strides.batch + first * p.dest_strides.channel;
       if (stores_planes(p)) {
         transpose_pixels(dest, p.pixels(), to, p.dest_strides.channel);
       } else {
-        scatter_pixels(dest, p.walk, dest + blocking.dest_elements, to, p.dest_strides);
+        scatter_pixels(dest, p.walk, reinterpret_cast<T*>(dest + blocking.dest_elements), to,
+                       p.dest_strides);
       }
     }
   });

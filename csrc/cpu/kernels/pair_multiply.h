@@ -13,8 +13,7 @@
 // Both round to float32 after each product of their own, and take subnormal numbers for zeros, as
 // does the rounding to bfloat16 at the end.
 
-#define CNNOPS_MATRIX_UNIT __attribute__((target(CNNOPS_TARGET ",avx512bf16,amx-tile,amx-bf16")))
-#define CNNOPS_DOT_PRODUCTS __attribute__((target(CNNOPS_TARGET ",avx512bf16")))
+#define CNNOPS_MATRIX_UNIT __attribute__((target(CNNOPS_TARGET ",amx-tile,amx-bf16")))
 
 /// The products of up to 32 lines and 32 columns: rows of sums, one of each line.
 struct PairProduct {
@@ -104,8 +103,7 @@ constexpr int kDotLines = 8;
 
 /// Adds up the chunks of K for the lines from `first` on of tiles and kRegisters of columns.
 template <int kRegisters>
-CNNOPS_DOT_PRODUCTS void multiply_dots(const PairProduct& p, const PairLines* lines, int64_t first,
-                                       float* sums) {
+void multiply_dots(const PairProduct& p, const PairLines* lines, int64_t first, float* sums) {
   __m512 sum[kDotLines][kRegisters] = {};
   if (p.accumulate) {
 #pragma GCC unroll 8

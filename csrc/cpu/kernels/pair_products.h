@@ -5,9 +5,8 @@
 
 /// Adds the bias to the sums of `count` pixels, rounds them, and stores `channels` destination
 /// channels, a block of them at most and neighbours, at each of `places`.
-CNNOPS_DOT_PRODUCTS inline void store_pair_pixels(const float* sums, const bfloat16* bias,
-                                                  bfloat16* dest, const int64_t* places,
-                                                  int64_t count, int64_t channels) {
+inline void store_pair_pixels(const float* sums, const bfloat16* bias, bfloat16* dest,
+                              const int64_t* places, int64_t count, int64_t channels) {
   const int64_t low = channels < kPairRows ? channels : kPairRows, high = channels - low;
   const uint32_t mask = first_pair_lanes(channels);
   Vec<float> first{}, second{};
@@ -24,10 +23,9 @@ CNNOPS_DOT_PRODUCTS inline void store_pair_pixels(const float* sums, const bfloa
 
 /// The same for planes, `plane` elements apart, whose sums are rows of `count` pixels. Neighbours
 /// in a row lie `step` apart, 1 or 2.
-CNNOPS_DOT_PRODUCTS inline void store_pair_planes(const float* sums, const bfloat16* bias,
-                                                  bfloat16* dest, int64_t plane, int64_t step,
-                                                  const int64_t* places, int64_t count,
-                                                  int64_t channels) {
+inline void store_pair_planes(const float* sums, const bfloat16* bias, bfloat16* dest,
+                              int64_t plane, int64_t step, const int64_t* places, int64_t count,
+                              int64_t channels) {
   // Neighbours among the pixels: where the first of all would be, and which they are.
   int64_t at[kPairBlock];
   uint32_t lanes[kPairBlock];
@@ -275,4 +273,3 @@ void pair_products(const Contraction<bfloat16>& p) {
 }
 
 #undef CNNOPS_MATRIX_UNIT
-#undef CNNOPS_DOT_PRODUCTS

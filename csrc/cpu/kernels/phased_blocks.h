@@ -16,7 +16,7 @@ struct PhasedBlocksBlocking {
         source_pixels(p.axis[0].output * p.axis[1].output * p.axis[2].output),
         dest_pixels(p.axis[0].input * p.axis[1].input * p.axis[2].input) {
     source_elements = round_up(source_pixels * kLanes<A>, 64);
-    block_bytes = sizeof(T) * (source_elements + dest_pixels * kLanes<A>);
+    block_bytes = sizeof(A) * (source_elements + dest_pixels * kLanes<A>);
   }
 
   Footprint footprint() const {
@@ -33,15 +33,17 @@ void convolve_phased_blocks(const InputGradient<T>& p) {
   const PhasedBlocksBlocking<T> blocking(p);
   const int64_t channels = p.groups * kGroup, blocks = ceil_div(channels, lanes);
   Scratch packed(blocking.groups.packed_bytes);
-  const PackedPhase<T>* phases =
-      pack_phases<T, kGroup>(p, blocking.groups, lanes, packed.as<char>());
+  const PackedPhase<T, A>* phases =
+      pack_phases<T, kGroup, A>(p, blocking.groups, lanes, packed.as<char>());
 
   const int64_t work = blocking.dest_pixels * lanes * kGroup;
   parallel_for(p.batch * blocks, ceil_div(kSmallestWork, work), [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.groups.buffer_bytes);
     Scratch planes(blocking.block_bytes);
-    T* source = planes.as<T>();
-    InputGradient<T> block = p;
+    A* source = planes.as<A>();
+    InputGradient<A> block{};
+    static_cast<Channels&>(block) = p;
+    for (int i = 0; i < kAxes; ++i) block.axis[i] = p.axis[i];
     block.batch = 1;
     block.groups = lanes / p.depth;
     block.source = source;
@@ -53,11 +55,11 @@ void convolve_phased_blocks(const InputGradient<T>& p) {
       // The last register of channels overlaps the one before.
       const int64_t wanted = item % blocks * lanes, image = item / blocks;
       const int64_t first = wanted + lanes <= channels ? wanted : channels - lanes;
-      transpose_planes(p.source + image * p.source_strides.batch + first * p.source_strides.channel,
-                       p.source_strides.channel, lanes, blocking.source_pixels, source);
+      load_planes(p.source + image * p.source_strides.batch + first * p.source_strides.channel,
+                  p.source_strides.channel, lanes, 1, blocking.source_pixels, source, lanes);
       for (int64_t i = 0; i < blocking.groups.phases; ++i) {
-        const Contraction<T> phase = phase_of(block, blocking.groups.taps, i);
-        grouped_rows<T, kGroup>(phase, phases[i].tables, phases[i].weights.from(first), 0,
+        const Contraction<A> phase = phase_of(block, blocking.groups.taps, i);
+        grouped_rows<A, kGroup>(phase, phases[i].tables, phases[i].weights.from(first), 0,
                                 phase.walk[0].count * phase.walk[1].count, buffer.as<char>());
       }
       transpose_pixels(block.dest, blocking.dest_pixels,

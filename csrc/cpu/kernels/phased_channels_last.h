@@ -7,12 +7,13 @@
 // is a destination row with all phases of the width: what it reads and stores stays in cache until
 // the row is done.
 
-/// A phase as a contraction of its own, with all that grouped_rows takes beside it.
-template <class T>
+/// A phase as a contraction of its own, with all that grouped_rows takes beside it, for a source of
+/// type Read.
+template <class T, class Read = T>
 struct PackedPhase {
   Contraction<T> contraction;
-  GroupedTables<T> tables;
-  GroupedWeights<T> weights;
+  GroupedTables<Read> tables;
+  GroupedWeights<Read> weights;
 };
 
 /// The phases of a call, and the scratch that they take.
@@ -51,20 +52,20 @@ struct PhasedGroupsBlocking {
   }
 };
 
-/// Packs all phases for a source whose pixels are `pixel` elements apart, into
+/// Packs all phases for a source of type Read whose pixels are `pixel` elements apart, into
 /// blocking.packed_bytes.
-template <class T, int kGroup>
-const PackedPhase<T>* pack_phases(const InputGradient<T>& p,
-                                  const PhasedGroupsBlocking<T>& blocking, int64_t pixel,
-                                  char* to) {
+template <class T, int kGroup, class Read = T>
+const PackedPhase<T, Read>* pack_phases(const InputGradient<T>& p,
+                                        const PhasedGroupsBlocking<T>& blocking, int64_t pixel,
+                                        char* to) {
   int64_t source = 1, dest = 1;
   for (const ConvAxis& axis : p.axis) source *= axis.output, dest *= axis.input;
-  const bool fetches = window_fetches<T>(p.batch * p.groups * kGroup * (source + dest));
-  PackedPhase<T>* all =
-      reinterpret_cast<PackedPhase<T>*>(to + blocking.packed_bytes) - blocking.phases;
+  const bool fetches = window_fetches<Read>(p.batch * p.groups * kGroup * (source + dest));
+  PackedPhase<T, Read>* all =
+      reinterpret_cast<PackedPhase<T, Read>*>(to + blocking.packed_bytes) - blocking.phases;
   for (int64_t i = 0; i < blocking.phases; ++i) {
     const Contraction<T> phase = phase_of(p, blocking.taps, i);
-    GroupedTables<T> tables(phase);
+    GroupedTables<Read> tables(phase);
     tables.fetches = fetches;
     all[i] = {phase, tables,
               pack_grouped<T, kGroup>(phase, tables, pixel, reinterpret_cast<Accumulator<T>*>(to))};

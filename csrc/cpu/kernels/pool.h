@@ -40,6 +40,18 @@ int64_t pool_tables(const PoolProblem& p, bool places, bool divides) {
          (rolls ? rolling_list_bytes(p) : 0) + (divides ? Divisors<T>::bytes(p) : 0);
 }
 
+/// Maxima are elements.
+template <class T>
+void max_pool_of_elements(const PoolProblem& p, const T* input, T* output, int64_t* indices) {
+  using E = Elements<T>;
+  max_pool(p, reinterpret_cast<const E*>(input), reinterpret_cast<E*>(output), indices);
+}
+template <class T>
+void max_pool_taps_of_elements(const PoolProblem& p, const T* input, T* output, uint8_t* taps) {
+  using E = Elements<T>;
+  max_pool_taps(p, reinterpret_cast<const E*>(input), reinterpret_cast<E*>(output), taps);
+}
+
 /// The operators of a type are torch's: maxima of every type, averages of floats and int64, the
 /// others of floats.
 template <class T>
@@ -49,13 +61,13 @@ constexpr PoolKernels<T> pool_table() {
   table.registers = {kLanes<Compute<T>>, CNNOPS_VECTOR_BYTES >= 32, kRolls<T>};
   table.scratch = pool_scratch<T>;
   table.tables = pool_tables<T>;
-  table.max_pool = max_pool<T>;
+  table.max_pool = max_pool_of_elements<T>;
   if constexpr (kFloats<T> || __is_same(T, int64_t)) {
     table.avg_pool = avg_pool<T>;
     table.avg_pool_backward = avg_pool_backward<T>;
   }
   if constexpr (kFloats<T>) {
-    table.max_pool_taps = max_pool_taps<T>;
+    table.max_pool_taps = max_pool_taps_of_elements<T>;
     table.max_pool_taps_backward = max_pool_taps_backward<T>;
     table.max_pool_taps_scratch = max_pool_taps_scratch<T>;
     table.fractional_max_pool = fractional_max_pool<T>;
@@ -76,4 +88,4 @@ const PoolKernels<T>& pool_kernels() {
 }
 
 #define CNNOPS_INSTANTIATE_KERNELS(T) template const PoolKernels<T>& pool_kernels<T>();
-CNNOPS_FOR_EACH_POOL_TYPE(CNNOPS_INSTANTIATE_KERNELS)
+CNNOPS_INSTANTIATED_TYPES(CNNOPS_INSTANTIATE_KERNELS)

@@ -61,7 +61,7 @@ void fractional_max_pool(const FractionalProblem& p, const T* input, const T* sa
                 }
               }
             }
-            store_one(output + out + i * step, best);
+            store_one(reinterpret_cast<Elements<T>*>(output) + out + i * step, best);
             indices[out + i * step] = index;
           }
         }

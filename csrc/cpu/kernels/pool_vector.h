@@ -42,6 +42,18 @@ struct ComputeOf<uint8_t> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
+/// T of which only elements are stored: for bfloat16 a type that rounds nothing.
+template <class T>
+struct ElementsOf {
+  using type = T;
+};
+template <>
+struct ElementsOf<bfloat16> {
+  using type = exact_bfloat16;
+};
+template <class T>
+using Elements = typename ElementsOf<T>::type;
+
 /// The smallest value of T, -infinity for floats: the maximum of nothing.
 template <class T>
 constexpr Compute<T> lowest() {
@@ -121,7 +133,7 @@ template <int kVectors, class T>
 inline void load_run(const T* from, int64_t count, Vec<Compute<T>> (&to)[kVectors]) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   for (int i = 0; i < kVectors; ++i) {
-    if constexpr (__is_same(T, bfloat16) && kVectors % 2 == 0) {
+    if constexpr (kIsBfloat16<T> && kVectors % 2 == 0) {
       if (i % 2 != 0) continue;
       const auto both = load(reinterpret_cast<const uint32_t*>(from + i * kCount));
       to[i] = (Vec<float>)(both << 16);
@@ -131,15 +143,31 @@ inline void load_run(const T* from, int64_t count, Vec<Compute<T>> (&to)[kVector
     }
   }
 }
+/// What store_run makes of two registers: the even elements and the odd ones.
+template <class T>
+inline Vec<uint32_t> halves_of(Vec<float> even, Vec<float> odd) {
+  if constexpr (__is_same(T, exact_bfloat16)) {
+    return (Vec<uint32_t>)even >> 16 | ((Vec<uint32_t>)odd & 0xffff0000u);
+  } else {
+#if defined(CNNOPS_TARGET_AVX512_BF16)
+    const auto both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+    constexpr int lanes = kLanes<float>;
+    typename VectorOf<uint16_t, 2 * lanes>::type order;
+    for (int i = 0; i < 2 * lanes; ++i) order[i] = uint16_t(i / 2 + i % 2 * lanes);
+    return (Vec<uint32_t>)_mm512_permutexvar_epi16((__m512i)order, both);
+#else
+    return rounded_bits(even) >> 16 | (rounded_bits(odd) & 0xffff0000u);
+#endif
+  }
+}
+
 template <int kVectors, class T>
 inline void store_run(T* to, const Vec<Compute<T>> (&from)[kVectors], int64_t count) {
   constexpr int64_t kCount = kLanes<Compute<T>>;
   for (int i = 0; i < kVectors; ++i) {
-    if constexpr (__is_same(T, bfloat16) && kVectors % 2 == 0) {
+    if constexpr (kIsBfloat16<T> && kVectors % 2 == 0) {
       if (i % 2 != 0) continue;
-      const Vec<uint32_t> even = rounded_bits(from[i]) >> 16;
-      store(reinterpret_cast<uint32_t*>(to + i * kCount),
-            even | (rounded_bits(from[i + 1]) & 0xffff0000u));
+      store(reinterpret_cast<uint32_t*>(to + i * kCount), halves_of<T>(from[i], from[i + 1]));
     } else {
       store_first(to + i * kCount, from[i], count);
     }

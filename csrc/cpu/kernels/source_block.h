@@ -60,8 +60,10 @@ struct SourceBlockLayout {
   Walk positions;       // the width with all its positions, at step 1
   Inside inside;        // of those that the source has
 
+  /// Blocks that are read in place have at most `in_place_pixels`.
   template <class T>
-  static SourceBlockLayout make(const ContractionShape& shape, const Strides& source) {
+  static SourceBlockLayout make(const ContractionShape& shape, const Strides& source,
+                                int64_t in_place_pixels = kBlockPixels) {
     using A = Accumulator<T>;
     const Walk* walk = shape.walk;
     SourceBlockLayout layout;
@@ -73,9 +75,8 @@ struct SourceBlockLayout {
     // Blocks for threads, but copied ones share rows: only as many as a few threads want.
     const int64_t all = shape.batch * shape.groups * shape.pixels();
     const int64_t wanted = ceil_div(all, layout.in_place ? kWantedItems : kWantedItems / 4);
-    const int64_t most = wanted < kLeastPixels   ? kLeastPixels
-                         : wanted < kBlockPixels ? wanted
-                                                 : kBlockPixels;
+    const int64_t bound = layout.in_place ? in_place_pixels : kBlockPixels;
+    const int64_t most = wanted < kLeastPixels ? kLeastPixels : wanted < bound ? wanted : bound;
     layout.width = even_part(walk[2].count, layout.in_place ? most : kBlockPixels);
     for (int i = 0; i < 2; ++i) {
       layout.low[i] = walk[1 + i].low();

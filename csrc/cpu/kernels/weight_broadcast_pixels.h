@@ -6,27 +6,36 @@
 // over pixels can go block by block (source_block.h): im2col is neither gathered nor transposed,
 // because up to 24 elements of K lie at one distance in the block and are the rows of a tile
 // (affine_tile.h), which then walks over all pixels of the block. Grad is read in place where it is
-// channels_last accumulators in whole registers, and copied for a block where not. Items are
+// channels_last accumulators in whole registers, a tile of them or for few tiles, and copied for a
+// block and the columns of a tile where not. Blocks of pixels that lie in a row, source and grad in
+// place, are short enough for these columns to stay in L1, and bring each other to it. Items are
 // (group, split); splits are shares of the blocks with sums of their own, added in order. Sums that
 // are not split are stored while they are in the cache of the thread that made them.
 
-/// Copies grad of channels [0, rows) of `block` as [row][pixel][padded channels].
+/// Where a block starts in channel 0 of `grad`.
 template <class T>
-void copy_grad_block(const WeightContraction<T>& p, const T* grad, const PixelBlock& block,
-                     int64_t padded_rows, Accumulator<T>* to) {
+const T* grad_of_block(const WeightContraction<T>& p, const T* grad, const PixelBlock& block) {
+  const Strides& strides = p.grad_strides;
+  return grad + block.image * strides.batch + block.d * strides.axis[0] +
+         block.h * strides.axis[1] + block.w * strides.axis[2];
+}
+
+/// Copies `rows` channels of grad of a block, which starts at `from`, as [row][pixel][padded
+/// channels].
+template <class T>
+void copy_grad_block(const WeightContraction<T>& p, const T* from, const PixelBlock& block,
+                     int64_t rows, int64_t padded_rows, Accumulator<T>* to) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const Strides& strides = p.grad_strides;
-  const T* from = grad + block.image * strides.batch + block.d * strides.axis[0] +
-                  block.h * strides.axis[1] + block.w * strides.axis[2];
   for (int64_t h = 0; h < block.rows; ++h, from += strides.axis[1]) {
     A* row = to + h * block.width * padded_rows;
     if (strides.channel != 1) {
-      load_planes(from, strides.channel, p.rows, strides.axis[2], block.width, row, padded_rows);
+      load_planes(from, strides.channel, rows, strides.axis[2], block.width, row, padded_rows);
       continue;
     }
     for (int64_t c = 0; c < padded_rows; c += lanes) {
-      const int64_t channels = p.rows - c < lanes ? p.rows - c : lanes;
+      const int64_t channels = rows - c < lanes ? rows - c : lanes;
       const T* at = from + c;
       A* out = row + c;
       for (int64_t i = 0; i < block.width; ++i, at += strides.axis[2], out += padded_rows) {
@@ -35,6 +44,12 @@ void copy_grad_block(const WeightContraction<T>& p, const T* grad, const PixelBl
     }
   }
 }
+
+/// Columns of grad that all tiles of a block read, each in turn, stay in L1: so many bytes.
+constexpr int64_t kGradColumnBytes = 32 << 10;
+
+/// Elements of K that pay for copying the columns of a tile closer together.
+constexpr int64_t kMinCopiedInner = 48;
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -45,6 +60,7 @@ struct WeightBroadcastPixelsBlocking {
   SourceBlockLayout layout;
   SourceRuns runs;                               // the rows of tiles
   bool reads_grad;                               // in place
+  bool fetches;                                  // the pixels of the next block
   int64_t blocks, set, splits, blocks_of_split;  // elements of one set of sums
   int64_t split_bytes, table_bytes;              // of the call
   int64_t copied_bytes, grad_bytes, sum_bytes;   // of each thread
@@ -53,27 +69,49 @@ struct WeightBroadcastPixelsBlocking {
       : inner(p.depth * p.taps()),
         padded_rows(round_up(p.rows, kLanes<A>)),
         widest(padded_rows < columns ? padded_rows : columns),
-        layout(SourceBlockLayout::make<T>(p, p.source_strides)),
+        layout(SourceBlockLayout::make<T>(p, p.source_strides,
+                                          kGradColumnBytes / int64_t(sizeof(A) * widest))),
         runs(p, layout) {
     const Strides& grad = p.grad_strides;
     const bool even = layout.rows == 1 || (layout.width == p.walk[2].count &&
                                            grad.axis[1] == layout.width * grad.axis[2]);
-    reads_grad = __is_same(T, A) && grad.channel == 1 && padded_rows == p.rows && even;
+    const bool close = padded_rows <= columns || inner < kMinCopiedInner;
+    reads_grad = __is_same(T, A) && grad.channel == 1 && padded_rows == p.rows && even && close;
+    fetches = layout.in_place && layout.rows == 1 && grad.channel == 1;
     blocks = p.batch * PixelBlocks{p, layout}.of_image();
     set = p.groups * inner * padded_rows;
-    splits = choose_splits(p.groups, blocks, sizeof(A) * set);
+    splits = choose_product_splits(p, p.groups, blocks, sizeof(A) * set);
     blocks_of_split = ceil_div(blocks, splits);
     split_bytes = splits > 1 ? sizeof(A) * splits * set : 0;
     sum_bytes = splits > 1 ? 0 : sizeof(A) * inner * padded_rows;
     table_bytes = sizeof(int64_t) * (runs.count + layout.rows + WeightSums<T>::table_elements(p));
     copied_bytes = sizeof(A) * layout.elements;
-    grad_bytes = reads_grad ? 0 : sizeof(A) * layout.rows * layout.width * padded_rows;
+    grad_bytes = reads_grad ? 0 : sizeof(A) * layout.rows * layout.width * widest;
   }
 
   Footprint footprint() const {
     const int64_t most = affine_rows(vectors_for<A>(widest));
     return {runs.run < most ? runs.run : most, widest, split_bytes + table_bytes,
             copied_bytes + grad_bytes + sum_bytes};
+  }
+};
+
+/// The pixels of the next block, of source and grad: tile by tile a line of each of them is
+/// brought.
+template <class A>
+struct NextPixels {
+  struct Part {
+    const A* at;
+    int64_t step, channels;  // from pixel to pixel, and how many are left to be brought
+  };
+  Part parts[2];
+
+  void fetch_in(AffineOperands<A>& tile) {
+    constexpr int64_t line = 64 / int64_t(sizeof(A));
+    Part& part = parts[parts[0].channels > 0 ? 0 : 1];
+    tile.fetch = part.channels > 0 ? part.at : nullptr;
+    tile.fetch_step = part.channels > 0 ? part.step : 0;
+    part.at += line, part.channels -= line;
   }
 };
 
@@ -86,6 +124,7 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
   const int64_t padded_rows = blocking.padded_rows;
   const SourceRuns& of_tiles = blocking.runs;
   const Walk* walk = p.walk;
+  const int64_t source_step = walk[2].step * layout.strides.axis[2];
 
   Scratch tables(blocking.table_bytes);
   int64_t* starts = tables.as<int64_t>();
@@ -119,27 +158,28 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
         const PixelBlock block = blocks.at(index);
         const A* source =
             source_of_block(p, layout, p.source, p.source_strides, group, block, copied.as<A>());
-        const T* grad_of_group = p.grad + group * p.rows * p.grad_strides.channel;
-        const A* grad = grad_buffer.as<A>();
-        if (blocking.reads_grad) {
-          const Strides& of = p.grad_strides;
-          grad = reinterpret_cast<const A*>(grad_of_group) + block.image * of.batch +
-                 block.d * of.axis[0] + block.h * of.axis[1] + block.w * of.axis[2];
-        } else {
-          copy_grad_block(p, grad_of_group, block, padded_rows, grad_buffer.as<A>());
-        }
+        const Strides& of = p.grad_strides;
+        const T* grad = grad_of_block(p, p.grad + group * p.rows * p.grad_strides.channel, block);
+        const bool fetches = blocking.fetches && index + 1 < block_end;
+        const A* grad_in_place = reinterpret_cast<const A*>(grad);
+        NextPixels<A> next{{{source + block.width * source_step, source_step, p.depth},
+                            {grad_in_place + block.width * of.axis[2], of.axis[2], p.rows}}};
         for (int64_t column = 0; column < padded_rows; column += columns) {
-          const int64_t left = padded_rows - column;
-          const int vectors = vectors_for<A>(left < columns ? left : columns);
+          const int64_t rest = padded_rows - column, width = rest < columns ? rest : columns;
+          const int64_t left = p.rows - column;
+          if (!blocking.reads_grad) {
+            copy_grad_block(p, grad + column * of.channel, block, left < width ? left : width,
+                            width, grad_buffer.as<A>());
+          }
+          const int vectors = vectors_for<A>(width);
           const int64_t most = even_part(of_tiles.run, affine_rows(vectors));
-          AffineOperands<A> tile{
-              source,        of_tiles.step,
-              rows,          block.rows,
-              block.width,   walk[2].step * layout.strides.axis[2],
-              grad + column, blocking.reads_grad ? p.grad_strides.axis[2] : padded_rows};
+          AffineOperands<A> tile{source, of_tiles.step, rows, block.rows, block.width, source_step};
+          tile.b = blocking.reads_grad ? grad_in_place + column : grad_buffer.as<A>();
+          tile.b_step = blocking.reads_grad ? of.axis[2] : width;
           for (int64_t i = 0; i < of_tiles.count; ++i) {
             for (int64_t k = 0; k < of_tiles.run; k += most) {
               tile.a = source + starts[i] + k * of_tiles.step;
+              if (fetches) next.fetch_in(tile);
               A* c = sums + (i * of_tiles.run + k) * padded_rows + column;
               const int64_t some = of_tiles.run - k < most ? of_tiles.run - k : most;
               multiply_affine<A>(tile, {c, padded_rows, kLanes<A>, c, padded_rows}, some, vectors);

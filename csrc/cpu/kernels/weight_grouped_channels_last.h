@@ -186,7 +186,7 @@ struct WeightGroupedChannelsLastBlocking {
     // Groups that are stored one by one are read as whole registers.
     sum_bytes = sizeof(A) * (splits * set + kLanes<A>);
     table_bytes = sizeof(int64_t) * WeightSums<T>::table_elements(p);
-    line_bytes = sizeof(CorrelatedLine<T>) * p.walk[0].tap_count * p.walk[1].tap_count;
+    line_bytes = sizeof(CorrelatedLine<A>) * p.walk[0].tap_count * p.walk[1].tap_count;
     buffer_bytes = sizeof(A) * item_pieces * piece_sums + line_bytes;
     const int64_t taps = even_part(p.walk[2].tap_count, grouped_taps(p.depth));
     tile_rows = taps * grouped_lines(p.depth, int(taps)) * p.depth;
@@ -203,11 +203,10 @@ struct WeightGroupedChannelsLastBlocking {
 /// whose source and grad start at `source` and `grad` and have stride 1. `lines` is space for all
 /// kernel rows.
 template <class T, int kGroup>
-void correlate_row(const WeightContraction<T>& p, int64_t row, const T* grad, const T* source,
-                   int64_t count, CorrelatedLine<T>* lines, Accumulator<T>* sums) {
+void correlate_row(const Walk* walk, int64_t row, const T* grad, const Strides& of_grad,
+                   const T* source, const Strides& of_source, int64_t count,
+                   CorrelatedLine<T>* lines, Accumulator<T>* sums) {
   constexpr int lanes = kLanes<Accumulator<T>>;
-  const Walk* walk = p.walk;
-  const Strides &of_source = p.source_strides, &of_grad = p.grad_strides;
   const int64_t taps_w = walk[2].tap_count;
   const int64_t h = row % walk[1].count, d = row / walk[1].count;
   int64_t found = 0;
@@ -228,9 +227,9 @@ void correlate_row(const WeightContraction<T>& p, int64_t row, const T* grad, co
   }
 }
 
-/// Lets correlate(image, first row, last row, first channel, last channel, scratch, lines, sums)
-/// add to the sums of all bands, and stores them as weights. The scratch is `extra_bytes` of each
-/// thread.
+/// Lets correlate(image, first row, last row, first channel, last channel, scratch, space for
+/// lines, sums) add to the sums of all bands, and stores them as weights. The scratch is
+/// `extra_bytes` of each thread.
 template <class T, int kGroup, class F>
 void correlate_groups(const WeightContraction<T>& p,
                       const WeightGroupedChannelsLastBlocking<T>& blocking, int64_t extra_bytes,
@@ -247,7 +246,6 @@ void correlate_groups(const WeightContraction<T>& p,
   parallel_for(blocking.blocks * blocking.splits, grain, [&](int64_t begin, int64_t end) {
     Scratch buffer(blocking.buffer_bytes);
     Scratch extra(extra_bytes);
-    CorrelatedLine<T>* lines = buffer.as<CorrelatedLine<T>>();
     A* band_sums = reinterpret_cast<A*>(buffer.as<char>() + blocking.line_bytes);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t split = item / blocking.blocks;
@@ -264,8 +262,8 @@ void correlate_groups(const WeightContraction<T>& p,
         const int64_t row = band % blocking.bands * blocking.rows;
         const int64_t last_row = row + blocking.rows < rows ? row + blocking.rows : rows;
         fill(band_sums, item_sums, A(0));
-        correlate(image, row, last_row, piece * lanes, last_channel, extra.as<T>(), lines,
-                  band_sums);
+        correlate(image, row, last_row, piece * lanes, last_channel, extra.as<A>(),
+                  buffer.as<void>(), band_sums);
         for (int64_t i = 0; i < item_sums; i += lanes) {
           store(sums + i, load(sums + i) + load(band_sums + i));
         }
@@ -293,20 +291,17 @@ void correlate_channels_last(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   const auto correlate = [&](int64_t image, int64_t row, int64_t last_row, int64_t first,
-                             int64_t last, T*, CorrelatedLine<T>* lines, A* sums) {
+                             int64_t last, A*, void* lines, A* sums) {
     const T* grad = p.grad + image * p.grad_strides.batch;
     const T* source = p.source + image * p.source_strides.batch;
     for (; row < last_row; ++row) {
       for (int64_t c = first; c < last; c += lanes) {
-        correlate_row<T, kGroup>(p, row, grad + c, source + c, last - c < lanes ? last - c : lanes,
-                                 lines, sums + (c - first) * kGroup * p.taps());
+        correlate_row<T, kGroup>(p.walk, row, grad + c, p.grad_strides, source + c,
+                                 p.source_strides, last - c < lanes ? last - c : lanes,
+                                 static_cast<CorrelatedLine<T>*>(lines),
+                                 sums + (c - first) * kGroup * p.taps());
       }
     }
   };
   correlate_groups<T, kGroup>(p, WeightGroupedChannelsLastBlocking<T>(p), 0, correlate);
-}
-
-template <class T>
-void weight_grouped_channels_last(const WeightContraction<T>& p) {
-  with_group<Accumulator<T>>(p.depth, [&]<int kGroup>() { correlate_channels_last<T, kGroup>(p); });
 }
