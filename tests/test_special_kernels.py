@@ -765,6 +765,17 @@ SHAPES["bands, circular"] = Shape(
     padding_mode="circular",
 )
 
+# Taps that reach padding alone are left out: those of a channel no longer fill what lies between
+# channels, and are read in squares with what lies behind them.
+for title, image, weight, options in (
+    ("groups", (3, 4, 40, 4), (160, 2, 3, 7), {"padding": (6, 9), "stride": 3, "groups": 2}),
+    ("few channels", (2, 3, 40, 4), (80, 3, 3, 5), {"padding": (1, 6)}),
+    ("more channels", (1, 20, 30, 4), (96, 20, 1, 3), {"padding": (0, 6)}),
+):
+    SHAPES["taps left out, " + title] = Shape(
+        ("", "", ""), image, weight, {**options, "dilation": 3}
+    )
+
 # Slices of a weight whose rows are K: destination channels that fill no register, taps, more of K
 # than a slice, more pixels than a block.
 for title, image, weight, options in (

@@ -58,11 +58,11 @@ inline void read_square(const T* from, int64_t row, int64_t rows, int64_t count,
 }
 
 /// Calls put(tap, register) for the taps of `rows` kernels that lie side by side, `row` elements
-/// each. Squares of kernels and of neighbouring places go through registers: gathering the taps one
-/// by one takes several times as long.
+/// each, of which `before` lie before those from `from` on. Squares of kernels and of neighbouring
+/// places go through registers: gathering the taps one by one takes several times as long.
 template <class T, class Put>
-inline void read_kernels(const T* from, int64_t row, int64_t rows, const int64_t* places,
-                         const Put& put) {
+inline void read_kernels(const T* from, int64_t row, int64_t rows, int64_t before,
+                         const int64_t* places, const Put& put) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   for (int64_t first = 0; first < row; first += lanes) {
@@ -71,7 +71,7 @@ inline void read_kernels(const T* from, int64_t row, int64_t rows, const int64_t
 #pragma GCC unroll 16
     for (int r = 0; r < lanes; ++r) {
       const T* at = from + r * row + first;
-      const int64_t left = (rows - r) * row - first;
+      const int64_t left = (rows - r) * row - before - first;
       square[r] = left >= lanes ? load_wide(at) : load_partial(at, left > 0 ? left : 0);
     }
     transpose<A>(square);
@@ -141,7 +141,8 @@ inline void read_weight_columns(const Contraction<T>& p, const int64_t* taps, in
   if (tap_count > 1 && places_of_taps(taps, tap_count, row, places)) {
     for (int64_t c = channel_begin; c < channel_end; ++c) {
       for (int64_t line = 0; line < row; ++line) fetch_ahead(from + (c + 1) * depth, line);
-      read_kernels(from + c * depth, row, rows, places,
+      // The channels of a kernel lie in its row, or rows of one channel follow each other.
+      read_kernels(from + c * depth, row, rows, depth < row ? c * depth : 0, places,
                    [&](int64_t tap, Vec<A> v) { put(tap, c, v); });
     }
     return;
