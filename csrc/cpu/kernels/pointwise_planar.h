@@ -4,11 +4,12 @@
 // Nothing is gathered and no sum waits in scratch: tiles read planes of the source and write planes
 // of the destination, in place. Each row of a panel in place is another page, which no prefetcher
 // of the processor follows, and so is each row of a tile's sums. So while a tile multiplies it
-// fetches planes ahead of those that it multiplies, from wherever they are, and the lines that the
-// tile after it writes. That hides what copies of panels would save, unless registers of every
-// other plane span two lines: then panels are copied, and always one that ends within a register.
-// An item is (image, group, block of panels, row block). Neighbouring items of a thread share the
-// copied panel of their block.
+// fetches planes ahead of those that it multiplies, the lines that the tile after it writes, and,
+// where blocks are one panel, a part of the panel after this one. That hides what copies of panels
+// would save, unless registers of every other plane span two lines or all planes meet in a few sets
+// of L1: then the first tile of a panel copies what it reads. A panel that ends within a register
+// is always copied, before. An item is (image, group, block of panels, row block). Neighbouring
+// items of a thread share the copied panel of their block.
 
 /// Panels of a block at most: a tile of rows goes through them one after another, and so writes
 /// each plane of the destination in runs of a kilobyte. Where the source is larger than the
@@ -21,6 +22,10 @@ constexpr int64_t kBlockElements = 1 << 14;
 
 /// Planes, and weights of a row, that are fetched ahead.
 constexpr int64_t kPlanesAhead = 6, kWeightsAhead = 8;
+
+/// So many tiles fetch the next panel: each with every so many-th plane that it multiplies one of
+/// that panel, as few lines at a time as the rest of the work hides.
+constexpr int64_t kTilesToFetch = 4;
 
 /// Planes that are multiplied at a time: a panel of 128 KB of floats stays in L2, from where it
 /// comes as fast as from L1, and sums of fewer would have to be read again.
@@ -35,6 +40,11 @@ constexpr int64_t kPlanesInL1 = 160;
 constexpr bool kFetchesPlanes = CNNOPS_VECTOR_BYTES == 64;
 constexpr int64_t kFarBytes = 2048;
 
+/// Planes that are a multiple of so many bytes apart meet in a quarter of the sets of L1 or fewer,
+/// which repeat after 4 KB, and those of a panel that are more than kMeetingPlanes displace each
+/// other.
+constexpr int64_t kMeetingBytes = 1024, kMeetingPlanes = 32;
+
 /// Up to kTileVectors registers of pixels, and where their planes are read.
 template <class A>
 struct PlanePanel {
@@ -42,11 +52,24 @@ struct PlanePanel {
   int64_t last;          // pixels of the last register
   const A* planes;       // where they are read,
   int64_t plane;         // and the elements from one to the next
+  A* copy;               // where the next tile copies them to, side by side, if anywhere
 
   /// Turns to planes of the source, `stride` elements apart.
-  void read(const A* source, int64_t stride) { planes = source + pixel, plane = stride; }
-  /// Turns to a copy of these, side by side.
-  void read_copy(const A* copy) { planes = copy, plane = width; }
+  void read(const A* source, int64_t stride) {
+    planes = source + pixel, plane = stride, copy = nullptr;
+  }
+  /// Turns to a copy of these.
+  void read_copy(const A* from) { planes = from, plane = width, copy = nullptr; }
+};
+
+/// What a tile does beside multiplying: nothing, fetch planes ahead, fetch those of the next panel
+/// too, or all that and copy planes.
+enum class PlaneReads { kPlain, kFetching, kFetchingNext, kCopying };
+
+/// One of these as a type.
+template <PlaneReads kReads>
+struct Reads {
+  static constexpr PlaneReads value = kReads;
 };
 
 /// Copies `depth` planes of a panel side by side, of the last register what there is.
@@ -69,35 +92,43 @@ struct PlaneTiles {
   int64_t depth;                    // planes
   int64_t pitch;                    // elements from one plane of the destination to the next
   bool accumulate;                  // to what is in the destination
+  int64_t next_plane;               // elements from one plane of the next panel to the next
 };
 
-/// A tile: kRows rows of the weight times the planes of a panel, fetched ahead if kFetches. Brings
-/// the lines at `next`, where the tile after it writes.
-template <class A, int kRows, int kVectors, bool kFetches>
+/// A tile: kRows rows of the weight times the planes of a panel. Fetches the lines at `written`,
+/// where the tile after it writes, and from `next` on planes of the next panel.
+template <class A, int kRows, int kVectors, PlaneReads kReads>
 void multiply_planes(const PlaneTiles& tiles, const A* weight, const PlanePanel<A>& panel,
-                     const A* bias, A* dest, const A* next) {
+                     const A* bias, A* dest, const A* written, const A* next) {
   using Sums = TileSums<A, kRows, kVectors>;
+  constexpr bool kCopies = kReads == PlaneReads::kCopying;
   Sums sums;
   const A* rows[kRows];
 #pragma GCC unroll 6
   for (int i = 0; i < kRows; ++i) rows[i] = weight + i * tiles.weight_row;
   const A* planes = panel.planes;
+  A* copy = panel.copy;
   const int64_t depth = tiles.depth, plane = panel.plane, step = tiles.weight_step;
   int64_t offset = 0;
   // Called at two places, and the sums would not stay in registers were it not inlined at both.
-  const auto multiply_plane = [&]() __attribute__((always_inline)) {
-    if constexpr (kFetches) Sums::fetch(planes + kPlanesAhead * plane);
+  const auto multiply_plane = [&](int64_t k) __attribute__((always_inline)) {
+    if (kFetchesPlanes && kReads >= PlaneReads::kFetchingNext && k % kTilesToFetch == 0) {
+      Sums::fetch_to_l2(next);
+      next += tiles.next_plane;
+    }
+    if constexpr (kReads != PlaneReads::kPlain) Sums::fetch(planes + kPlanesAhead * plane);
     __builtin_prefetch(rows[kRows - 1] + offset + kWeightsAhead * step);
-    sums.add_products(rows, offset, planes);
+    sums.template add_products<kCopies>(rows, offset, planes, copy);
     planes += plane, offset += step;
+    if constexpr (kCopies) copy += kVectors * kLanes<A>;
   };
   // One row of lines at a time: all at once, they would hold up the planes.
   const int64_t part = depth / kRows;
-  for (int i = 0; i < kRows; ++i, next += tiles.pitch) {
-    Sums::fetch_to_write(next);
-    for (int64_t k = 0; k < part; ++k) multiply_plane();
+  for (int i = 0; i < kRows; ++i, written += tiles.pitch) {
+    Sums::fetch_to_write(written);
+    for (int64_t k = 0; k < part; ++k) multiply_plane(k);
   }
-  for (int64_t k = part * kRows; k < depth; ++k) multiply_plane();
+  for (int64_t k = part * kRows; k < depth; ++k) multiply_plane(k);
   if (bias != nullptr) sums.add_bias(bias);
   sums.store_to(dest, tiles.pitch, panel.last, tiles.accumulate);
 }
@@ -119,7 +150,10 @@ struct PointwisePlanarBlocking {
 
   explicit PointwisePlanarBlocking(const Contraction<T>& p) : panels(p.walk[2].count) {
     pixels = p.walk[2].count;
-    copies = p.source_strides.channel % kLanes<A> != 0 && p.rows > 2 * kTileRows;
+    const int64_t plane_bytes = p.source_strides.channel * int64_t(sizeof(A));
+    const bool spans = p.source_strides.channel % kLanes<A> != 0;
+    const bool meets = plane_bytes % kMeetingBytes == 0 && p.depth > kMeetingPlanes;
+    copies = (spans || (meets && p.depth <= kPlanesInL1)) && p.rows > 2 * kTileRows;
     depth_block = even_part(p.depth, kPlanesAtOnce);
     const int64_t images = p.batch * p.groups;
     // Fewer panels where there would be too few items.
@@ -190,7 +224,7 @@ void pointwise_planar(const Contraction<T>& p) {
         const int64_t pixel = blocking.panels.begin(first + i);
         const int64_t width = blocking.panels.begin(first + i + 1) - pixel;
         const int64_t left = blocking.pixels - pixel;
-        panels[i] = {pixel, width, left < width ? left % lanes : lanes, nullptr, 0};
+        panels[i] = {pixel, width, left < width ? left % lanes : lanes, nullptr, 0, nullptr};
       }
       const int64_t past = panels[count - 1].pixel + panels[count - 1].width;
       const bool again = blocking.whole && copied == rest;
@@ -200,40 +234,57 @@ void pointwise_planar(const Contraction<T>& p) {
         const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
         const bool ends = depth == to_go;
         const int64_t plane = p.source_strides.channel, pitch = p.dest_strides.channel;
-        const PlaneTiles tiles{strides.row, strides.depth, depth, pitch, k > 0};
+        const PlaneTiles tiles{strides.row, strides.depth, depth, pitch, k > 0, plane};
         for (int64_t i = 0; i < count; ++i) {
           panels[i].read(source + k * plane, plane);
           if (!blocking.copies && panels[i].last == lanes) continue;
           A* copy = buffer.as<A>() + (blocking.whole ? k * panels[i].width : 0);
           if (blocking.copies) copy += i * blocking.columns * blocking.copied_depth;
+          if (!again && panels[i].last == lanes && rows > 2 * kTileRows) {
+            panels[i].copy = copy;
+            continue;
+          }
           if (!again) copy_planes(panels[i], depth, copy);
           panels[i].read_copy(copy);
         }
-        for (int64_t row = 0; row < rows; row += kTileRows) {
-          const int some = int(rows - row < kTileRows ? rows - row : kTileRows);
+        for (int64_t row = 0, tile = 0; row < rows; ++tile) {
+          const int some = tile_rows(rows - row);
           const A* added = bias != nullptr && ends ? bias + row : nullptr;
           const A* from = matrix + row * strides.row + k * strides.depth;
           A* to = dest + row * pitch;
           // After the last panel the next rows, or the same rows of what follows.
           const A* after = row + some < rows ? to + some * pitch : dest;
           const int64_t turn = row + some < rows || !ends ? panels[0].pixel : past;
+          const bool fetches_next = count == 1 && tile < kTilesToFetch;
+          const int64_t fetched = k + tile * (depth / kTilesToFetch);
           for (int64_t i = 0; i < count; ++i) {
-            const PlanePanel<A>& panel = panels[i];
-            const A* next = i + 1 < count ? to + panels[i + 1].pixel : after + turn;
+            PlanePanel<A>& panel = panels[i];
+            const A* written = i + 1 < count ? to + panels[i + 1].pixel : after + turn;
+            const A* next = fetches_next ? source + fetched * plane + past : panel.planes;
             const bool in_l1 = depth <= kPlanesInL1 && (row > 0 || again);
             const bool fetches = !in_l1 && panel.plane * int64_t(sizeof(A)) >= kFarBytes;
             A* at = to + panel.pixel;
             with_tile_size(some, int(panel.width / lanes), [&](auto height, auto width) {
               constexpr int kRows = decltype(height)::value, kVectors = decltype(width)::value;
-              if constexpr (kFetchesPlanes && kRows == kTileRows) {
-                if (fetches) {
-                  return multiply_planes<A, kRows, kVectors, true>(tiles, from, panel, added, at,
-                                                                   next);
+              const auto multiply = [&](auto reads) {
+                multiply_planes<A, kRows, kVectors, decltype(reads)::value>(
+                    tiles, from, panel, added, at, written, next);
+              };
+              if constexpr (kRows < kTileRows) {
+                // At most two of the tiles: not worth code of their own for each way to read.
+                multiply(Reads<kFetchesPlanes ? PlaneReads::kFetchingNext : PlaneReads::kPlain>());
+              } else {
+                if (panel.copy != nullptr) return multiply(Reads<PlaneReads::kCopying>());
+                if constexpr (kFetchesPlanes) {
+                  if (fetches_next) return multiply(Reads<PlaneReads::kFetchingNext>());
+                  if (fetches) return multiply(Reads<PlaneReads::kFetching>());
                 }
+                multiply(Reads<PlaneReads::kPlain>());
               }
-              multiply_planes<A, kRows, kVectors, false>(tiles, from, panel, added, at, next);
             });
+            if (panel.copy != nullptr) panel.read_copy(panel.copy);
           }
+          row += some;
         }
       }
     }

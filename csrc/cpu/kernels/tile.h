@@ -13,6 +13,12 @@
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = CNNOPS_VECTOR_BYTES == 64 ? 4 : 2;
 
+/// Rows of the next tile where `left` are left: the last two tiles share theirs, as one or two rows
+/// are too few for the units that multiply.
+inline int tile_rows(int64_t left) {
+  return int(left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left);
+}
+
 /// Columns of a full tile.
 template <class A>
 constexpr int kTileColumns = kTileVectors * kLanes<A>;
@@ -119,6 +125,11 @@ struct TileSums {
   static inline void fetch(const A* row) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) __builtin_prefetch(row + j * lanes);
+  }
+  /// The same, to the cache after the nearest.
+  static inline void fetch_to_l2(const A* row) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(row + j * lanes, 0, 2);
   }
 
  private:
