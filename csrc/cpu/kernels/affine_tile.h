@@ -19,7 +19,7 @@ constexpr int affine_rows(int vectors) {
 }
 
 /// Tiles of fewer registers of columns load so often that they do not fetch a line at each k.
-constexpr int kFetchingVectors = 3;
+constexpr int kFetchingVectors = 3, kWritingVectors = 2;
 
 /// Operands of one tile; there is at least one run, and none is empty.
 template <class A>
@@ -58,13 +58,11 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sum[i][j] = load(out.add + i * out.add_pitch + j * lanes);
   }
-  // What the next tile writes comes while this one multiplies, and so, run by run, what it reads.
-  if (out.continues) {
-#pragma GCC unroll 1
-    for (int64_t i = kRows; i < 2 * kRows; ++i) {
-      for (int j = 0; j < kVectors; ++j) __builtin_prefetch(out.c + i * out.pitch + j * lanes, 1);
-    }
-  }
+  // What the next tile writes comes while this one multiplies, a row with each k: all at once, the
+  // lines would hold up what is read. Run by run comes what the next tile reads.
+  const A* written = out.c + (out.continues ? kRows * out.pitch : 0);
+  const int64_t written_step = out.continues ? out.pitch : 0;
+  int64_t written_rows = kRows;
   const A* b = in.b;
   const A* fetch = in.fetch != nullptr ? in.fetch : b;
   const int64_t one = in.row_step, two = 2 * one, three = 3 * one;
@@ -89,6 +87,11 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
       Vec<A> column[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
+      if constexpr (kVectors >= kWritingVectors) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) __builtin_prefetch(written + j * lanes, 1);
+        written += --written_rows > 0 ? written_step : 0;
+      }
       if constexpr (kVectors >= kFetchingVectors) {
         __builtin_prefetch(fetch);
         fetch += in.fetch_step;
@@ -109,16 +112,21 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
       b += in.b_step;
     } while (++k < in.run);
   } while (++r < in.run_count);
+  // Both in registers: for all the compiler knows, a store could change what `out` holds.
+  A* c = out.c;
+  const int64_t pitch = out.pitch, last = out.last;
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i) {
-    A* c = out.c + i * out.pitch;
 #pragma GCC unroll 4
-    for (int j = 0; j + 1 < kVectors; ++j) store(c + j * lanes, sum[i][j]);
-    if (out.last == lanes) {
-      store(c + (kVectors - 1) * lanes, sum[i][kVectors - 1]);
-    } else {
-      store_partial(c + (kVectors - 1) * lanes, sum[i][kVectors - 1], out.last);
-    }
+    for (int j = 0; j + 1 < kVectors; ++j) store(c + i * pitch + j * lanes, sum[i][j]);
+  }
+  c += (kVectors - 1) * lanes;
+  if (last == lanes) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i, c += pitch) store(c, sum[i][kVectors - 1]);
+  } else {
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i, c += pitch) store_partial(c, sum[i][kVectors - 1], last);
   }
 }
 

@@ -36,13 +36,6 @@ inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLa
 /// while so little is multiplied not the lines that several registers of results go to.
 constexpr int64_t kFetchedRun = 64;
 
-/// Registers of columns of a tile, where so many are packed together. For an FMA 14 pixels by 2
-/// read half of the weights that 6 by 4 do, and these are often more than L1 holds; but not beside
-/// what a tile `fetches` for so many pixels.
-constexpr int registers_of_tile(int packed, bool fetches) {
-  return packed == 4 && !fetches ? 2 : packed;
-}
-
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct BroadcastPixelsBlocking {
@@ -82,8 +75,14 @@ struct BroadcastPixelsBlocking {
   int64_t shared_bytes() const { return by_groups ? 0 : weight_bytes; }
   int64_t own_bytes() const { return by_groups ? sizeof(A) * padded_rows * inner : 0; }
 
+  /// Registers of columns of a tile, where so many are packed together. For an FMA 14 pixels by 2
+  /// read half of the weights that 6 by 4 do, and these are often more than L1 holds; but not
+  /// beside what a tile fetches for so many pixels, and where little is multiplied for what is
+  /// written, a pixel is better written at once.
+  int registers_of_tile(int packed) const { return packed == 4 && !fetches_to_write ? 2 : packed; }
+
   Footprint footprint() const {
-    const int packed = vectors_for<A>(widest), vectors = registers_of_tile(packed, fetches);
+    const int packed = vectors_for<A>(widest), vectors = registers_of_tile(packed);
     return {affine_rows(vectors), vectors < packed ? vectors * kLanes<A> : widest,
             shared_bytes() + table_bytes, own_bytes() + copied_bytes + sum_bytes};
   }
@@ -176,7 +175,7 @@ struct BroadcastPixels {
     AffineOperands<A> tile{source, pixel, runs, of_k.count, of_k.run, of_k.step, weight, width};
     const bool slides = blocking.slides && vectors == 1;
     SlidingOperands<A> sliding = sliding_operands(source, weight);
-    const int of_tile = registers_of_tile(vectors, blocking.fetches);
+    const int of_tile = blocking.registers_of_tile(vectors);
     const int64_t most = slides ? even_part(block.width, kSlidingPixels)
                                 : even_part(block.width, affine_rows(of_tile));
     result.continues = blocking.fetches_to_write;
