@@ -18,8 +18,8 @@ constexpr int affine_rows(int vectors) {
   return rows < 24 ? rows : 24;
 }
 
-/// Tiles of fewer registers of columns load so often that they do not fetch a line at each k.
-constexpr int kFetchingVectors = 3, kWritingVectors = 2;
+/// Tiles of fewer registers of columns load so often that they do not bring what is written next.
+constexpr int kWritingVectors = 2;
 
 /// Operands of one tile; there is at least one run, and none is empty.
 template <class A>
@@ -32,7 +32,6 @@ struct AffineOperands {
   int64_t k_step;            // elements from one k to the next
   const A* b;                // [run_count * run] rows of whole registers
   int64_t b_step;            // elements from one row of B to the next
-  int64_t ahead = 0;         // unless 0: elements to the rows, each dense, that the next tile reads
   const A* fetch = nullptr;  // unless null: a line of what is read later, brought at the first k,
   int64_t fetch_step = 0;    // and elements to that of the next k
 };
@@ -59,7 +58,7 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
     for (int j = 0; j < kVectors; ++j) sum[i][j] = load(out.add + i * out.add_pitch + j * lanes);
   }
   // What the next tile writes comes while this one multiplies, a row with each k: all at once, the
-  // lines would hold up what is read. Run by run comes what the next tile reads.
+  // lines would hold up what is read.
   const A* written = out.c + (out.continues ? kRows * out.pitch : 0);
   const int64_t written_step = out.continues ? out.pitch : 0;
   int64_t written_rows = kRows;
@@ -68,14 +67,6 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
   const int64_t one = in.row_step, two = 2 * one, three = 3 * one;
   int64_t r = 0;
   do {
-    if (in.ahead != 0) {
-      const A* row = in.a + in.runs[r] + in.ahead;
-#pragma GCC unroll 1
-      for (int i = 0; i < kRows; ++i, row += one) {
-#pragma GCC unroll 1
-        for (int64_t k = 0; k < in.run; k += 64 / int64_t(sizeof(A))) __builtin_prefetch(row + k);
-      }
-    }
     // Every fourth row has a pointer and the others a distance from it: as few as that stay in
     // general registers. The compiler would rather keep a distance for each row, on the stack.
     const A* fourth[(kRows + 3) / 4];
@@ -92,10 +83,8 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
         for (int j = 0; j < kVectors; ++j) __builtin_prefetch(written + j * lanes, 1);
         written += --written_rows > 0 ? written_step : 0;
       }
-      if constexpr (kVectors >= kFetchingVectors) {
-        __builtin_prefetch(fetch);
-        fetch += in.fetch_step;
-      }
+      __builtin_prefetch(fetch);
+      fetch += in.fetch_step;
 #pragma GCC unroll 32
       for (int i = 0; i < kRows; ++i) {
         const int64_t distance = i % 4 == 0 ? 0 : i % 4 == 1 ? one : i % 4 == 2 ? two : three;

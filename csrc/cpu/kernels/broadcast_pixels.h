@@ -31,10 +31,9 @@ inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLa
   }
 }
 
-/// What a pixel reads is fetched in pieces of so many elements: a tile that fetches all that the
-/// next one reads at once would wait for it. Shorter pixels the processor's prefetchers bring, but
-/// while so little is multiplied not the lines that several registers of results go to.
-constexpr int64_t kFetchedRun = 64;
+/// Where a destination takes so few products, fetching the lines that several registers of them go
+/// to pays.
+constexpr int64_t kFewProducts = 64;
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -57,11 +56,10 @@ struct BroadcastPixelsBlocking {
         widest(EvenBlocks<A>(p.rows).widest()),
         layout(SourceBlockLayout::make<T>(p, p.source_strides)),
         runs(p, layout),
-        fetches(is_pointwise(p) && runs.step == 1 && p.depth >= kFetchedRun),
+        fetches(is_pointwise(p) && layout.in_place && runs.step == 1),
         slides(neighbours_share_taps(p.walk[2])),
         stores(__is_same(T, A) && p.dest_strides.channel == 1) {
-    fetches_to_write = fetches || (stores && widest > kLanes<A> && inner <= kFetchedRun);
-    if (fetches) runs.cut(kFetchedRun);
+    fetches_to_write = stores && (is_pointwise(p) || inner <= kFewProducts);
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     by_groups = p.groups > 1 && weight_bytes > kSharedWeightBytes;
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
@@ -179,6 +177,8 @@ struct BroadcastPixels {
     const int64_t most = slides ? even_part(block.width, kSlidingPixels)
                                 : even_part(block.width, affine_rows(of_tile));
     result.continues = blocking.fetches_to_write;
+    const bool writes_runs = blocking.fetches_to_write && result.pitch <= kLanes<A>;
+    if (writes_runs) sliding.fetch_step = most * result.pitch / sliding.steps();
     for (int64_t h = 0; h < block.rows; ++h) {
       // The weights of a tile stay in L1 for a row.
       for (int v = 0; v < vectors; v += of_tile) {
@@ -187,6 +187,7 @@ struct BroadcastPixels {
         part.add += first;
         if (v + of_tile < vectors) part.last = kLanes<A>;
         tile.b = weight + first;
+        tile.fetch = nullptr, tile.fetch_step = 0;
         for (int64_t w = 0; w < block.width; w += most) {
           const int64_t pixels = block.width - w < most ? block.width - w : most;
           part.c = result.c + h * row_pitch + w * result.pitch + first;
@@ -195,8 +196,14 @@ struct BroadcastPixels {
             multiply_sliding(sliding, part, pixels);
             continue;
           }
-          // The first columns of a block of pixels read them first.
-          tile.ahead = blocking.fetches && column + v == 0 ? most * pixel : 0;
+          // Evenly with the products comes what the next tile reads, to those of the first columns
+          // of a block, or what it writes, where that is one run.
+          if (blocking.fetches && column + v == 0) {
+            tile.fetch = tile.a + most * pixel, tile.fetch_step = most * pixel / blocking.inner;
+          } else if (writes_runs) {
+            tile.fetch = part.c + most * part.pitch;
+            tile.fetch_step = most * part.pitch / blocking.inner;
+          }
           multiply_affine(tile, part, pixels, of_tile);
         }
       }

@@ -26,11 +26,15 @@ struct SlidingOperands {
   const A* b;        // of the lowest tap of line 0: a register for each k
   int64_t tap_step;  // registers from a tap's to those of the next one up
   int64_t line_step;
+  int64_t fetch_step = 0;  // elements of what follows the result that each step of a tile brings
+
+  /// Steps of a tile.
+  int64_t steps() const { return line_count * ceil_div(taps, kSlidingTaps) * depth; }
 };
 
 /// sum += kTaps taps of a line, the lowest of which is at `a` and `b`.
-template <class A, int kTaps, int kPixels>
-inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b,
+template <class A, bool kFetches, int kTaps, int kPixels>
+inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b, const A*& fetch,
                        Vec<A> (&sum)[kPixels]) {
   constexpr int lanes = kLanes<A>, positions = kPixels + kTaps - 1;
   const int64_t one = in.pixel, two = 2 * one, three = 3 * one;
@@ -42,7 +46,11 @@ inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b,
   do {
     Vec<A> weight[kTaps];
 #pragma GCC unroll 4
-    for (int t = 0; t < kTaps; ++t) weight[t] = load(b + t * in.tap_step * lanes);
+    for (int t = 0; t < kTaps; ++t) {
+      weight[t] = load(b + t * in.tap_step * lanes);
+      if constexpr (kFetches) __builtin_prefetch(fetch + t * lanes, 1);
+    }
+    if constexpr (kFetches) fetch += in.fetch_step;
 #pragma GCC unroll 32
     for (int i = 0; i < positions; ++i) {
       const int64_t distance = i % 4 == 0 ? 0 : i % 4 == 1 ? one : i % 4 == 2 ? two : three;
@@ -61,23 +69,26 @@ inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b,
   } while (++k < in.depth);
 }
 
-template <class A, int kPixels>
+/// Brings what follows its result if kFetches.
+template <class A, bool kFetches, int kPixels>
 void multiply_sliding_tile(const SlidingOperands<A>& in, const AffineResult<A>& out) {
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kPixels];
 #pragma GCC unroll 32
   for (int i = 0; i < kPixels; ++i) sum[i] = load(out.add + i * out.add_pitch);
+  const A* fetch = out.c + kPixels * out.pitch;
   for (int64_t line = 0; line < in.line_count; ++line) {
     const A* a = in.a + in.lines[line];
     const A* b = in.b + line * in.line_step * lanes;
     int64_t t = 0;
     for (; t + kSlidingTaps <= in.taps; t += kSlidingTaps) {
-      slide_taps<A, kSlidingTaps>(in, a + t * in.pixel, b + t * in.tap_step * lanes, sum);
+      slide_taps<A, kFetches, kSlidingTaps>(in, a + t * in.pixel, b + t * in.tap_step * lanes,
+                                            fetch, sum);
     }
     const A* rest = a + t * in.pixel;
     const A* of_rest = b + t * in.tap_step * lanes;
-    if (in.taps - t == 2) slide_taps<A, 2>(in, rest, of_rest, sum);
-    if (in.taps - t == 1) slide_taps<A, 1>(in, rest, of_rest, sum);
+    if (in.taps - t == 2) slide_taps<A, kFetches, 2>(in, rest, of_rest, fetch, sum);
+    if (in.taps - t == 1) slide_taps<A, kFetches, 1>(in, rest, of_rest, fetch, sum);
   }
 #pragma GCC unroll 32
   for (int i = 0; i < kPixels; ++i) {
@@ -94,7 +105,8 @@ template <class A, int kLeast = 1, int kMost = kSlidingPixels>
 inline void multiply_sliding(const SlidingOperands<A>& in, const AffineResult<A>& out,
                              int64_t pixels) {
   if constexpr (kLeast == kMost) {
-    multiply_sliding_tile<A, kLeast>(in, out);
+    if (in.fetch_step != 0) return multiply_sliding_tile<A, true, kLeast>(in, out);
+    multiply_sliding_tile<A, false, kLeast>(in, out);
   } else {
     constexpr int middle = (kLeast + kMost) / 2;
     if (pixels <= middle) {

@@ -212,9 +212,8 @@ const Accumulator<T>* source_of_block(const ContractionShape& shape,
 /// How the elements of K, in the order (tap, channel), lie in a source block: runs at even
 /// distances.
 struct SourceRuns {
-  int64_t run, step;   // elements of a run, distance of two
-  int64_t count;       // of runs
-  int64_t of_tap = 1;  // runs in which what a tap, or a few that join, reads was cut
+  int64_t run, step;  // elements of a run, distance of two
+  int64_t count;      // of runs
 
   SourceRuns(const ContractionShape& shape, const SourceBlockLayout& layout) {
     const Walk& width = shape.walk[2];
@@ -227,24 +226,14 @@ struct SourceRuns {
     count = shape.taps() / (joins ? taps_w : 1);
   }
 
-  /// Cuts each into even runs of at most `most` elements and at least half of that, if there are
-  /// such.
-  void cut(int64_t most) {
-    int64_t parts = ceil_div(run, most);
-    while (2 * run >= most * parts && run % parts != 0) ++parts;
-    if (2 * run < most * parts) return;
-    run /= parts, count *= parts, of_tap = parts;
-  }
-
   /// Where they start.
   void point(const ContractionShape& shape, const SourceBlockLayout& layout, int64_t* to) const {
     const Walk* walk = shape.walk;
-    const int64_t apart = shape.taps() * of_tap / count;
+    const int64_t apart = shape.taps() / count;
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t tap = i / of_tap * apart, rest = tap / walk[2].tap_count;
+      const int64_t tap = i * apart, rest = tap / walk[2].tap_count;
       to[i] = layout.tap(shape, rest / walk[1].tap_count, rest % walk[1].tap_count,
-                         tap % walk[2].tap_count) +
-              i % of_tap * run * step;
+                         tap % walk[2].tap_count);
     }
   }
 };
