@@ -6,11 +6,13 @@
 // over pixels can go block by block (source_block.h): im2col is neither gathered nor transposed,
 // because up to 24 elements of K lie at one distance in the block and are the rows of a tile
 // (affine_tile.h), which then walks over all pixels of the block. Grad is read in place where it is
-// channels_last accumulators in whole registers, a tile of them or for few tiles, and copied for a
-// block and the columns of a tile where not. Blocks of pixels that lie in a row, source and grad in
-// place, are short enough for these columns to stay in L1, and bring each other to it. Items are
-// (group, split); splits are shares of the blocks with sums of their own, added in order. Sums that
-// are not split are stored while they are in the cache of the thread that made them.
+// channels_last accumulators, those of a tile or for few tiles, and copied for a block and the
+// columns of a tile where not. In place, the last register of a pixel may reach into the next one:
+// these sums are of no use, and the last block of all is copied. Blocks of pixels that lie in a
+// row, source and grad in place, are short enough for these columns to stay in L1, and bring each
+// other to it. Items are (group, split); splits are shares of the blocks with sums of their own,
+// added in order. Sums that are not split are stored while they are in the cache of the thread that
+// made them.
 
 /// Where a block starts in channel 0 of `grad`.
 template <class T>
@@ -59,6 +61,7 @@ struct WeightBroadcastPixelsBlocking {
   int64_t inner, padded_rows, widest;  // K, grad channels, those of a tile
   SourceBlockLayout layout;
   SourceRuns runs;                               // the rows of tiles
+  bool fills_registers;                          // a pixel of grad
   bool reads_grad;                               // in place
   bool fetches;                                  // the pixels of the next block
   int64_t blocks, set, splits, blocks_of_split;  // elements of one set of sums
@@ -76,7 +79,10 @@ struct WeightBroadcastPixelsBlocking {
     const bool even = layout.rows == 1 || (layout.width == p.walk[2].count &&
                                            grad.axis[1] == layout.width * grad.axis[2]);
     const bool close = padded_rows <= columns || inner < kMinCopiedInner;
-    reads_grad = __is_same(T, A) && grad.channel == 1 && padded_rows == p.rows && even && close;
+    fills_registers = padded_rows == p.rows;
+    const int64_t size[kAxes] = {p.walk[0].count, p.walk[1].count, p.walk[2].count};
+    const bool followed = fills_registers || pixels_are_even(grad, p.batch, size);
+    reads_grad = __is_same(T, A) && grad.channel == 1 && followed && even && close;
     fetches = layout.in_place && layout.rows == 1 && grad.channel == 1;
     blocks = p.batch * PixelBlocks{p, layout}.of_image();
     set = p.groups * inner * padded_rows;
@@ -86,7 +92,8 @@ struct WeightBroadcastPixelsBlocking {
     sum_bytes = splits > 1 ? 0 : sizeof(A) * inner * padded_rows;
     table_bytes = sizeof(int64_t) * (runs.count + layout.rows + WeightSums<T>::table_elements(p));
     copied_bytes = sizeof(A) * layout.elements;
-    grad_bytes = reads_grad ? 0 : sizeof(A) * layout.rows * layout.width * widest;
+    grad_bytes =
+        reads_grad && fills_registers ? 0 : sizeof(A) * layout.rows * layout.width * widest;
   }
 
   Footprint footprint() const {
@@ -161,21 +168,23 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
         const Strides& of = p.grad_strides;
         const T* grad = grad_of_block(p, p.grad + group * p.rows * p.grad_strides.channel, block);
         const bool fetches = blocking.fetches && index + 1 < block_end;
+        const bool followed = blocking.fills_registers || index + 1 < blocking.blocks;
+        const bool reads_grad = blocking.reads_grad && followed;
         const A* grad_in_place = reinterpret_cast<const A*>(grad);
         NextPixels<A> next{{{source + block.width * source_step, source_step, p.depth},
                             {grad_in_place + block.width * of.axis[2], of.axis[2], p.rows}}};
         for (int64_t column = 0; column < padded_rows; column += columns) {
           const int64_t rest = padded_rows - column, width = rest < columns ? rest : columns;
           const int64_t left = p.rows - column;
-          if (!blocking.reads_grad) {
+          if (!reads_grad) {
             copy_grad_block(p, grad + column * of.channel, block, left < width ? left : width,
                             width, grad_buffer.as<A>());
           }
           const int vectors = vectors_for<A>(width);
           const int64_t most = even_part(of_tiles.run, affine_rows(vectors));
           AffineOperands<A> tile{source, of_tiles.step, rows, block.rows, block.width, source_step};
-          tile.b = blocking.reads_grad ? grad_in_place + column : grad_buffer.as<A>();
-          tile.b_step = blocking.reads_grad ? of.axis[2] : width;
+          tile.b = reads_grad ? grad_in_place + column : grad_buffer.as<A>();
+          tile.b_step = reads_grad ? of.axis[2] : width;
           for (int64_t i = 0; i < of_tiles.count; ++i) {
             for (int64_t k = 0; k < of_tiles.run; k += most) {
               tile.a = source + starts[i] + k * of_tiles.step;
