@@ -41,7 +41,12 @@ struct alignas(64) TileOperands {
   const A* bias = nullptr;        // one for each row of C, added at the end
   const A* column_bias = nullptr;  // one for each column of C, likewise
   A* copy = nullptr;  // where B is copied to as it is read, rows of whole registers side by side
+  const A* fetch = nullptr;  // if not copied: a line of what is read later, brought at the first k,
+  int64_t fetch_step = 0;    // and elements to that of the next k
 };
+
+/// What a tile does with B beside multiplying.
+enum class TileReads { kPlain, kCopying, kFetching };
 
 /// The sums of a tile, in registers.
 template <class A, int kRows, int kVectors>
@@ -137,11 +142,13 @@ struct TileSums {
   static inline bool ends(int j, int64_t last) { return j + 1 == kVectors && last < lanes; }
 };
 
-template <class A, int kRows, int kVectors, bool kCopies = false>
+template <class A, int kRows, int kVectors, TileReads kReads = TileReads::kPlain>
 void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumulate) {
   TileSums<A, kRows, kVectors> sums;
   const int64_t b_tap = in.b_tap != 0 ? in.b_tap : in.run * in.b_step;
+  constexpr bool kCopies = kReads == TileReads::kCopying;
   A* copy = in.copy;
+  const A* fetch = in.fetch;
   const A* const* rows = in.rows;
   for (int64_t tap = 0; tap < in.taps; ++tap, rows += kTileRows) {
     const A* a[kRows];
@@ -157,6 +164,10 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
       sums.template add_products<kCopies>(a, offset, b, copy);
       offset += in.step, b += in.b_step;
       if constexpr (kCopies) copy += kVectors * kLanes<A>;
+      if constexpr (kReads == TileReads::kFetching) {
+        __builtin_prefetch(fetch);
+        fetch += in.fetch_step;
+      }
     };
     int64_t k = 0;
     const int64_t until = tap + 1 < in.taps ? in.run : in.run - kRows;
@@ -220,7 +231,10 @@ inline void multiply(const TileOperands<A>& in, A* c, int64_t pitch, bool accumu
     if constexpr (kRows == kTileRows) {
       // Only the first of several tiles that share B copies it, and that one has all its rows.
       if (in.copy != nullptr) {
-        return multiply_tile<A, kRows, kVectors, true>(in, c, pitch, accumulate);
+        return multiply_tile<A, kRows, kVectors, TileReads::kCopying>(in, c, pitch, accumulate);
+      }
+      if (in.fetch != nullptr) {
+        return multiply_tile<A, kRows, kVectors, TileReads::kFetching>(in, c, pitch, accumulate);
       }
     }
     multiply_tile<A, kRows, kVectors>(in, c, pitch, accumulate);

@@ -276,6 +276,14 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
                   tile.b = reads_source ? place + blocks.begin(b) : panel;
                   tile.b_step = reads_source ? p.source_strides.axis[2] : width;
                   tile.copy = reads_source && p.rows > kTileRows ? panel : nullptr;
+                  const int64_t line = row / kTileRows - 1, of_panel = width / kLanes<A>;
+                  const bool ends_chunk = b + 1 == block_end, of_grad = line >= of_panel;
+                  const int64_t ahead = ends_chunk ? chunk.pixels() : 0;
+                  const A* coming = of_grad ? close + ahead * distance
+                                            : place + ahead * p.source_strides.axis[2] +
+                                                  blocks.begin(ends_chunk ? block_begin : b + 1);
+                  tile.fetch = coming + (of_grad ? line - of_panel : line) * kLanes<A>;
+                  tile.fetch_step = of_grad ? distance : p.source_strides.axis[2];
                 }
                 multiply<A>(tile, to + row * sums_pitch, sums_pitch, index > chunk_begin, rows,
                             vectors_for<A>(width));
