@@ -528,6 +528,11 @@ void gemm_channels_last(const Contraction<T>& p) {
                              : weights + group * p.weight_strides.group + column;
               tile.b += (tap * depth + c) * tile.b_step;
               if (packs_slices) tile.b = copied.as<A>();
+              // The first columns bring the pixels of the next tile, where these are one run.
+              const bool brings = in_place && taps == 1 && channels == depth &&
+                                  block == block_begin && i + kTileRows < count;
+              tile.fetch = brings ? tile_rows[i + kTileRows] : nullptr;
+              tile.fetch_step = kTileRows;
               if (!packs) {
                 // Rows of a weight in place are pages apart: the first tile copies what others
                 // read.

@@ -7,12 +7,12 @@
 // because up to 24 elements of K lie at one distance in the block and are the rows of a tile
 // (affine_tile.h), which then walks over all pixels of the block. Grad is read in place where it is
 // channels_last accumulators, those of a tile or for few tiles, and copied for a block and the
-// columns of a tile where not. In place, the last register of a pixel may reach into the next one:
-// these sums are of no use, and the last block of all is copied. Blocks of pixels that lie in a
-// row, source and grad in place, are short enough for these columns to stay in L1, and bring each
-// other to it. Items are (group, split); splits are shares of the blocks with sums of their own,
-// added in order. Sums that are not split are stored while they are in the cache of the thread that
-// made them.
+// columns of a tile where not. In place, the last register of a pixel may reach into those after
+// it, which adds to sums that are of no use, and blocks that nothing follows are copied. Blocks of
+// pixels that lie in a row, source and grad in place, are short enough for these columns to stay in
+// L1, and bring each other to it. Items are (group, split); splits are shares of the blocks with
+// sums of their own, added in order. Sums that are not split are stored while they are in the cache
+// of the thread that made them.
 
 /// Where a block starts in channel 0 of `grad`.
 template <class T>
@@ -168,8 +168,9 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
         const Strides& of = p.grad_strides;
         const T* grad = grad_of_block(p, p.grad + group * p.rows * p.grad_strides.channel, block);
         const bool fetches = blocking.fetches && index + 1 < block_end;
-        const bool followed = blocking.fills_registers || index + 1 < blocking.blocks;
-        const bool reads_grad = blocking.reads_grad && followed;
+        // Each block that follows has a pixel at least.
+        const int64_t following = (blocking.blocks - 1 - index) * of.axis[2];
+        const bool reads_grad = blocking.reads_grad && following >= padded_rows - p.rows;
         const A* grad_in_place = reinterpret_cast<const A*>(grad);
         NextPixels<A> next{{{source + block.width * source_step, source_step, p.depth},
                             {grad_in_place + block.width * of.axis[2], of.axis[2], p.rows}}};

@@ -276,6 +276,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
                   tile.b = reads_source ? place + blocks.begin(b) : panel;
                   tile.b_step = reads_source ? p.source_strides.axis[2] : width;
                   tile.copy = reads_source && p.rows > kTileRows ? panel : nullptr;
+                  // Each of the tiles after it brings a line of all pixels of what is read next:
+                  // the columns of another panel and, at the end of the chunk, grad.
                   const int64_t line = row / kTileRows - 1, of_panel = width / kLanes<A>;
                   const bool ends_chunk = b + 1 == block_end, of_grad = line >= of_panel;
                   const int64_t ahead = ends_chunk ? chunk.pixels() : 0;
