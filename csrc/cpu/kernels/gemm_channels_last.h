@@ -404,6 +404,7 @@ struct WeightSlice {
   const T* from = nullptr;
   int64_t rows = 0, step = 0, count = 0;
   bool across = false;  // the rows are elements of K, not destination channels
+  static constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // elements
 
   WeightSlice() = default;  // none
   /// `inner` elements of K from `k` on, of one tap if they are rows, for `width` columns from
@@ -421,6 +422,15 @@ struct WeightSlice {
     }
     from += offsets[k / p.depth] + k % p.depth * p.weight_strides.depth;
     count = rows, rows = inner, step = p.weight_strides.depth;
+  }
+
+  /// Cache lines of it.
+  int64_t lines() const { return rows * ceil_div(count, kLine); }
+  /// Those of the rows that are part `part` of `parts`.
+  LineFetches<Accumulator<T>> part(int64_t part, int64_t parts) const {
+    const int64_t run = ceil_div(count, kLine);
+    const T* first = from + part * rows / parts * step;
+    return {reinterpret_cast<const Accumulator<T>*>(first), kLine, run, step - run * kLine};
   }
 
   void pack(Accumulator<T>* to, int64_t width) const {
@@ -513,9 +523,14 @@ void gemm_channels_last(const Contraction<T>& p) {
           }
           for (int64_t i = 0; i < count; i += kTileRows) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
-            // Rows are too short for the processor to see where they go.
-            fetch_rows(following.from, following.step, following.rows, following.count,
-                       i / kTileRows, ceil_div(count, kTileRows));
+            // Rows are too short for the processor to see where they go. Tiles bring a part of them
+            // as they multiply, or before, where they are more lines than products.
+            const int64_t index = i / kTileRows, tiles = ceil_div(count, kTileRows);
+            const bool evenly = following.lines() <= tiles * tap_count * channels;
+            if (!evenly) {
+              fetch_rows(following.from, following.step, following.rows, following.count, index,
+                         tiles);
+            }
             tile.rows = tile_rows + (i * taps + tap * kTileRows);
             for (int64_t block = block_begin; block < block_end; ++block) {
               const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;
@@ -528,11 +543,11 @@ void gemm_channels_last(const Contraction<T>& p) {
                              : weights + group * p.weight_strides.group + column;
               tile.b += (tap * depth + c) * tile.b_step;
               if (packs_slices) tile.b = copied.as<A>();
-              // The first columns bring the pixels of the next tile, where these are one run.
+              // Or the first columns bring the pixels of the next tile, where these are one run.
               const bool brings = in_place && taps == 1 && channels == depth &&
                                   block == block_begin && i + kTileRows < count;
-              tile.fetch = brings ? tile_rows[i + kTileRows] : nullptr;
-              tile.fetch_step = kTileRows;
+              tile.fetches = {brings ? tile_rows[i + kTileRows] : nullptr, kTileRows};
+              if (evenly && following.from != nullptr) tile.fetches = following.part(index, tiles);
               if (!packs) {
                 // Rows of a weight in place are pages apart: the first tile copies what others
                 // read.

@@ -23,6 +23,15 @@ inline int tile_rows(int64_t left) {
 template <class A>
 constexpr int kTileColumns = kTileVectors * kLanes<A>;
 
+/// Lines of what is read later, which a tile brings one with each k, so that they hold up nothing.
+template <class A>
+struct LineFetches {
+  const A* from = nullptr;  // the first; null: none
+  int64_t step = 0;         // elements from one to the next,
+  int64_t run = 0;          // after so many of them, unless 0,
+  int64_t skip = 0;         // so many more
+};
+
 /// Operands of one tile. They are in memory, and what is zero is zeroed in whole registers: of a
 /// store that spans two cache lines, loads would wait until all stores before it are done.
 template <class A>
@@ -41,11 +50,10 @@ struct alignas(64) TileOperands {
   const A* bias = nullptr;        // one for each row of C, added at the end
   const A* column_bias = nullptr;  // one for each column of C, likewise
   A* copy = nullptr;  // where B is copied to as it is read, rows of whole registers side by side
-  const A* fetch = nullptr;  // if not copied: a line of what is read later, brought at the first k,
-  int64_t fetch_step = 0;    // and elements to that of the next k
+  LineFetches<A> fetches;  // unless B is copied
 };
 
-/// What a tile does with B beside multiplying.
+/// What a tile does beside multiplying: nothing, copy B, or fetch.
 enum class TileReads { kPlain, kCopying, kFetching };
 
 /// The sums of a tile, in registers.
@@ -148,7 +156,9 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
   const int64_t b_tap = in.b_tap != 0 ? in.b_tap : in.run * in.b_step;
   constexpr bool kCopies = kReads == TileReads::kCopying;
   A* copy = in.copy;
-  const A* fetch = in.fetch;
+  const LineFetches<A>& fetches = in.fetches;
+  const A* fetch = fetches.from;
+  int64_t left_of_run = fetches.run;
   const A* const* rows = in.rows;
   for (int64_t tap = 0; tap < in.taps; ++tap, rows += kTileRows) {
     const A* a[kRows];
@@ -166,7 +176,8 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
       if constexpr (kCopies) copy += kVectors * kLanes<A>;
       if constexpr (kReads == TileReads::kFetching) {
         __builtin_prefetch(fetch);
-        fetch += in.fetch_step;
+        fetch += fetches.step;
+        if (--left_of_run == 0) left_of_run = fetches.run, fetch += fetches.skip;
       }
     };
     int64_t k = 0;
@@ -233,7 +244,7 @@ inline void multiply(const TileOperands<A>& in, A* c, int64_t pitch, bool accumu
       if (in.copy != nullptr) {
         return multiply_tile<A, kRows, kVectors, TileReads::kCopying>(in, c, pitch, accumulate);
       }
-      if (in.fetch != nullptr) {
+      if (in.fetches.from != nullptr) {
         return multiply_tile<A, kRows, kVectors, TileReads::kFetching>(in, c, pitch, accumulate);
       }
     }

@@ -284,8 +284,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
                   const A* coming = of_grad ? close + ahead * distance
                                             : place + ahead * p.source_strides.axis[2] +
                                                   blocks.begin(ends_chunk ? block_begin : b + 1);
-                  tile.fetch = coming + (of_grad ? line - of_panel : line) * kLanes<A>;
-                  tile.fetch_step = of_grad ? distance : p.source_strides.axis[2];
+                  tile.fetches.from = coming + (of_grad ? line - of_panel : line) * kLanes<A>;
+                  tile.fetches.step = of_grad ? distance : p.source_strides.axis[2];
                 }
                 multiply<A>(tile, to + row * sums_pitch, sums_pitch, index > chunk_begin, rows,
                             vectors_for<A>(width));
