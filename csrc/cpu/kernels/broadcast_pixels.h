@@ -31,8 +31,7 @@ inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLa
   }
 }
 
-/// Where a destination takes so few products, fetching the lines that several registers of them go
-/// to pays.
+/// Where a destination takes at most so many products, tiles fetch the lines that results go to.
 constexpr int64_t kFewProducts = 64;
 
 /// How a call is cut, and the scratch that it takes.
@@ -178,7 +177,8 @@ struct BroadcastPixels {
                                 : even_part(block.width, affine_rows(of_tile));
     result.continues = blocking.fetches_to_write;
     const bool writes_runs = blocking.fetches_to_write && result.pitch <= kLanes<A>;
-    if (writes_runs) sliding.fetch_step = most * result.pitch / sliding.steps();
+    const int64_t tile_reads = most * pixel, tile_writes = most * result.pitch;
+    if (writes_runs) sliding.fetch_step = tile_writes / sliding.steps();
     for (int64_t h = 0; h < block.rows; ++h) {
       // The weights of a tile stay in L1 for a row.
       for (int v = 0; v < vectors; v += of_tile) {
@@ -187,7 +187,11 @@ struct BroadcastPixels {
         part.add += first;
         if (v + of_tile < vectors) part.last = kLanes<A>;
         tile.b = weight + first;
-        tile.fetch = nullptr, tile.fetch_step = 0;
+        // Evenly with the products comes what the next tile reads, to those of the first columns of
+        // a block, or what it writes, where that is one run.
+        const bool brings_source = blocking.fetches && column + v == 0;
+        const int64_t brought = brings_source ? tile_reads : writes_runs ? tile_writes : 0;
+        tile.fetch = nullptr, tile.fetch_step = brought / blocking.inner;
         for (int64_t w = 0; w < block.width; w += most) {
           const int64_t pixels = block.width - w < most ? block.width - w : most;
           part.c = result.c + h * row_pitch + w * result.pitch + first;
@@ -196,14 +200,7 @@ struct BroadcastPixels {
             multiply_sliding(sliding, part, pixels);
             continue;
           }
-          // Evenly with the products comes what the next tile reads, to those of the first columns
-          // of a block, or what it writes, where that is one run.
-          if (blocking.fetches && column + v == 0) {
-            tile.fetch = tile.a + most * pixel, tile.fetch_step = most * pixel / blocking.inner;
-          } else if (writes_runs) {
-            tile.fetch = part.c + most * part.pitch;
-            tile.fetch_step = most * part.pitch / blocking.inner;
-          }
+          if (brought != 0) tile.fetch = (brings_source ? tile.a : part.c) + brought;
           multiply_affine(tile, part, pixels, of_tile);
         }
       }

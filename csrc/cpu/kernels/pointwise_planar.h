@@ -92,7 +92,7 @@ struct PlaneTiles {
   int64_t depth;                    // planes
   int64_t pitch;                    // elements from one plane of the destination to the next
   bool accumulate;                  // to what is in the destination
-  int64_t next_plane;               // elements from one plane of the next panel to the next
+  int64_t next_plane = 0;  // elements between planes of the next panel, where it is fetched
 };
 
 /// A tile: kRows rows of the weight times the planes of a panel. Fetches the lines at `written`,
@@ -234,13 +234,14 @@ void pointwise_planar(const Contraction<T>& p) {
         const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
         const bool ends = depth == to_go;
         const int64_t plane = p.source_strides.channel, pitch = p.dest_strides.channel;
-        const PlaneTiles tiles{strides.row, strides.depth, depth, pitch, k > 0, plane};
+        PlaneTiles tiles{strides.row, strides.depth, depth, pitch, k > 0};
         for (int64_t i = 0; i < count; ++i) {
           panels[i].read(source + k * plane, plane);
           if (!blocking.copies && panels[i].last == lanes) continue;
           A* copy = buffer.as<A>() + (blocking.whole ? k * panels[i].width : 0);
           if (blocking.copies) copy += i * blocking.columns * blocking.copied_depth;
-          if (!again && panels[i].last == lanes && rows > 2 * kTileRows) {
+          // Only a tile of all its rows copies.
+          if (!again && panels[i].last == lanes && tile_rows(rows) == kTileRows) {
             panels[i].copy = copy;
             continue;
           }
@@ -257,6 +258,7 @@ void pointwise_planar(const Contraction<T>& p) {
           const int64_t turn = row + some < rows || !ends ? panels[0].pixel : past;
           const bool fetches_next = count == 1 && tile < kTilesToFetch;
           const int64_t fetched = k + tile * (depth / kTilesToFetch);
+          tiles.next_plane = fetches_next ? plane : 0;
           for (int64_t i = 0; i < count; ++i) {
             PlanePanel<A>& panel = panels[i];
             const A* written = i + 1 < count ? to + panels[i + 1].pixel : after + turn;

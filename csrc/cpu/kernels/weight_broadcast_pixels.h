@@ -61,7 +61,6 @@ struct WeightBroadcastPixelsBlocking {
   int64_t inner, padded_rows, widest;  // K, grad channels, those of a tile
   SourceBlockLayout layout;
   SourceRuns runs;                               // the rows of tiles
-  bool fills_registers;                          // a pixel of grad
   bool reads_grad;                               // in place
   bool fetches;                                  // the pixels of the next block
   int64_t blocks, set, splits, blocks_of_split;  // elements of one set of sums
@@ -79,7 +78,7 @@ struct WeightBroadcastPixelsBlocking {
     const bool even = layout.rows == 1 || (layout.width == p.walk[2].count &&
                                            grad.axis[1] == layout.width * grad.axis[2]);
     const bool close = padded_rows <= columns || inner < kMinCopiedInner;
-    fills_registers = padded_rows == p.rows;
+    const bool fills_registers = padded_rows == p.rows;
     const int64_t size[kAxes] = {p.walk[0].count, p.walk[1].count, p.walk[2].count};
     const bool followed = fills_registers || pixels_are_even(grad, p.batch, size);
     reads_grad = __is_same(T, A) && grad.channel == 1 && followed && even && close;
