@@ -28,29 +28,30 @@ struct AffineOperands {
   int64_t row_step;     // elements from row to row
   const int64_t* runs;  // where each run starts, in elements from `a`
   int64_t run_count;
-  int64_t run;               // positions k of a run
-  int64_t k_step;            // elements from one k to the next
-  const A* b;                // [run_count * run] rows of whole registers
-  int64_t b_step;            // elements from one row of B to the next
-  const A* fetch = nullptr;  // unless null: a line of what is read later, brought at the first k,
-  int64_t fetch_step = 0;    // and elements to that of the next k
+  int64_t run;                  // positions k of a run
+  int64_t k_step;               // elements from one k to the next
+  const A* b;                   // [run_count * run] rows of whole registers
+  int64_t b_step;               // elements from one row of B to the next
+  const char* fetch = nullptr;  // unless null: a line of what is read or written later, brought at
+  int64_t fetch_step = 0;       // the first k, and bytes to that of the next k
 };
 
-/// Where a tile goes, and what is added to it.
-template <class A>
+/// Where a tile goes, stored as T, and what is added to it.
+template <class T>
 struct AffineResult {
-  A* c;
-  int64_t pitch;           // elements from row to row
-  int64_t last;            // lanes of the last register of a row that are stored
-  const A* add;            // whole registers: a bias, or C itself
-  int64_t add_pitch = 0;   // 0 for a bias
-  bool continues = false;  // the next tile writes the rows that follow
+  T* c;
+  int64_t pitch;              // elements from row to row
+  int64_t last;               // lanes of the last register of a row that are stored
+  const Accumulator<T>* add;  // whole registers: a bias, or C itself
+  int64_t add_pitch = 0;      // 0 for a bias
+  bool continues = false;     // the next tile writes the rows that follow
 };
 
 /// Rows next to each other, kNeighbours, take one pointer and constant distances.
-template <class A, bool kNeighbours, int kRows, int kVectors>
-void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& out) {
-  constexpr int lanes = kLanes<A>;
+template <class T, bool kNeighbours, int kRows, int kVectors>
+void multiply_affine_tile(const AffineOperands<Accumulator<T>>& in, const AffineResult<T>& out) {
+  using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>, of_line = sizeof(A) / sizeof(T);
   Vec<A> sum[kRows][kVectors];
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i) {
@@ -59,11 +60,11 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
   }
   // What the next tile writes comes while this one multiplies, a row with each k: all at once, the
   // lines would hold up what is read.
-  const A* written = out.c + (out.continues ? kRows * out.pitch : 0);
+  const T* written = out.c + (out.continues ? kRows * out.pitch : 0);
   const int64_t written_step = out.continues ? out.pitch : 0;
   int64_t written_rows = kRows;
   const A* b = in.b;
-  const A* fetch = in.fetch != nullptr ? in.fetch : b;
+  const char* fetch = in.fetch != nullptr ? in.fetch : reinterpret_cast<const char*>(b);
   const int64_t one = in.row_step, two = 2 * one, three = 3 * one;
   int64_t r = 0;
   do {
@@ -80,7 +81,7 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
       for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
       if constexpr (kVectors >= kWritingVectors) {
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) __builtin_prefetch(written + j * lanes, 1);
+        for (int j = 0; j < kVectors; j += of_line) __builtin_prefetch(written + j * lanes, 1);
         written += --written_rows > 0 ? written_step : 0;
       }
       __builtin_prefetch(fetch);
@@ -102,17 +103,17 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
     } while (++k < in.run);
   } while (++r < in.run_count);
   // Both in registers: for all the compiler knows, a store could change what `out` holds.
-  A* c = out.c;
+  T* c = out.c;
   const int64_t pitch = out.pitch, last = out.last;
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j + 1 < kVectors; ++j) store(c + i * pitch + j * lanes, sum[i][j]);
+    for (int j = 0; j + 1 < kVectors; ++j) store_narrow(c + i * pitch + j * lanes, sum[i][j]);
   }
   c += (kVectors - 1) * lanes;
   if (last == lanes) {
 #pragma GCC unroll 32
-    for (int i = 0; i < kRows; ++i, c += pitch) store(c, sum[i][kVectors - 1]);
+    for (int i = 0; i < kRows; ++i, c += pitch) store_narrow(c, sum[i][kVectors - 1]);
   } else {
 #pragma GCC unroll 32
     for (int i = 0; i < kRows; ++i, c += pitch) store_partial(c, sum[i][kVectors - 1], last);
@@ -120,33 +121,33 @@ void multiply_affine_tile(const AffineOperands<A>& in, const AffineResult<A>& ou
 }
 
 /// The tile of `rows` rows, kLeast to kMost, found by halves.
-template <class A, int kVectors, int kLeast = 1, int kMost = affine_rows(kVectors)>
-inline void multiply_affine_rows(const AffineOperands<A>& in, const AffineResult<A>& out,
-                                 int64_t rows) {
+template <class T, int kVectors, int kLeast = 1, int kMost = affine_rows(kVectors)>
+inline void multiply_affine_rows(const AffineOperands<Accumulator<T>>& in,
+                                 const AffineResult<T>& out, int64_t rows) {
   if constexpr (kLeast == kMost) {
-    if (in.row_step == 1) return multiply_affine_tile<A, true, kLeast, kVectors>(in, out);
-    multiply_affine_tile<A, false, kLeast, kVectors>(in, out);
+    if (in.row_step == 1) return multiply_affine_tile<T, true, kLeast, kVectors>(in, out);
+    multiply_affine_tile<T, false, kLeast, kVectors>(in, out);
   } else {
     constexpr int middle = (kLeast + kMost) / 2;
     if (rows <= middle) {
-      multiply_affine_rows<A, kVectors, kLeast, middle>(in, out, rows);
+      multiply_affine_rows<T, kVectors, kLeast, middle>(in, out, rows);
     } else {
-      multiply_affine_rows<A, kVectors, middle + 1, kMost>(in, out, rows);
+      multiply_affine_rows<T, kVectors, middle + 1, kMost>(in, out, rows);
     }
   }
 }
 
 /// C = A * B and what is added, for a tile of `rows` (1 to affine_rows) by `vectors` (1 to
 /// kTileVectors) registers.
-template <class A>
-inline void multiply_affine(const AffineOperands<A>& in, const AffineResult<A>& out, int64_t rows,
-                            int vectors) {
+template <class T>
+inline void multiply_affine(const AffineOperands<Accumulator<T>>& in, const AffineResult<T>& out,
+                            int64_t rows, int vectors) {
   switch (vectors) {
-    case 1: return multiply_affine_rows<A, 1>(in, out, rows);
-    case 2: return multiply_affine_rows<A, 2>(in, out, rows);
+    case 1: return multiply_affine_rows<T, 1>(in, out, rows);
+    case 2: return multiply_affine_rows<T, 2>(in, out, rows);
 #if CNNOPS_VECTOR_BYTES == 64
-    case 3: return multiply_affine_rows<A, 3>(in, out, rows);
-    case 4: return multiply_affine_rows<A, 4>(in, out, rows);
+    case 3: return multiply_affine_rows<T, 3>(in, out, rows);
+    case 4: return multiply_affine_rows<T, 4>(in, out, rows);
 #endif
   }
 }

@@ -6,11 +6,11 @@
 // pixel - pointers to its taps, or gathering them - is as much work as multiplying. So there is
 // neither: the pixels of a destination row read the source at one distance, be it a tensor in place
 // or a block of it with its borders resolved (source_block.h), and affine_tile.h takes up to 24 of
-// them at a time. Tiles write channels_last accumulators into the destination themselves; others
-// wait in scratch for a block of rows and are narrowed, or transposed into planes. Items are
-// (block of pixels, group); K is not cut. Weights are packed once per call, or those of many groups
-// by the thread that comes to the group, while they are in its cache. A single register of columns
-// has tiles of its own where pixels share what they read (sliding_tile.h).
+// them at a time. Tiles write a channels_last destination themselves; the sums of planes wait in
+// scratch for a block of rows and are transposed. Items are (block of pixels, group); K is not cut.
+// Weights are packed once per call, or those of many groups by the thread that comes to the group,
+// while they are in its cache. A single register of columns has tiles of its own where pixels share
+// what they read (sliding_tile.h).
 
 /// Whether what a pixel reads for a tap is what its neighbour reads for a tap beside it.
 inline bool neighbours_share_taps(const Walk& width) {
@@ -57,7 +57,7 @@ struct BroadcastPixelsBlocking {
         runs(p, layout),
         fetches(is_pointwise(p) && layout.in_place && runs.step == 1),
         slides(neighbours_share_taps(p.walk[2])),
-        stores(__is_same(T, A) && p.dest_strides.channel == 1) {
+        stores(p.dest_strides.channel == 1) {
     fetches_to_write = stores && (is_pointwise(p) || inner <= kFewProducts);
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     by_groups = p.groups > 1 && weight_bytes > kSharedWeightBytes;
@@ -102,13 +102,12 @@ inline void store_planes(const Accumulator<T>* sums, int64_t pitch, int64_t coun
   }
 }
 
-/// Stores the sums of a block, [row][pixel][`pitch` channels], as `channels` destination channels
-/// from `channel` on.
+/// Stores the sums of a block, [row][pixel][`pitch` channels], as `channels` planes from `channel`
+/// on.
 template <class T>
 void store_pixel_block(const Contraction<T>& p, const PixelBlock& block, const Accumulator<T>* sums,
                        int64_t pitch, int64_t channel, int64_t channels) {
-  using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
+  constexpr int lanes = kLanes<Accumulator<T>>;
   const Strides& strides = p.dest_strides;
   T* to = p.dest + block.image * strides.batch + block.d * strides.axis[0] +
           block.h * strides.axis[1] + block.w * strides.axis[2] + channel * strides.channel;
@@ -119,17 +118,11 @@ void store_pixel_block(const Contraction<T>& p, const PixelBlock& block, const A
   for (int64_t r = 0; r < rows; ++r, to += strides.axis[1], sums += width * pitch) {
     for (int64_t c = 0; c < channels; c += lanes) {
       const int64_t some = channels - c < lanes ? channels - c : lanes;
-      for (int64_t i = 0; i < width;) {
-        T* at = to + c * strides.channel + i * strides.axis[2];
-        const A* from = sums + i * pitch + c;
-        if (strides.channel == 1) {
-          store_partial(at, load(from), some);
-          ++i;
-          continue;
-        }
+      for (int64_t i = 0; i < width; i += lanes) {
         const int64_t count = width - i < lanes ? width - i : lanes;
-        store_planes(from, pitch, count, at, strides.channel, some, strides.axis[2]);
-        i += count;
+        store_planes(sums + i * pitch + c, pitch, count,
+                     to + c * strides.channel + i * strides.axis[2], strides.channel, some,
+                     strides.axis[2]);
       }
     }
   }
@@ -150,22 +143,31 @@ struct BroadcastPixels {
   /// group, packed as in gemm_channels_last.h.
   void multiply(const A* weights, int64_t group, int64_t column, int64_t width,
                 const PixelBlock& block, const A* source, A* sums) const {
-    const SourceBlockLayout& layout = blocking.layout;
-    const Walk* walk = p.walk;
     const int64_t left = p.rows - column, channels = left < width ? left : width;
     const int64_t channel = group * p.rows + column;
-    const int vectors = vectors_for<A>(width);
+    const A* added = biases + group * blocking.padded_rows + column;
     const A* weight = weights + column * blocking.inner;
-    const Strides& dest = p.dest_strides;
-    AffineResult<A> result{sums, width, kLanes<A>, biases + group * blocking.padded_rows + column};
-    int64_t row_pitch = block.width * width;
-    if (blocking.stores) {
-      result.c = reinterpret_cast<A*>(p.dest) + block.image * dest.batch + block.d * dest.axis[0] +
-                 block.h * dest.axis[1] + block.w * dest.axis[2] + channel;
-      result.pitch = dest.axis[2];
-      result.last = channels - (vectors - 1) * kLanes<A>;
-      row_pitch = dest.axis[1];
+    if (!blocking.stores) {
+      const AffineResult<A> result{sums, width, kLanes<A>, added};
+      multiply_into(result, block.width * width, weight, width, column == 0, block, source);
+      return store_pixel_block(p, block, sums, width, channel, channels);
     }
+    const Strides& dest = p.dest_strides;
+    T* to = p.dest + block.image * dest.batch + block.d * dest.axis[0] + block.h * dest.axis[1] +
+            block.w * dest.axis[2] + channel;
+    const AffineResult<T> result{
+        to, dest.axis[2], channels - width + kLanes<A>, added, 0, blocking.fetches_to_write};
+    multiply_into(result, dest.axis[1], weight, width, column == 0, block, source);
+  }
+
+ private:
+  /// `result` is that of the first pixel, and rows of pixels are `row_pitch` apart there.
+  template <class R>
+  void multiply_into(const AffineResult<R>& result, int64_t row_pitch, const A* weight,
+                     int64_t width, bool is_first, const PixelBlock& block, const A* source) const {
+    const SourceBlockLayout& layout = blocking.layout;
+    const Walk* walk = p.walk;
+    const int vectors = vectors_for<A>(width);
     const int64_t pixel = walk[2].step * layout.strides.axis[2];
     const int64_t row = walk[1].step * layout.strides.axis[1];
     const SourceRuns& of_k = blocking.runs;
@@ -175,22 +177,23 @@ struct BroadcastPixels {
     const int of_tile = blocking.registers_of_tile(vectors);
     const int64_t most = slides ? even_part(block.width, kSlidingPixels)
                                 : even_part(block.width, affine_rows(of_tile));
-    result.continues = blocking.fetches_to_write;
     const bool writes_runs = blocking.fetches_to_write && result.pitch <= kLanes<A>;
-    const int64_t tile_reads = most * pixel, tile_writes = most * result.pitch;
+    const int64_t tile_writes = most * result.pitch;
     if (writes_runs) sliding.fetch_step = tile_writes / sliding.steps();
     for (int64_t h = 0; h < block.rows; ++h) {
       // The weights of a tile stay in L1 for a row.
       for (int v = 0; v < vectors; v += of_tile) {
         const int64_t first = v * kLanes<A>;
-        AffineResult<A> part = result;
+        AffineResult<R> part = result;
         part.add += first;
         if (v + of_tile < vectors) part.last = kLanes<A>;
         tile.b = weight + first;
         // Evenly with the products comes what the next tile reads, to those of the first columns of
         // a block, or what it writes, where that is one run.
-        const bool brings_source = blocking.fetches && column + v == 0;
-        const int64_t brought = brings_source ? tile_reads : writes_runs ? tile_writes : 0;
+        const bool brings_source = blocking.fetches && is_first && v == 0;
+        const int64_t brought = brings_source ? int64_t(sizeof(A)) * most * pixel
+                                : writes_runs ? int64_t(sizeof(R)) * tile_writes
+                                              : 0;
         tile.fetch = nullptr, tile.fetch_step = brought / blocking.inner;
         for (int64_t w = 0; w < block.width; w += most) {
           const int64_t pixels = block.width - w < most ? block.width - w : most;
@@ -200,15 +203,16 @@ struct BroadcastPixels {
             multiply_sliding(sliding, part, pixels);
             continue;
           }
-          if (brought != 0) tile.fetch = (brings_source ? tile.a : part.c) + brought;
+          if (brought != 0) {
+            const void* at = brings_source ? static_cast<const void*>(tile.a) : part.c;
+            tile.fetch = static_cast<const char*>(at) + brought;
+          }
           multiply_affine(tile, part, pixels, of_tile);
         }
       }
     }
-    if (!blocking.stores) store_pixel_block(p, block, sums, width, channel, channels);
   }
 
- private:
   SlidingOperands<A> sliding_operands(const A* source, const A* weight) const {
     const Walk& width = p.walk[2];
     const bool ascends = width.tap_count == 1 || width.taps[1].offset > width.taps[0].offset;

@@ -33,8 +33,8 @@ struct SlidingOperands {
 };
 
 /// sum += kTaps taps of a line, the lowest of which is at `a` and `b`.
-template <class A, bool kFetches, int kTaps, int kPixels>
-inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b, const A*& fetch,
+template <class T, bool kFetches, int kTaps, int kPixels, class A>
+inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b, const T*& fetch,
                        Vec<A> (&sum)[kPixels]) {
   constexpr int lanes = kLanes<A>, positions = kPixels + kTaps - 1;
   const int64_t one = in.pixel, two = 2 * one, three = 3 * one;
@@ -70,30 +70,31 @@ inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b, con
 }
 
 /// Brings what follows its result if kFetches.
-template <class A, bool kFetches, int kPixels>
-void multiply_sliding_tile(const SlidingOperands<A>& in, const AffineResult<A>& out) {
+template <class T, bool kFetches, int kPixels>
+void multiply_sliding_tile(const SlidingOperands<Accumulator<T>>& in, const AffineResult<T>& out) {
+  using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
   Vec<A> sum[kPixels];
 #pragma GCC unroll 32
   for (int i = 0; i < kPixels; ++i) sum[i] = load(out.add + i * out.add_pitch);
-  const A* fetch = out.c + kPixels * out.pitch;
+  const T* fetch = out.c + kPixels * out.pitch;
   for (int64_t line = 0; line < in.line_count; ++line) {
     const A* a = in.a + in.lines[line];
     const A* b = in.b + line * in.line_step * lanes;
     int64_t t = 0;
     for (; t + kSlidingTaps <= in.taps; t += kSlidingTaps) {
-      slide_taps<A, kFetches, kSlidingTaps>(in, a + t * in.pixel, b + t * in.tap_step * lanes,
+      slide_taps<T, kFetches, kSlidingTaps>(in, a + t * in.pixel, b + t * in.tap_step * lanes,
                                             fetch, sum);
     }
     const A* rest = a + t * in.pixel;
     const A* of_rest = b + t * in.tap_step * lanes;
-    if (in.taps - t == 2) slide_taps<A, kFetches, 2>(in, rest, of_rest, fetch, sum);
-    if (in.taps - t == 1) slide_taps<A, kFetches, 1>(in, rest, of_rest, fetch, sum);
+    if (in.taps - t == 2) slide_taps<T, kFetches, 2>(in, rest, of_rest, fetch, sum);
+    if (in.taps - t == 1) slide_taps<T, kFetches, 1>(in, rest, of_rest, fetch, sum);
   }
 #pragma GCC unroll 32
   for (int i = 0; i < kPixels; ++i) {
     if (out.last == lanes) {
-      store(out.c + i * out.pitch, sum[i]);
+      store_narrow(out.c + i * out.pitch, sum[i]);
     } else {
       store_partial(out.c + i * out.pitch, sum[i], out.last);
     }
@@ -101,18 +102,18 @@ void multiply_sliding_tile(const SlidingOperands<A>& in, const AffineResult<A>& 
 }
 
 /// C = sums over lines, taps and k, and what is added, for a tile of `pixels`, kLeast to kMost.
-template <class A, int kLeast = 1, int kMost = kSlidingPixels>
-inline void multiply_sliding(const SlidingOperands<A>& in, const AffineResult<A>& out,
+template <class T, int kLeast = 1, int kMost = kSlidingPixels>
+inline void multiply_sliding(const SlidingOperands<Accumulator<T>>& in, const AffineResult<T>& out,
                              int64_t pixels) {
   if constexpr (kLeast == kMost) {
-    if (in.fetch_step != 0) return multiply_sliding_tile<A, true, kLeast>(in, out);
-    multiply_sliding_tile<A, false, kLeast>(in, out);
+    if (in.fetch_step != 0) return multiply_sliding_tile<T, true, kLeast>(in, out);
+    multiply_sliding_tile<T, false, kLeast>(in, out);
   } else {
     constexpr int middle = (kLeast + kMost) / 2;
     if (pixels <= middle) {
-      multiply_sliding<A, kLeast, middle>(in, out, pixels);
+      multiply_sliding<T, kLeast, middle>(in, out, pixels);
     } else {
-      multiply_sliding<A, middle + 1, kMost>(in, out, pixels);
+      multiply_sliding<T, middle + 1, kMost>(in, out, pixels);
     }
   }
 }

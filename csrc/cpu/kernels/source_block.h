@@ -9,6 +9,9 @@
 /// A copied block and what meets it stay in L2.
 constexpr int64_t kSourceBlockBytes = 128 << 10;
 
+/// Where blocks have no halo, as much as L1 keeps beside weights and results.
+constexpr int64_t kSourceTileBytes = 16 << 10;
+
 /// Destination pixels of a block, of one row or several: their sums in scratch stay in L2 as well.
 /// The plan bounds rows by it too (kWidestBlock).
 constexpr int64_t kBlockPixels = 1024;
@@ -72,12 +75,15 @@ struct SourceBlockLayout {
         layout.planar && walk[2].tap_count > 1 && shape.depth > 1 && shape.depth <= kMaxInterleaved;
     layout.in_place = __is_same(T, A) && !layout.interleaved && walk[0].reads_inside() &&
                       walk[1].reads_inside() && walk[2].reads_inside();
-    // Blocks for threads, but copied ones share rows: only as many as a few threads want.
+    // Blocks for threads, but copied ones that share rows: only as many as a few threads want.
+    const bool apart = layout.in_place || is_pointwise(shape);
     const int64_t all = shape.batch * shape.groups * shape.pixels();
-    const int64_t wanted = ceil_div(all, layout.in_place ? kWantedItems : kWantedItems / 4);
-    const int64_t bound = layout.in_place ? in_place_pixels : kBlockPixels;
-    const int64_t most = wanted < kLeastPixels ? kLeastPixels : wanted < bound ? wanted : bound;
-    layout.width = even_part(walk[2].count, layout.in_place ? most : kBlockPixels);
+    const int64_t wanted = ceil_div(all, apart ? kWantedItems : kWantedItems / 4);
+    const int64_t of_l1 = kSourceTileBytes / int64_t(sizeof(A) * shape.depth);
+    const int64_t bound = layout.in_place ? in_place_pixels : apart ? of_l1 : kBlockPixels;
+    const int64_t fit = wanted < bound ? wanted : bound;
+    const int64_t most = fit < kLeastPixels ? kLeastPixels : fit;
+    layout.width = even_part(walk[2].count, apart ? most : kBlockPixels);
     for (int i = 0; i < 2; ++i) {
       layout.low[i] = walk[1 + i].low();
       layout.span[i] = walk[1 + i].high() - layout.low[i];

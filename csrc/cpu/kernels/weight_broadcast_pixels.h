@@ -115,8 +115,8 @@ struct NextPixels {
   void fetch_in(AffineOperands<A>& tile) {
     constexpr int64_t line = 64 / int64_t(sizeof(A));
     Part& part = parts[parts[0].channels > 0 ? 0 : 1];
-    tile.fetch = part.channels > 0 ? part.at : nullptr;
-    tile.fetch_step = part.channels > 0 ? part.step : 0;
+    tile.fetch = part.channels > 0 ? reinterpret_cast<const char*>(part.at) : nullptr;
+    tile.fetch_step = part.channels > 0 ? part.step * int64_t(sizeof(A)) : 0;
     part.at += line, part.channels -= line;
   }
 };
