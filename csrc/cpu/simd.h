@@ -213,6 +213,13 @@ inline void keep_in_register(Vec<T>& v) {
 #endif
 }
 
+/// The same for what is multiplied kUses times: GCC loads it again for two or three, and then loads
+/// are the limit.
+template <int kUses, class T>
+inline void load_once(Vec<T>& v) {
+  if constexpr (kUses == 2 || kUses == 3) keep_in_register<T>(v);
+}
+
 /// Stores one register of accumulators as elements of storage type T.
 template <class T>
 inline void store_narrow(T* to, Vec<Accumulator<T>> v) {

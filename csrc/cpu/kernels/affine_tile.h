@@ -28,10 +28,11 @@ struct AffineOperands {
   int64_t row_step;     // elements from row to row
   const int64_t* runs;  // where each run starts, in elements from `a`
   int64_t run_count;
-  int64_t run;                  // positions k of a run
-  int64_t k_step;               // elements from one k to the next
-  const A* b;                   // [run_count * run] rows of whole registers
-  int64_t b_step;               // elements from one row of B to the next
+  int64_t run;        // positions k of a run
+  int64_t k_step;     // elements from one k to the next
+  const A* b;         // [run_count * run] rows of whole registers
+  int64_t b_step;     // elements from one row of B to the next
+  A* copy = nullptr;  // unless null: where these are copied to as they are read, side by side
   const char* fetch = nullptr;  // unless null: a line of what is read or written later, brought at
   int64_t fetch_step = 0;       // the first k, and bytes to that of the next k
 };
@@ -47,8 +48,9 @@ struct AffineResult {
   bool continues = false;     // the next tile writes the rows that follow
 };
 
-/// Rows next to each other, kNeighbours, take one pointer and constant distances.
-template <class T, bool kNeighbours, int kRows, int kVectors>
+/// Rows next to each other, kNeighbours, take one pointer and constant distances; kCopies is for
+/// these alone.
+template <class T, bool kNeighbours, int kRows, int kVectors, bool kCopies = false>
 void multiply_affine_tile(const AffineOperands<Accumulator<T>>& in, const AffineResult<T>& out) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>, of_line = sizeof(A) / sizeof(T);
@@ -64,6 +66,7 @@ void multiply_affine_tile(const AffineOperands<Accumulator<T>>& in, const Affine
   const int64_t written_step = out.continues ? out.pitch : 0;
   int64_t written_rows = kRows;
   const A* b = in.b;
+  A* copy = in.copy;
   const char* fetch = in.fetch != nullptr ? in.fetch : reinterpret_cast<const char*>(b);
   const int64_t one = in.row_step, two = 2 * one, three = 3 * one;
   int64_t r = 0;
@@ -78,7 +81,12 @@ void multiply_affine_tile(const AffineOperands<Accumulator<T>>& in, const Affine
     do {
       Vec<A> column[kVectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
+      for (int j = 0; j < kVectors; ++j) {
+        column[j] = load(b + j * lanes);
+        load_once<kRows, A>(column[j]);
+        if constexpr (kCopies) store(copy + j * lanes, column[j]);
+      }
+      if constexpr (kCopies) copy += kVectors * lanes;
       if constexpr (kVectors >= kWritingVectors) {
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; j += of_line) __builtin_prefetch(written + j * lanes, 1);
@@ -125,6 +133,12 @@ template <class T, int kVectors, int kLeast = 1, int kMost = affine_rows(kVector
 inline void multiply_affine_rows(const AffineOperands<Accumulator<T>>& in,
                                  const AffineResult<T>& out, int64_t rows) {
   if constexpr (kLeast == kMost) {
+    if constexpr (__is_same(T, Accumulator<T>) && kLeast == affine_rows(kVectors)) {
+      // Only the first of several tiles that share B copies it, and that one has all its rows.
+      if (in.copy != nullptr) {
+        return multiply_affine_tile<T, true, kLeast, kVectors, true>(in, out);
+      }
+    }
     if (in.row_step == 1) return multiply_affine_tile<T, true, kLeast, kVectors>(in, out);
     multiply_affine_tile<T, false, kLeast, kVectors>(in, out);
   } else {

@@ -155,8 +155,8 @@ struct BroadcastPixels {
     const Strides& dest = p.dest_strides;
     T* to = p.dest + block.image * dest.batch + block.d * dest.axis[0] + block.h * dest.axis[1] +
             block.w * dest.axis[2] + channel;
-    const AffineResult<T> result{
-        to, dest.axis[2], channels - width + kLanes<A>, added, 0, blocking.fetches_to_write};
+    AffineResult<T> result{to, dest.axis[2], channels - width + kLanes<A>, added};
+    result.continues = blocking.fetches_to_write;
     multiply_into(result, dest.axis[1], weight, width, column == 0, block, source);
   }
 

@@ -48,6 +48,7 @@ inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b, con
 #pragma GCC unroll 4
     for (int t = 0; t < kTaps; ++t) {
       weight[t] = load(b + t * in.tap_step * lanes);
+      load_once<kPixels, A>(weight[t]);
       if constexpr (kFetches) __builtin_prefetch(fetch + t * lanes, 1);
     }
     if constexpr (kFetches) fetch += in.fetch_step;

@@ -13,10 +13,10 @@
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = CNNOPS_VECTOR_BYTES == 64 ? 4 : 2;
 
-/// Rows of the next tile where `left` are left: the last two tiles share theirs, as one or two rows
-/// are too few for the units that multiply.
-inline int tile_rows(int64_t left) {
-  return int(left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left);
+/// Rows of the next tile, `most` at most, where `left` are left: the last two tiles share theirs,
+/// as one or two rows are too few for the units that multiply.
+inline int tile_rows(int64_t left, int most = kTileRows) {
+  return int(left >= 2 * most ? most : left > most ? (left + 1) / 2 : left);
 }
 
 /// Columns of a full tile.
@@ -69,7 +69,10 @@ struct TileSums {
                            A* copy = nullptr) {
     Vec<A> column[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * lanes);
+    for (int j = 0; j < kVectors; ++j) {
+      column[j] = load(b + j * lanes);
+      load_once<kRows, A>(column[j]);
+    }
     if constexpr (kCopies) {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) store(copy + j * lanes, column[j]);

@@ -57,11 +57,13 @@ constexpr int64_t kMinCopiedInner = 48;
 template <class T>
 struct WeightBroadcastPixelsBlocking {
   using A = Accumulator<T>;
-  static constexpr int64_t columns = kTileColumns<A>;
-  int64_t inner, padded_rows, widest;  // K, grad channels, those of a tile
+  int64_t inner, padded_rows;  // K, grad channels
+  EvenBlocks<A> columns;       // those of a tile,
+  int64_t widest;              // at most
   SourceBlockLayout layout;
   SourceRuns runs;                               // the rows of tiles
-  bool reads_grad;                               // in place
+  bool reads_grad;                               // in place, at least a first time:
+  bool copies_columns;                           // of several tiles, closer together
   bool fetches;                                  // the pixels of the next block
   int64_t blocks, set, splits, blocks_of_split;  // elements of one set of sums
   int64_t split_bytes, table_bytes;              // of the call
@@ -70,18 +72,20 @@ struct WeightBroadcastPixelsBlocking {
   explicit WeightBroadcastPixelsBlocking(const WeightContraction<T>& p)
       : inner(p.depth * p.taps()),
         padded_rows(round_up(p.rows, kLanes<A>)),
-        widest(padded_rows < columns ? padded_rows : columns),
+        columns(p.rows),
+        widest(columns.widest()),
         layout(SourceBlockLayout::make<T>(p, p.source_strides,
                                           kGradColumnBytes / int64_t(sizeof(A) * widest))),
         runs(p, layout) {
     const Strides& grad = p.grad_strides;
     const bool even = layout.rows == 1 || (layout.width == p.walk[2].count &&
                                            grad.axis[1] == layout.width * grad.axis[2]);
-    const bool close = padded_rows <= columns || inner < kMinCopiedInner;
+    const bool close = columns.count == 1 || inner < kMinCopiedInner;
     const bool fills_registers = padded_rows == p.rows;
     const int64_t size[kAxes] = {p.walk[0].count, p.walk[1].count, p.walk[2].count};
     const bool followed = fills_registers || pixels_are_even(grad, p.batch, size);
-    reads_grad = __is_same(T, A) && grad.channel == 1 && followed && even && close;
+    reads_grad = __is_same(T, A) && grad.channel == 1 && followed && even;
+    copies_columns = !close;
     fetches = layout.in_place && layout.rows == 1 && grad.channel == 1;
     blocks = p.batch * PixelBlocks{p, layout}.of_image();
     set = p.groups * inner * padded_rows;
@@ -91,8 +95,9 @@ struct WeightBroadcastPixelsBlocking {
     sum_bytes = splits > 1 ? 0 : sizeof(A) * inner * padded_rows;
     table_bytes = sizeof(int64_t) * (runs.count + layout.rows + WeightSums<T>::table_elements(p));
     copied_bytes = sizeof(A) * layout.elements;
-    grad_bytes =
-        reads_grad && fills_registers ? 0 : sizeof(A) * layout.rows * layout.width * widest;
+    grad_bytes = reads_grad && fills_registers && close
+                     ? 0
+                     : sizeof(A) * layout.rows * layout.width * widest;
   }
 
   Footprint footprint() const {
@@ -125,7 +130,7 @@ template <class T>
 void weight_broadcast_pixels(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   const WeightBroadcastPixelsBlocking<T> blocking(p);
-  constexpr int64_t columns = blocking.columns;
+  const EvenBlocks<A>& columns = blocking.columns;
   const SourceBlockLayout& layout = blocking.layout;
   const int64_t padded_rows = blocking.padded_rows;
   const SourceRuns& of_tiles = blocking.runs;
@@ -173,25 +178,32 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
         const A* grad_in_place = reinterpret_cast<const A*>(grad);
         NextPixels<A> next{{{source + block.width * source_step, source_step, p.depth},
                             {grad_in_place + block.width * of.axis[2], of.axis[2], p.rows}}};
-        for (int64_t column = 0; column < padded_rows; column += columns) {
-          const int64_t rest = padded_rows - column, width = rest < columns ? rest : columns;
-          const int64_t left = p.rows - column;
-          if (!reads_grad) {
+        for (int64_t i = 0; i < columns.count; ++i) {
+          const int64_t column = columns.begin(i), width = columns.begin(i + 1) - column;
+          const int vectors = vectors_for<A>(width), most = affine_rows(vectors);
+          // Of several tiles the first copies the columns as it reads them, if it has all its rows.
+          const bool copies_first = blocking.copies_columns && of_tiles.step == 1 &&
+                                    tile_rows(of_tiles.run, most) == most;
+          const bool in_place = reads_grad && (copies_first || !blocking.copies_columns);
+          if (!in_place) {
+            const int64_t left = p.rows - column;
             copy_grad_block(p, grad + column * of.channel, block, left < width ? left : width,
                             width, grad_buffer.as<A>());
           }
-          const int vectors = vectors_for<A>(width);
-          const int64_t most = even_part(of_tiles.run, affine_rows(vectors));
           AffineOperands<A> tile{source, of_tiles.step, rows, block.rows, block.width, source_step};
-          tile.b = reads_grad ? grad_in_place + column : grad_buffer.as<A>();
-          tile.b_step = reads_grad ? of.axis[2] : width;
-          for (int64_t i = 0; i < of_tiles.count; ++i) {
-            for (int64_t k = 0; k < of_tiles.run; k += most) {
-              tile.a = source + starts[i] + k * of_tiles.step;
+          tile.b = in_place ? grad_in_place + column : grad_buffer.as<A>();
+          tile.b_step = in_place ? of.axis[2] : width;
+          tile.copy = in_place && copies_first ? grad_buffer.as<A>() : nullptr;
+          for (int64_t run = 0; run < of_tiles.count; ++run) {
+            int some;
+            for (int64_t k = 0; k < of_tiles.run; k += some) {
+              some = tile_rows(of_tiles.run - k, most);
+              tile.a = source + starts[run] + k * of_tiles.step;
               if (fetches) next.fetch_in(tile);
-              A* c = sums + (i * of_tiles.run + k) * padded_rows + column;
-              const int64_t some = of_tiles.run - k < most ? of_tiles.run - k : most;
+              A* c = sums + (run * of_tiles.run + k) * padded_rows + column;
               multiply_affine<A>(tile, {c, padded_rows, kLanes<A>, c, padded_rows}, some, vectors);
+              if (tile.copy == nullptr) continue;
+              tile.b = tile.copy, tile.b_step = width, tile.copy = nullptr;
             }
           }
         }

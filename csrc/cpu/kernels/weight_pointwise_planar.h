@@ -6,8 +6,9 @@
 // where there are 16 registers). Sums of all pairs of an item wait in L2 for the next chunk of
 // pixels, [row][channel][lanes]; lanes are added up once, at the end, squares of pairs at a time,
 // which long planes pay for. Of a chunk a few channels of the source stay in L1 while those of grad
-// go by. Items are (group, block of rows, split); a split is a fixed share of the chunks, and the
-// splits are added in order.
+// go by, and tiles bring the next few, a line or two with each register of pixels. Items are
+// (group, block of rows, split); a split is a fixed share of the chunks, and the splits are added
+// in order.
 
 /// Channels of grad and of the source in a tile: as many sums as in the tile of tile.h.
 constexpr int kDotRows = kTileVectors, kDotDepth = kTileRows;
@@ -60,11 +61,14 @@ struct WeightPointwisePlanarBlocking {
   Footprint footprint() const { return {kDotRows, kDotDepth, shared_bytes, sum_bytes}; }
 };
 
+/// Channels that a tile brings, at most.
+constexpr int kDotFetches = 2;
+
 /// sums[i][j] += grad channel i * source channel j, lane by lane, over `count` pixels; sums of a
-/// row of pairs are `pitch` elements apart.
+/// row of pairs are `pitch` elements apart. Brings as much of kDotFetches channels of `next`.
 template <class T, int kRows, int kDepth>
 void multiply_planes(const Rows<const T>& grad, const Rows<const T>& source, int64_t count, T* sums,
-                     int64_t pitch) {
+                     int64_t pitch, const Rows<const T>& next) {
   constexpr int lanes = kLanes<T>;
   Vec<T> sum[kRows][kDepth];
 #pragma GCC unroll 4
@@ -78,13 +82,16 @@ void multiply_planes(const Rows<const T>& grad, const Rows<const T>& source, int
     for (int i = 0; i < kRows; ++i) g[i] = read(grad.at(i));
 #pragma GCC unroll 6
     for (int j = 0; j < kDepth; ++j) {
-      const Vec<T> x = read(source.at(j));
+      Vec<T> x = read(source.at(j));
+      load_once<kRows, T>(x);
 #pragma GCC unroll 4
       for (int i = 0; i < kRows; ++i) sum[i][j] += g[i] * x;
     }
   };
   int64_t at = 0;
   for (; at + lanes <= count; at += lanes) {
+#pragma GCC unroll 2
+    for (int i = 0; i < kDotFetches; ++i) __builtin_prefetch(next.at(i) + at, 0, 2);
     add([at](const T* plane) { return load(plane + at); });
   }
   if (at < count) add([=](const T* plane) { return load_partial(plane + at, count - at); });
@@ -128,14 +135,28 @@ void weight_pointwise_planar(const WeightContraction<T>& p) {
                                       p.source_strides.channel};
         for (int64_t c = 0; c < depth; c += block) {
           const int64_t until = c + block < depth ? c + block : depth;
-          for (int64_t row = 0; row < rows; row += kDotRows) {
-            const int high = int(rows - row < kDotRows ? rows - row : kDotRows);
+          // While the first channels of the source are multiplied, the rows of grad that come next
+          // are brought, and after that the next channels of the source.
+          const T* next = until < depth ? of_source.at(until) : of_source.at(0) + count;
+          const T* next_end = next + (until - c) * of_source.pitch;
+          const int64_t tiles = ceil_div(rows, kDotRows) * ceil_div(until - c, kDotDepth);
+          const int64_t of_tile = tiles < until - c ? kDotFetches : 1;
+          int high;
+          for (int64_t row = 0; row < rows; row += high) {
+            high = tile_rows(rows - row, kDotRows);
+            const T* next_rows = row + high < rows ? of_grad.at(row + high) : of_grad.at(0) + count;
             for (int64_t j = c; j < until; j += kDotDepth) {
               const int wide = int(until - j < kDotDepth ? until - j : kDotDepth);
+              Rows<const T> coming{next, of_tile > 1 ? of_source.pitch : 0};
+              if (c == 0) {
+                coming = {next_rows + (j > 0 ? kDotFetches * of_grad.pitch : 0), of_grad.pitch};
+              } else if (next < next_end) {
+                next += of_tile * of_source.pitch;
+              }
               with_tile_size(wide, high, [&](auto depth_here, auto rows_here) {
                 multiply_planes<T, decltype(rows_here)::value, decltype(depth_here)::value>(
                     {of_grad.at(row), of_grad.pitch}, {of_source.at(j), of_source.pitch}, count,
-                    sums + row * pitch + j * lanes, pitch);
+                    sums + row * pitch + j * lanes, pitch, coming);
               });
             }
           }
