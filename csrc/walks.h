@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <utility>
 #include <vector>
@@ -133,6 +134,34 @@ void swap_parts(WeightContraction<T>& p) {
   std::swap(p.source_strides, p.grad_strides);
   std::swap(p.rows, p.depth);
   std::swap(p.dest_strides.row, p.dest_strides.depth);
+}
+
+/// Space for the taps of walks that are turned around.
+using TurnedTaps = std::array<std::vector<Tap>, kAxes>;
+
+/// Whether source and grad of a contraction play the same part but for the order of the taps: at
+/// stride 1, and zeros around the source. Where destination i reads source position i + offset,
+/// position j of the source meets destination j - offset.
+inline bool can_turn_around(const ContractionShape& shape) {
+  bool can = true;
+  for (const Walk& walk : shape.walk) can &= walk.step == 1 && walk.mode == PaddingMode::zeros;
+  return can;
+}
+
+/// Exchanges source and grad of such a contraction. Its walks have their taps, in ascending order of
+/// what they read, in `taps`.
+template <class T>
+void turn_around(WeightContraction<T>& p, TurnedTaps& taps) {
+  for (int i = 0; i < kAxes; ++i) {
+    Walk& walk = p.walk[i];
+    taps[i].clear();
+    for (int64_t t = walk.tap_count - 1; t >= 0; --t) {
+      taps[i].push_back({-walk.taps[t].offset, walk.taps[t].kernel});
+    }
+    walk.taps = taps[i].data();
+    std::swap(walk.count, walk.size);
+  }
+  swap_parts(p);
 }
 
 /// Exchanges source and grad where that makes neighbours in the weight out of what a kernel

@@ -50,9 +50,14 @@ class NotingEngine {
     plan_notes().push_back({"copy", "to the layout of the result", {}, bytes_of(from)});
   }
 
-  template <class Problem>
-  void run(Problem& p) const {
+  template <class T>
+  void run(Contraction<T>& p) const {
     note(plan_of(p, channels_last_), p);
+  }
+  template <class T>
+  void run(WeightContraction<T>& p) const {
+    TurnedTaps taps;
+    note(plan_of(p, channels_last_, taps), p);
   }
   template <class T>
   bool run_whole(const InputGradient<T>& p) const {

@@ -64,7 +64,8 @@ class CpuEngine {
   }
   template <class T>
   void run(WeightContraction<T>& p) const {
-    plan_of(p, channels_last_).kernel.run(p);
+    TurnedTaps taps;
+    plan_of(p, channels_last_, taps).kernel.run(p);
   }
   template <class T>
   void fold(const Fold<T>& p) const {

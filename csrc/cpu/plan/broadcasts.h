@@ -27,8 +27,8 @@ constexpr double kMinFilled = 0.5, kMinFilledPlanar = 0.75;
 constexpr double kMinFilledRows = 0.9;
 
 /// Tiles of fewer sums wait for their FMAs. The rows of tiles of a planar weight gradient are the
-/// source channels or, of a single one, the taps of the width.
-constexpr int64_t kMinBroadcastRows = 5;
+/// source channels and, of so few that they are interleaved, the taps of the width.
+constexpr int64_t kMinBroadcastRows = 3, kMaxInterleavedPlanes = 4;
 
 /// Pixels of a row that the blocks of broadcast_pixels have at most.
 constexpr int64_t kWidestBlock = 1024;
@@ -69,14 +69,20 @@ inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, 
          (shape.depth > kFewChannels || of_pixels < kMinFilledRows);
 }
 
-/// Whether pixels are best broadcast for the sums of a weight gradient.
-inline bool suits_broadcast_sums(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+/// Whether pixels can well be broadcast for the sums of a weight gradient: these stay in cache, and
+/// fill registers and tiles.
+inline bool fits_broadcast_sums(const ContractionShape& shape, bool channels_last, int64_t lanes) {
   if (padded_weights(shape, lanes) > kMaxBroadcastSums || !fits_source_blocks(shape)) return false;
   if (filled(shape.rows, lanes) < kMinFilled) return false;
-  if (channels_last) return !suits_pixel_product(shape);
-  const int64_t tile_rows = shape.depth == 1 ? shape.walk[2].tap_count : shape.depth;
-  return shape.depth * shape.taps() >= kMinBroadcastInner && tile_rows >= kMinBroadcastRows &&
-         shape.taps() > 1;
+  const int64_t interleaved = shape.depth <= kMaxInterleavedPlanes ? shape.walk[2].tap_count : 1;
+  return channels_last || (shape.depth * interleaved >= kMinBroadcastRows && shape.taps() > 1);
+}
+
+/// Whether that is best.
+inline bool suits_broadcast_sums(const ContractionShape& shape, bool channels_last, int64_t lanes) {
+  if (!fits_broadcast_sums(shape, channels_last, lanes)) return false;
+  return channels_last ? !suits_pixel_product(shape)
+                       : shape.depth * shape.taps() >= kMinBroadcastInner;
 }
 
 /// Destination channels of a group, at most, whose sums are added up lane by lane; what that takes
@@ -98,5 +104,7 @@ constexpr Choice kFewChannelsLast{Algorithm::few_channels_last,
                                   "few output channels: vectors along those of the input"};
 constexpr Choice kBroadcastPixels{Algorithm::broadcast_pixels,
                                   "few channels: pixels are broadcast to registers of them"};
+constexpr Choice kTurnedBroadcast{Algorithm::broadcast_pixels,
+                                  "few output channels: grad is broadcast to registers of input"};
 
 }  // namespace cnnops::plan

@@ -38,11 +38,26 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
   return {channels_last ? Algorithm::gemm_channels_last : Algorithm::gemm_planar, reason};
 }
 
+/// Whether pixels of grad are better broadcast to registers of source channels than the other way
+/// round: `turned` is `p` turned around. Each side in registers is transposed, which takes about as
+/// long as multiplying it with so many elements of the other side.
+template <class T>
+bool suits_turning(const WeightContraction<T>& p, const WeightContraction<T>& turned,
+                   bool channels_last, int64_t lanes) {
+  constexpr double transposing = 16;
+  const auto work = [lanes](const ContractionShape& shape) {
+    return double(in_registers(shape.rows, lanes)) *
+           (transposing + double(shape.depth * shape.taps()));
+  };
+  return fits_broadcast_sums(turned, channels_last, lanes) && 4 * work(turned) < 3 * work(p);
+}
+
 }  // namespace plan
 
-/// The plan of `p`, which is simplified first.
+/// The plan of `p`, which is simplified first; walks that are turned around have their taps in
+/// `taps`.
 template <class T>
-Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) {
+Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last, TurnedTaps& taps) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
   if (plan::suits_few_pixels(p)) {
@@ -59,6 +74,16 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last) 
   if (plan::suits_dot_products<T>(p)) return {plan::kDotProducts, kernels.weight_dot_products};
   if (choice.algorithm == Algorithm::gemm_planar && plan::suits_products_of_planes(p)) {
     choice = plan::kPointwisePlanar;
+  }
+  const bool product = choice.algorithm == Algorithm::gemm_planar ||
+                       choice.algorithm == Algorithm::gemm_channels_last;
+  if (product && p.taps() > 1 && can_turn_around(p)) {
+    WeightContraction<T> turned = p;
+    turn_around(turned, taps);
+    if (plan::suits_turning(p, turned, channels_last, kernels.lanes)) {
+      p = turned;
+      return {plan::kTurnedBroadcast, kernels.weight_broadcast_pixels};
+    }
   }
   switch (choice.algorithm) {
     case Algorithm::pointwise_planar: return {choice, kernels.weight_pointwise_planar};
