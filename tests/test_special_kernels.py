@@ -51,7 +51,8 @@ PRODUCTS = ("", "fold_taps_planar", "")
 PRODUCTS_LAST = ("", "fold_taps_channels_last", "")
 BROADCAST = ("broadcast_pixels", "broadcast_pixels", "weight_broadcast_pixels")
 FORWARD_BROADCAST = ("broadcast_pixels", "", "weight_broadcast_pixels")
-INTERLEAVED = ("broadcast_pixels", "", "")
+INTERLEAVED = ("broadcast_pixels", "", "weight_broadcast_pixels")
+TURNED = ("", "", "weight_broadcast_pixels")
 PHASED = ("", "phased_planar", "")
 PHASED_BLOCKS = ("", "phased_blocks", "")
 PHASED_LAST = ("", "phased_channels_last", "")
@@ -324,6 +325,34 @@ SHAPES = {
         {"padding": (1, 2), "groups": 2},
         True,
         "circular",
+    ),
+    # Few output channels at stride 1: grad, with the taps turned around, is broadcast to registers
+    # of input channels. Planes interleaved and not, a single one, padding of all kinds.
+    "turned": Shape(TURNED, (2, 37, 9, 13), (3, 37, 3, 3), {"padding": 1}),
+    "turned, channels last": Shape(
+        TURNED, (2, 37, 9, 13), (3, 37, 3, 3), {"padding": 1}, channels_last=True
+    ),
+    "turned, one channel": Shape(TURNED, (1, 64, 11, 20), (1, 64, 3, 3), {"padding": (1, 0)}),
+    "turned, one channel, channels last": Shape(
+        TURNED, (1, 64, 11, 20), (1, 64, 3, 3), {"padding": (1, 0)}, channels_last=True
+    ),
+    "turned, many channels": Shape(TURNED, (1, 300, 7, 10), (7, 300, 4, 2), {"padding": (0, 1)}),
+    "turned, dilation": Shape(
+        TURNED, (1, 48, 12, 15), (2, 48, 3, 4), {"dilation": (3, 2), "padding": (4, 1)}
+    ),
+    "turned, dilation, channels last": Shape(
+        TURNED,
+        (1, 48, 12, 15),
+        (2, 48, 3, 4),
+        {"dilation": (3, 2), "padding": (4, 1)},
+        channels_last=True,
+    ),
+    "turned, in groups": Shape(TURNED, (2, 70, 8, 9), (4, 35, 3, 3), {"padding": 1, "groups": 2}),
+    "turned, taps in padding": Shape(TURNED, (1, 33, 5, 6), (2, 33, 3, 7), {"padding": (1, 9)}),
+    "turned, 1-d": Shape(TURNED, (3, 40, 700), (2, 40, 9), {"padding": 4}),
+    "turned, 3-d": Shape(TURNED, (1, 40, 4, 6, 13), (3, 40, 2, 3, 3), {"padding": 1}),
+    "turned, 3-d, channels last": Shape(
+        TURNED, (1, 40, 4, 6, 13), (3, 40, 2, 3, 3), {"padding": 1}, channels_last=True
     ),
     # Pairs of rows: rows of one, two, three and five registers, odd counts, strides, channels.
     "pairs": Shape(DIRECT, (1, 3, 9, 37), (3, 1, 3, 2), {"padding": 1, "groups": 3}),
