@@ -136,8 +136,18 @@ void swap_parts(WeightContraction<T>& p) {
   std::swap(p.dest_strides.row, p.dest_strides.depth);
 }
 
-/// Space for the taps of walks that are turned around.
-using TurnedTaps = std::array<std::vector<Tap>, kAxes>;
+/// Space for the taps of walks that a plan puts in another order.
+using OrderedTaps = std::array<std::vector<Tap>, kAxes>;
+
+/// Puts the taps of the width in ascending order of what they read, in `taps`.
+inline void order_taps(ContractionShape& shape, OrderedTaps& taps) {
+  Walk& width = shape.walk[kAxes - 1];
+  if (width.tap_count == 1 || width.taps[0].offset < width.taps[1].offset) return;
+  std::vector<Tap>& ordered = taps[kAxes - 1];
+  ordered.assign(width.taps, width.taps + width.tap_count);
+  std::reverse(ordered.begin(), ordered.end());
+  width.taps = ordered.data();
+}
 
 /// Whether source and grad of a contraction play the same part but for the order of the taps: at
 /// stride 1, and zeros around the source. Where destination i reads source position i + offset,
@@ -148,10 +158,10 @@ inline bool can_turn_around(const ContractionShape& shape) {
   return can;
 }
 
-/// Exchanges source and grad of such a contraction. Its walks have their taps, in ascending order of
-/// what they read, in `taps`.
+/// Exchanges source and grad of such a contraction. Its walks have their taps, in ascending order
+/// of what they read, in `taps`.
 template <class T>
-void turn_around(WeightContraction<T>& p, TurnedTaps& taps) {
+void turn_around(WeightContraction<T>& p, OrderedTaps& taps) {
   for (int i = 0; i < kAxes; ++i) {
     Walk& walk = p.walk[i];
     taps[i].clear();

@@ -50,13 +50,9 @@ class NotingEngine {
     plan_notes().push_back({"copy", "to the layout of the result", {}, bytes_of(from)});
   }
 
-  template <class T>
-  void run(Contraction<T>& p) const {
-    note(plan_of(p, channels_last_), p);
-  }
-  template <class T>
-  void run(WeightContraction<T>& p) const {
-    TurnedTaps taps;
+  template <class Problem>
+  void run(Problem& p) const {
+    OrderedTaps taps;
     note(plan_of(p, channels_last_, taps), p);
   }
   template <class T>

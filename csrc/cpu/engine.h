@@ -52,7 +52,8 @@ class CpuEngine {
 
   template <class T>
   void run(Contraction<T>& p) const {
-    const auto plan = plan_of(p, channels_last_);
+    OrderedTaps taps;
+    const auto plan = plan_of(p, channels_last_, taps);
     p.prepared = PreparedWeights::take(plan, p);
     plan.kernel.run(p);
   }
@@ -64,7 +65,7 @@ class CpuEngine {
   }
   template <class T>
   void run(WeightContraction<T>& p) const {
-    TurnedTaps taps;
+    OrderedTaps taps;
     plan_of(p, channels_last_, taps).kernel.run(p);
   }
   template <class T>

@@ -73,7 +73,8 @@ class PreparingEngine : public CpuEngine {
 
   template <class T>
   void run(Contraction<T>& p) const {
-    const auto plan = plan_of(p, channels_last());
+    OrderedTaps taps;
+    const auto plan = plan_of(p, channels_last(), taps);
     const PieceHeader header = piece_header(plan, p);
     Preparation& to = preparation;
     if (to.to != nullptr) {

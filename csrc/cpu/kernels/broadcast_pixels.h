@@ -31,7 +31,7 @@ inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLa
   }
 }
 
-/// Where a destination takes at most so many products, tiles fetch the lines that results go to.
+/// Where a destination takes at most so many products, pixels are best written at once.
 constexpr int64_t kFewProducts = 64;
 
 /// How a call is cut, and the scratch that it takes.
@@ -42,9 +42,9 @@ struct BroadcastPixelsBlocking {
   SourceBlockLayout layout;
   SourceRuns runs;
   bool fetches;                       // tiles what the next one reads
-  bool fetches_to_write;              // and what it writes
+  bool few_products;                  // for each element of the destination
   bool slides;                        // pixels read what their neighbours read
-  bool stores;                        // tiles write the destination
+  bool stores;                        // tiles write the destination, and fetch what the next writes
   bool by_groups;                     // items of a group follow each other, which packs its weights
   int64_t weight_bytes, table_bytes;  // of the call; tables of taps, biases and runs
   int64_t copied_bytes, sum_bytes;    // of each thread
@@ -56,9 +56,9 @@ struct BroadcastPixelsBlocking {
         layout(SourceBlockLayout::make<T>(p, p.source_strides)),
         runs(p, layout),
         fetches(is_pointwise(p) && layout.in_place && runs.step == 1),
+        few_products(is_pointwise(p) || inner <= kFewProducts),
         slides(neighbours_share_taps(p.walk[2])),
         stores(p.dest_strides.channel == 1) {
-    fetches_to_write = stores && (is_pointwise(p) || inner <= kFewProducts);
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     by_groups = p.groups > 1 && weight_bytes > kSharedWeightBytes;
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
@@ -76,7 +76,9 @@ struct BroadcastPixelsBlocking {
   /// read half of the weights that 6 by 4 do, and these are often more than L1 holds; but not
   /// beside what a tile fetches for so many pixels, and where little is multiplied for what is
   /// written, a pixel is better written at once.
-  int registers_of_tile(int packed) const { return packed == 4 && !fetches_to_write ? 2 : packed; }
+  int registers_of_tile(int packed) const {
+    return packed == 4 && !(stores && few_products) ? 2 : packed;
+  }
 
   Footprint footprint() const {
     const int packed = vectors_for<A>(widest), vectors = registers_of_tile(packed);
@@ -156,7 +158,7 @@ struct BroadcastPixels {
     T* to = p.dest + block.image * dest.batch + block.d * dest.axis[0] + block.h * dest.axis[1] +
             block.w * dest.axis[2] + channel;
     AffineResult<T> result{to, dest.axis[2], channels - width + kLanes<A>, added};
-    result.continues = blocking.fetches_to_write;
+    result.continues = true;
     multiply_into(result, dest.axis[1], weight, width, column == 0, block, source);
   }
 
@@ -177,7 +179,7 @@ struct BroadcastPixels {
     const int of_tile = blocking.registers_of_tile(vectors);
     const int64_t most = slides ? even_part(block.width, kSlidingPixels)
                                 : even_part(block.width, affine_rows(of_tile));
-    const bool writes_runs = blocking.fetches_to_write && result.pitch <= kLanes<A>;
+    const bool writes_runs = blocking.stores && result.pitch <= kLanes<A>;
     const int64_t tile_writes = most * result.pitch;
     if (writes_runs) sliding.fetch_step = tile_writes / sliding.steps();
     for (int64_t h = 0; h < block.rows; ++h) {

@@ -424,6 +424,8 @@ struct WeightSlice {
     count = rows, rows = inner, step = p.weight_strides.depth;
   }
 
+  const Accumulator<T>* in_place() const { return reinterpret_cast<const Accumulator<T>*>(from); }
+
   /// Cache lines of it.
   int64_t lines() const { return rows * ceil_div(count, kLine); }
   /// Those of the rows that are part `part` of `parts`.
@@ -511,11 +513,16 @@ void gemm_channels_last(const Contraction<T>& p) {
           tile.zeros = zero_tap.as<A>();
           const bool first_slice = tap == 0 && c == 0;
           const bool last_slice = tap + tap_count == taps && c + channels == depth;
-          WeightSlice<T> following;
+          // Rows of a weight in place are pages apart: the first of several tiles copies what
+          // others read, of rows that are whole registers.
+          WeightSlice<T> slice, following;
+          bool first_copies = !packs && count > kTileRows;
           if (packs_slices) {
             const int64_t k = tap * depth + c, here = tap_count * channels;
-            slice_of(item, k, here)
-                .pack(copied.as<A>(), blocks.begin(block_end) - blocks.begin(block_begin));
+            const int64_t width = blocks.begin(block_end) - blocks.begin(block_begin);
+            slice = slice_of(item, k, here);
+            first_copies = slice.across && slice.count == width && count > kTileRows;
+            if (!first_copies) slice.pack(copied.as<A>(), width);
             const int64_t next = last_slice ? 0 : k + here, left = inner - next;
             if (!last_slice || item + 1 < end) {
               following = slice_of(last_slice ? item + 1 : item, next, left < here ? left : here);
@@ -525,9 +532,10 @@ void gemm_channels_last(const Contraction<T>& p) {
             const int rows = int(count - i < kTileRows ? count - i : kTileRows);
             // Rows are too short for the processor to see where they go. Tiles bring a part of them
             // as they multiply, or before, where they are more lines than products.
-            const int64_t index = i / kTileRows, tiles = ceil_div(count, kTileRows);
+            const int64_t index = i / kTileRows - first_copies;
+            const int64_t tiles = ceil_div(count, kTileRows) - first_copies;
             const bool evenly = following.lines() <= tiles * tap_count * channels;
-            if (!evenly) {
+            if (!evenly && index >= 0) {
               fetch_rows(following.from, following.step, following.rows, following.count, index,
                          tiles);
             }
@@ -542,18 +550,21 @@ void gemm_channels_last(const Contraction<T>& p) {
               tile.b = packs ? weights + (group * padded_rows + column) * inner
                              : weights + group * p.weight_strides.group + column;
               tile.b += (tap * depth + c) * tile.b_step;
-              if (packs_slices) tile.b = copied.as<A>();
+              A* panel = copied.as<A>() + (column - blocks.begin(block_begin)) * channels;
+              if (packs_slices) tile.b = panel;
               // Or the first columns bring the pixels of the next tile, where these are one run.
               const bool brings = in_place && taps == 1 && channels == depth &&
                                   block == block_begin && i + kTileRows < count;
               tile.fetches = {brings ? tile_rows[i + kTileRows] : nullptr, kTileRows};
-              if (evenly && following.from != nullptr) tile.fetches = following.part(index, tiles);
-              if (!packs) {
-                // Rows of a weight in place are pages apart: the first tile copies what others
-                // read.
-                A* panel = copied.as<A>() + (column - blocks.begin(block_begin)) * channels;
-                if (i > 0) tile.b = panel, tile.b_step = width;
-                tile.copy = i == 0 && count > kTileRows ? panel : nullptr;
+              if (evenly && index >= 0 && following.from != nullptr) {
+                tile.fetches = following.part(index, tiles);
+              }
+              tile.copy = nullptr;
+              if (first_copies && i > 0) {
+                tile.b = panel, tile.b_step = width;
+              } else if (first_copies) {
+                if (packs_slices) tile.b = slice.in_place(), tile.b_step = slice.step;
+                tile.copy = panel;
               }
               const bool ends = blocking.stores && column + width > p.rows;
               tile.last = ends ? p.rows % kLanes<A> : kLanes<A>;

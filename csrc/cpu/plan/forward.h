@@ -46,9 +46,9 @@ inline Choice choose_algorithm(const ContractionShape& shape, bool channels_last
 
 }  // namespace plan
 
-/// The plan of `p`, which is simplified first.
+/// The plan of `p`, which is simplified first; taps in another order are in `taps`.
 template <class T>
-Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
+Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last, OrderedTaps& taps) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
   Choice choice =
@@ -86,7 +86,9 @@ Plan<Contraction<T>> plan_of(Contraction<T>& p, bool channels_last) {
     case Algorithm::gemm_channels_last: return {choice, kernels.gemm_channels_last};
     case Algorithm::matrix_unit: return {choice, kernels.matrix_unit};
     case Algorithm::dot_products: return {choice, kernels.dot_products};
-    case Algorithm::broadcast_pixels: return {choice, kernels.broadcast_pixels};
+    case Algorithm::broadcast_pixels:
+      order_taps(p, taps);  // what a pixel reads of a row is one run
+      return {choice, kernels.broadcast_pixels};
     case Algorithm::few_channels_last: return {choice, kernels.few_channels_last};
     case Algorithm::few_pixels: return {choice, kernels.few_pixels};
     case Algorithm::direct_planar: return {choice, kernels.direct_planar};

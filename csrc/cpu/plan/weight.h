@@ -57,7 +57,7 @@ bool suits_turning(const WeightContraction<T>& p, const WeightContraction<T>& tu
 /// The plan of `p`, which is simplified first; walks that are turned around have their taps in
 /// `taps`.
 template <class T>
-Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last, TurnedTaps& taps) {
+Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last, OrderedTaps& taps) {
   merge_pointwise(p);
   const ConvKernels<T>& kernels = conv_kernels<T>();
   if (plan::suits_few_pixels(p)) {
