@@ -690,6 +690,10 @@ FOLDED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "patches, small planes": ((7, 5, 10, 6), (70, 5, 2, 2), {"stride": 2}),
     "patches, 1-d": ((2, 3, 8 * 75), (24, 3, 8), {"stride": 8}),
     "patches, long rows": ((1, 2, 4, 2400), (150, 2, 2, 4), {"stride": (2, 4)}),
+    # In channels_last tensors stored by tiles: rows of a tile and a few pixels, all taps of a row
+    # at once; and tap by tap of a block of channels, with sums in two parts.
+    "patches of registers": ((2, 32, 14, 26), (24, 32, 2, 2), {"stride": 2}),
+    "patches of blocks": ((1, 128, 6, 10), (260, 128, 2, 2), {"stride": 2}),
     "3-d, even patches": ((2, 14, 6, 6, 36), (18, 14, 3, 2, 2), {"stride": (3, 2, 2)}),
     "3-d, patches": ((2, 20, 4, 6, 10), (16, 20, 3, 2, 2), {"stride": (3, 2, 2)}),
 }
@@ -970,6 +974,28 @@ def test_right(name: str, dtype: torch.dtype, isa: str, set_isa: Callable[[str],
             # The gradient of the padded image is rounded to dtype before it is folded.
             bound += torch.finfo(dtype).eps * scale
         assert ((ours_is.double() - theirs_is).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("lies", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("channels", [(24, 32), (260, 128), (40, 13)], ids=str)
+def test_patches_with_bias(
+    channels: tuple[int, int],
+    lies: torch.memory_format,
+    isa: str,
+    set_isa: Callable[[str], None],
+) -> None:
+    """Transposed kernels as large as their stride: bias is added once to each product."""
+    if isa not in _C.available_isas():
+        pytest.skip(f"this CPU has no {isa}")
+    set_isa(isa)
+    image = torch.randn(2, channels[0], 5, 9).contiguous(memory_format=lies)
+    weight = torch.randn(*channels, 2, 2).contiguous(memory_format=lies)
+    bias = 100 * torch.randn(channels[1])
+    found = F.conv_transpose2d(image, weight, bias, stride=2)
+    operands = (it.double() for it in (image, weight, bias))
+    wanted = torch.nn.functional.conv_transpose2d(*operands, stride=2)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)

@@ -5,11 +5,18 @@
 // An item is a block of source pixels and a block of destination channels, whose taps are columns.
 // Its weights are packed in column blocks of about the same width and stay in L2, while kPixelBlock
 // pixels at a time meet all of them. Folding runs along channels; where kernels do not overlap
-// along the width, the channels of all its taps are one run in source and destination.
+// along the width, the channels of all its taps are one run in source and destination. Where they
+// do not overlap at all there is nothing to fold, and tiles write the destination.
 
 /// Elements of the weights of an item that are multiplied at a time, unless a register of channels
 /// of all taps has more: 256 KB of floats stay in L2 while all pixels of a block pass.
 constexpr int64_t kFoldWeights = 64 << 10;
+
+/// Whether each destination of an axis is reached by one tap.
+inline bool kernels_are_apart(const ConvAxis& axis) {
+  return axis.kernel == axis.stride && axis.dilation == 1 && axis.pad_begin == 0 &&
+         axis.input == axis.output * axis.stride;
+}
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -23,6 +30,7 @@ struct FoldTapsChannelsLastBlocking {
   int64_t columns;  // of them in a tile: all tiles but the last have as many
   FoldBlocks blocks;
   bool joined;                         // the taps of the width are one run of channels
+  bool stores;                         // tiles write the destination: each product is one
   int64_t packed_bytes, column_bytes;  // of the call
   int64_t pointer_bytes, pixel_bytes, product_bytes, tap_bytes;  // of each thread
 
@@ -34,18 +42,25 @@ struct FoldTapsChannelsLastBlocking {
         width(round_up(taps * channel_block, lanes)),
         columns(ceil_div(width / lanes, ceil_div(width, kTileColumns<A>)) * lanes),
         blocks(p, p.axis, channel_blocks, width * int64_t(sizeof(A))) {
-    const ConvAxis& wide = p.axis[2];
-    joined = p.groups == 1 && channel_blocks == 1 && wide.kernel == wide.stride &&
-             wide.dilation == 1 && wide.pad_begin == 0 && wide.input == wide.output * wide.stride &&
+    joined = p.groups == 1 && channel_blocks == 1 && kernels_are_apart(p.axis[2]) &&
              p.dest_strides.axis[2] == p.rows;
+    bool apart = p.rows % channel_block == 0;
+    for (const ConvAxis& axis : p.axis) apart &= kernels_are_apart(axis);
+    stores = __is_same(T, A) && apart && run(p, channel_block) % columns == 0;
     packed_bytes = sizeof(A) * p.groups * channel_blocks * p.axis[0].kernel * p.depth * width;
     column_bytes = sizeof(int64_t) * width;
     pointer_bytes = sizeof(T*) * blocks.pixels();
     pixel_bytes = __is_same(T, A) ? 0 : sizeof(A) * kTileRows * depth_block;
     // Registers of products end up to a register after the last.
-    product_bytes = sizeof(A) * (blocks.pixels() * width + lanes);
-    tap_bytes = sizeof(WidthTap) * wide.kernel + sizeof(int64_t) * (wide.stride + 1) +
+    product_bytes = stores ? 0 : sizeof(A) * (blocks.pixels() * width + lanes);
+    tap_bytes = sizeof(WidthTap) * p.axis[2].kernel + sizeof(int64_t) * (p.axis[2].stride + 1) +
                 sizeof(A*) * (p.axis[1].kernel + taps) + sizeof(A) * width;
+  }
+
+  /// Products side by side that go to neighbours in the destination: `channels`, or those of all
+  /// taps of the width.
+  int64_t run(const InputGradient<T>& p, int64_t channels) const {
+    return joined ? p.axis[2].kernel * channels : channels;
   }
 
   /// Channels of a block, of which there may be `most` or a register: as many in each.
@@ -190,6 +205,10 @@ void fold_taps_channels_last(const InputGradient<T>& p) {
       const A* weight =
           packed.as<A>() + (block.group * blocking.channel_blocks + number) * width * inner;
 
+      const int64_t run = blocking.run(p, channels);
+      for (int64_t c = 0; c < round_up(run, kLanes<A>); ++c) {
+        bias[c] = p.bias != nullptr && c < run ? widen(p.bias[channel + c % channels]) : A(0);
+      }
       const int64_t pixels = block.pixels();
       const T** next = pixel;
       for (int64_t i = 0; i < block.images; ++i) {
@@ -201,11 +220,23 @@ void fold_taps_channels_last(const InputGradient<T>& p) {
           }
         }
       }
+      // Where tiles write: the first destination of a source pixel.
+      const int64_t of_row = block.width.sources(), of_plane = of_row * block.height.sources();
+      const int64_t pitch = blocking.stores ? wide.stride * p.dest_strides.axis[2] : width;
+      const auto stored = [&](int64_t i) {
+        const int64_t y = block.height.low + i % of_plane / of_row;
+        return reinterpret_cast<A*>(p.dest) + (block.image + i / of_plane) * p.dest_strides.batch +
+               block.depth * p.dest_strides.axis[0] + y * high.stride * p.dest_strides.axis[1] +
+               block.width.begin * p.dest_strides.axis[2] + i % of_row * pitch + channel;
+      };
       for (int64_t first = 0; first < pixels; first += kPixelBlock) {
         const int64_t end_pixel = first + kPixelBlock < pixels ? first + kPixelBlock : pixels;
         for (int64_t column = 0; column < width; column += blocking.columns) {
           const int64_t left = width - column;
           const int64_t columns = left < blocking.columns ? left : blocking.columns;
+          const int64_t taps_w = blocking.joined ? 1 : wide.kernel, tap = column / run;
+          const int64_t kernel_place = tap / taps_w * p.dest_strides.axis[1] +
+                                       tap % taps_w * p.dest_strides.axis[2] + column % run;
           bool accumulate = false;
           for_each_reaching(deep, block.depth, [&](int64_t kd, int64_t z) {
             for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
@@ -213,8 +244,10 @@ void fold_taps_channels_last(const InputGradient<T>& p) {
               const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
               const int64_t start = z * p.source_strides.axis[0] + k;
               const A* slice = weight + column * inner + (kd * p.depth + k) * columns;
-              for (int64_t i = first; i < end_pixel; i += kTileRows) {
-                const int some = int(end_pixel - i < kTileRows ? end_pixel - i : kTileRows);
+              int some;
+              for (int64_t i = first; i < end_pixel; i += some) {
+                const int64_t row_end = blocking.stores ? i / of_row * of_row + of_row : end_pixel;
+                some = tile_rows((row_end < end_pixel ? row_end : end_pixel) - i);
                 const A* rows[kTileRows];
                 for (int r = 0; r < some; ++r) {
                   if constexpr (in_place) {
@@ -225,21 +258,20 @@ void fold_taps_channels_last(const InputGradient<T>& p) {
                     rows[r] = copied;
                   }
                 }
-                multiply<A>({rows, 0, 1, depth, 1, slice, columns}, products + i * width + column,
-                            width, accumulate, some, vectors_for<A>(columns));
+                TileOperands<A> tile{rows, 0, 1, depth, 1, slice, columns};
+                if (blocking.stores && depth == to_go) tile.column_bias = bias + column % run;
+                A* to = blocking.stores ? stored(i) + kernel_place : products + i * width + column;
+                multiply<A>(tile, to, pitch, accumulate, some, vectors_for<A>(columns));
               }
               accumulate = true;
             }
           });
         }
       }
+      if (blocking.stores) continue;
 
       bool reached = false;
       for_each_reaching(deep, block.depth, [&](int64_t, int64_t) { reached = true; });
-      const int64_t run = blocking.joined ? wide.kernel * channels : channels;
-      for (int64_t c = 0; c < round_up(run, kLanes<A>); ++c) {
-        bias[c] = p.bias != nullptr && c < run ? widen(p.bias[channel + c % channels]) : A(0);
-      }
       list_width_taps(wide, block.width, width_taps, first_tap);
       for (int64_t i = 0; i < block.images; ++i) {
         for (int64_t h = block.height.begin; h < block.height.end; ++h) {
