@@ -810,10 +810,11 @@ for title, image, weight, options in (
     )
 
 # Slices of a weight whose rows are K: destination channels that fill no register, taps, more of K
-# than a slice, more pixels than a block.
+# than a slice, more pixels than a block, a first tile that only reads padding.
 for title, image, weight, options in (
     ("1x1", (1, 300, 7, 9), (330, 300, 1, 1), {}),
     ("taps", (1, 140, 6, 5), (260, 140, 3, 3), {"padding": 1}),
+    ("a tile in padding", (1, 128, 5, 9), (260, 128, 3, 3), {"padding": 1}),
     ("blocks of pixels", (1, 530, 23, 24), (515, 530, 1, 1), {}),
 ):
     SHAPES["slices across, " + title] = Shape(

@@ -514,14 +514,18 @@ void gemm_channels_last(const Contraction<T>& p) {
           const bool first_slice = tap == 0 && c == 0;
           const bool last_slice = tap + tap_count == taps && c + channels == depth;
           // Rows of a weight in place are pages apart: the first of several tiles copies what
-          // others read, of rows that are whole registers.
+          // others read, of rows that are whole registers, if it reads more than padding itself.
           WeightSlice<T> slice, following;
-          bool first_copies = !packs && count > kTileRows;
+          bool reads = false;
+          for (int r = 0; r < kTileRows && count > kTileRows; ++r) {
+            reads |= tile_rows[tap * kTileRows + r] != tile.zeros;
+          }
+          bool first_copies = !packs && reads;
           if (packs_slices) {
             const int64_t k = tap * depth + c, here = tap_count * channels;
             const int64_t width = blocks.begin(block_end) - blocks.begin(block_begin);
             slice = slice_of(item, k, here);
-            first_copies = slice.across && slice.count == width && count > kTileRows;
+            first_copies = slice.across && slice.count == width && reads;
             if (!first_copies) slice.pack(copied.as<A>(), width);
             const int64_t next = last_slice ? 0 : k + here, left = inner - next;
             if (!last_slice || item + 1 < end) {
