@@ -48,6 +48,7 @@ def runs_here() -> bool:
     return of_unit(algorithms((1, 32, 20, 20), (32, 32, 1, 1)))
 
 
+HAS_TILES = "matrix_unit" in algorithms((1, 32, 20, 20), (32, 32, 1, 1))
 needs_unit = pytest.mark.skipif(
     not runs_here(),
     reason="no AMX and no fast AVX512_BF16: the CPU or the system lacks it, or a switch is off",
@@ -100,8 +101,11 @@ def check(
 def test_channels(depth: int, rows: int, layout: torch.memory_format) -> None:
     for kernel in (1, 3):
         shape, weight = (2, depth, 9, 13), (rows, depth, kernel, kernel)
+        # Tiles of the matrix unit would be mostly empty, which a single tap pays for.
+        empty = kernel > 1 and depth * rows < 512
         for phase in ("fwd", "bwd_input", "bwd_weight"):
-            assert of_unit(algorithms(shape, weight, phase, layout, padding=kernel // 2))
+            found = algorithms(shape, weight, phase, layout, padding=kernel // 2)
+            assert "matrix_unit" not in found if HAS_TILES and empty else of_unit(found)
         check(draw(*shape, layout=layout), draw(*weight), draw(rows), padding=kernel // 2)
 
 

@@ -137,10 +137,23 @@ bool suits_pairs(const WeightContraction<T>& p) {
          p.rows >= least && p.taps() <= kMaxPairedTaps;
 }
 
+/// Tiles of the matrix unit are 16 channels by 32: with so few pairs of channels most of them is
+/// empty, which, again, a 1x1 kernel pays for least.
+constexpr int64_t kMinTilePairs = 512;
+
+inline bool fills_matrix_tiles(const ContractionShape& p) {
+  return p.taps() == 1 || p.depth * p.rows >= kMinTilePairs;
+}
+template <class T>
+bool fills_matrix_tiles(const InputGradient<T>& p) {
+  return p.depth * p.rows >= kMinTilePairs;
+}
+
 /// Whether the matrix unit computes `p`, and whether dot products of the CPU do.
 template <class T, class Problem>
 bool suits_matrix_unit(const Problem& p) {
-  return conv_kernels<T>().matrix_unit.run != nullptr && suits_pairs(p) && allows_matrix_unit();
+  return conv_kernels<T>().matrix_unit.run != nullptr && suits_pairs(p) && fills_matrix_tiles(p) &&
+         allows_matrix_unit();
 }
 template <class T, class Problem>
 bool suits_dot_products(const Problem& p) {
