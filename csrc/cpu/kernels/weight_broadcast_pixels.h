@@ -7,14 +7,14 @@
 // because up to 24 elements of K lie at one distance in the block and are the rows of a tile
 // (affine_tile.h), which then walks over all pixels of the block. Grad is read in place where it is
 // channels_last accumulators, those of a tile or for few tiles; of several tiles of columns the
-// first copies each closer together as it reads it. Other grad is copied for a block and the columns
-// of a tile. In place, the last register of a pixel may reach into those after it, which adds to
-// sums that are of no use, and blocks that nothing follows are copied. Blocks of pixels that lie in
-// a row, source and grad in place, are short enough for these columns to stay in L1, and bring each
-// other to it. Items are (group, split); splits are shares of the blocks with sums of their own,
-// added in order. Sums that are not split are stored while they are in the cache of the thread that
-// made them. A kernel with few output channels comes turned around (plan/weight.h): then grad and
-// source are each other.
+// first copies each closer together as it reads it. Other grad is copied for a block and the
+// columns of a tile. In place, the last register of a pixel may reach into those after it, which
+// adds to sums that are of no use, and blocks that nothing follows are copied. Blocks of pixels
+// that lie in a row, source and grad in place, are short enough for these columns to stay in L1,
+// and bring each other to it. Items are (group, split); splits are shares of the blocks with sums
+// of their own, added in order. Sums that are not split are stored while they are in the cache of
+// the thread that made them. A kernel with few output channels comes turned around (plan/weight.h):
+// then grad and source are each other.
 
 /// Where a block starts in channel 0 of `grad`.
 template <class T>
