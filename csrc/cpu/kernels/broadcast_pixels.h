@@ -10,23 +10,20 @@
 // scratch for a block of rows and are transposed. Items are (block of pixels, group); K is not cut.
 // Weights are packed once per call, or those of many groups by the thread that comes to the group,
 // while they are in its cache. A single register of columns has tiles of its own where pixels share
-// what they read (sliding_tile.h).
+// what they read (sliding_tile.h). Taps of the width come in ascending order of what they read.
 
 /// Whether what a pixel reads for a tap is what its neighbour reads for a tap beside it.
 inline bool neighbours_share_taps(const Walk& width) {
-  if (width.tap_count == 1) return false;
-  const int64_t distance = width.taps[1].offset - width.taps[0].offset;
-  return distance == width.step || distance == -width.step;
+  return width.tap_count > 1 && width.taps[1].offset - width.taps[0].offset == width.step;
 }
 
 /// Where the kernel rows of the first pixel of a block start, at their lowest taps.
 inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLayout& layout,
                               int64_t* to) {
   const Walk* walk = shape.walk;
-  const bool ascends = walk[2].taps[0].offset == walk[2].low();
   for (int64_t td = 0; td < walk[0].tap_count; ++td) {
     for (int64_t th = 0; th < walk[1].tap_count; ++th) {
-      *to++ = layout.tap(shape, td, th, ascends ? 0 : walk[2].tap_count - 1);
+      *to++ = layout.tap(shape, td, th, 0);
     }
   }
 }
@@ -42,9 +39,9 @@ struct BroadcastPixelsBlocking {
   SourceBlockLayout layout;
   SourceRuns runs;
   bool fetches;                       // tiles what the next one reads
-  bool few_products;                  // for each element of the destination
   bool slides;                        // pixels read what their neighbours read
   bool stores;                        // tiles write the destination, and fetch what the next writes
+  bool whole_pixels;                  // of four registers, which one tile writes
   bool by_groups;                     // items of a group follow each other, which packs its weights
   int64_t weight_bytes, table_bytes;  // of the call; tables of taps, biases and runs
   int64_t copied_bytes, sum_bytes;    // of each thread
@@ -56,9 +53,9 @@ struct BroadcastPixelsBlocking {
         layout(SourceBlockLayout::make<T>(p, p.source_strides)),
         runs(p, layout),
         fetches(is_pointwise(p) && layout.in_place && runs.step == 1),
-        few_products(is_pointwise(p) || inner <= kFewProducts),
         slides(neighbours_share_taps(p.walk[2])),
-        stores(p.dest_strides.channel == 1) {
+        stores(p.dest_strides.channel == 1),
+        whole_pixels(stores && (is_pointwise(p) || inner <= kFewProducts)) {
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
     by_groups = p.groups > 1 && weight_bytes > kSharedWeightBytes;
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
@@ -76,9 +73,7 @@ struct BroadcastPixelsBlocking {
   /// read half of the weights that 6 by 4 do, and these are often more than L1 holds; but not
   /// beside what a tile fetches for so many pixels, and where little is multiplied for what is
   /// written, a pixel is better written at once.
-  int registers_of_tile(int packed) const {
-    return packed == 4 && !(stores && few_products) ? 2 : packed;
-  }
+  int registers_of_tile(int packed) const { return packed == 4 && !whole_pixels ? 2 : packed; }
 
   Footprint footprint() const {
     const int packed = vectors_for<A>(widest), vectors = registers_of_tile(packed);
@@ -217,8 +212,6 @@ struct BroadcastPixels {
 
   SlidingOperands<A> sliding_operands(const A* source, const A* weight) const {
     const Walk& width = p.walk[2];
-    const bool ascends = width.tap_count == 1 || width.taps[1].offset > width.taps[0].offset;
-    const int64_t line = width.tap_count * p.depth;
     return {source,
             width.step * blocking.layout.strides.axis[2],
             lines,
@@ -226,9 +219,7 @@ struct BroadcastPixels {
             width.tap_count,
             p.depth,
             blocking.layout.strides.channel,
-            ascends ? weight : weight + (line - p.depth) * kLanes<A>,
-            ascends ? p.depth : -p.depth,
-            line};
+            weight};
   }
 };
 

@@ -20,12 +20,10 @@ struct SlidingOperands {
   int64_t pixel;         // elements from pixel to pixel, and from tap to tap
   const int64_t* lines;  // where each kernel row starts, in elements from `a`
   int64_t line_count;
-  int64_t taps;      // of a line
-  int64_t depth;     // positions k of a tap
-  int64_t k_step;    // elements from one k to the next
-  const A* b;        // of the lowest tap of line 0: a register for each k
-  int64_t tap_step;  // registers from a tap's to those of the next one up
-  int64_t line_step;
+  int64_t taps;            // of a line
+  int64_t depth;           // positions k of a tap
+  int64_t k_step;          // elements from one k to the next
+  const A* b;              // [line_count][taps, the lowest first][depth] registers
   int64_t fetch_step = 0;  // elements of what follows the result that each step of a tile brings
 
   /// Steps of a tile.
@@ -47,7 +45,7 @@ inline void slide_taps(const SlidingOperands<A>& in, const A* a, const A* b, con
     Vec<A> weight[kTaps];
 #pragma GCC unroll 4
     for (int t = 0; t < kTaps; ++t) {
-      weight[t] = load(b + t * in.tap_step * lanes);
+      weight[t] = load(b + t * in.depth * lanes);
       load_once<kPixels, A>(weight[t]);
       if constexpr (kFetches) __builtin_prefetch(fetch + t * lanes, 1);
     }
@@ -81,14 +79,14 @@ void multiply_sliding_tile(const SlidingOperands<Accumulator<T>>& in, const Affi
   const T* fetch = out.c + kPixels * out.pitch;
   for (int64_t line = 0; line < in.line_count; ++line) {
     const A* a = in.a + in.lines[line];
-    const A* b = in.b + line * in.line_step * lanes;
+    const A* b = in.b + line * in.taps * in.depth * lanes;
     int64_t t = 0;
     for (; t + kSlidingTaps <= in.taps; t += kSlidingTaps) {
-      slide_taps<T, kFetches, kSlidingTaps>(in, a + t * in.pixel, b + t * in.tap_step * lanes,
-                                            fetch, sum);
+      slide_taps<T, kFetches, kSlidingTaps>(in, a + t * in.pixel, b + t * in.depth * lanes, fetch,
+                                            sum);
     }
     const A* rest = a + t * in.pixel;
-    const A* of_rest = b + t * in.tap_step * lanes;
+    const A* of_rest = b + t * in.depth * lanes;
     if (in.taps - t == 2) slide_taps<T, kFetches, 2>(in, rest, of_rest, fetch, sum);
     if (in.taps - t == 1) slide_taps<T, kFetches, 1>(in, rest, of_rest, fetch, sum);
   }

@@ -19,7 +19,8 @@ constexpr int64_t kBlockPixels = 1024;
 /// Blocks that are cut for several threads have at least so many.
 constexpr int64_t kLeastPixels = 96;
 
-/// Most planes that are interleaved: a register of pixels takes a shuffle for each plane.
+/// Most planes that are interleaved: a register of pixels takes a shuffle for each plane. The plan
+/// asks for it too (kMaxInterleavedPlanes).
 constexpr int64_t kMaxInterleaved = 4;
 
 /// to[i * kRows + c] = from[c * pitch + i] for `count` positions i, rounded up to whole registers

@@ -39,17 +39,11 @@ inline Choice choose_weight_algorithm(const ContractionShape& shape, bool channe
 }
 
 /// Whether pixels of grad are better broadcast to registers of source channels than the other way
-/// round: `turned` is `p` turned around. Each side in registers is transposed, which takes about as
-/// long as multiplying it with so many elements of the other side.
-template <class T>
-bool suits_turning(const WeightContraction<T>& p, const WeightContraction<T>& turned,
-                   bool channels_last, int64_t lanes) {
-  constexpr double transposing = 16;
-  const auto work = [lanes](const ContractionShape& shape) {
-    return double(in_registers(shape.rows, lanes)) *
-           (transposing + double(shape.depth * shape.taps()));
-  };
-  return fits_broadcast_sums(turned, channels_last, lanes) && 4 * work(turned) < 3 * work(p);
+/// round, in the work that this takes.
+inline bool pays_to_turn_around(const ContractionShape& shape, int64_t lanes) {
+  const int64_t taps = shape.taps();
+  return 4 * work_of_registers(shape.depth, shape.rows * taps, lanes) <
+         3 * work_of_registers(shape.rows, shape.depth * taps, lanes);
 }
 
 }  // namespace plan
@@ -77,10 +71,11 @@ Plan<WeightContraction<T>> plan_of(WeightContraction<T>& p, bool channels_last, 
   }
   const bool product = choice.algorithm == Algorithm::gemm_planar ||
                        choice.algorithm == Algorithm::gemm_channels_last;
-  if (product && p.taps() > 1 && can_turn_around(p)) {
+  const bool may_turn = product && p.taps() > 1 && can_turn_around(p);
+  if (may_turn && plan::pays_to_turn_around(p, kernels.lanes)) {
     WeightContraction<T> turned = p;
     turn_around(turned, taps);
-    if (plan::suits_turning(p, turned, channels_last, kernels.lanes)) {
+    if (plan::fits_broadcast_sums(turned, channels_last, kernels.lanes)) {
       p = turned;
       return {plan::kTurnedBroadcast, kernels.weight_broadcast_pixels};
     }
