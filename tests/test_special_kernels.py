@@ -838,6 +838,27 @@ for title, image, weight, options in (
         ("", "", "weight_gemm_channels_last"), image, weight, options, channels_last=True
     )
 
+# And whose rows are cut for threads: in parts that are no whole blocks of rows, beside parts of the
+# channels and groups, and of a source that is copied.
+for title, image, weight, options in (
+    ("uneven parts", (1, 140, 7, 7), (305, 140, 1, 1), {}),
+    ("blocks of channels", (1, 150, 5, 6), (450, 150, 1, 1), {}),
+    ("groups", (1, 400, 7, 7), (420, 200, 1, 1), {"groups": 2}),
+    ("copied source", (2, 190, 6, 5), (230, 190, 1, 1), {"stride": 2}),
+):
+    SHAPES["rows for threads, " + title] = Shape(
+        ("", "", "weight_gemm_channels_last"), image, weight, options, channels_last=True
+    )
+
+# Planes far from the processor, whose lines are brought while sums for them wait: of a few rows, of
+# several images and groups, and of a single row whose sums are more than L1.
+for title, image, weight, options in (
+    ("rows", (1, 3, 129, 131), (72, 3, 7, 7), {"stride": 2, "padding": 3}),
+    ("images and groups", (2, 20, 60, 50), (96, 10, 3, 3), {"padding": 1, "groups": 2}),
+    ("a long row", (1, 9, 3, 1500), (60, 9, 3, 3), {"padding": 1}),
+):
+    SHAPES["far planes, " + title] = Shape(("broadcast_pixels", "", ""), image, weight, options)
+
 # A single block of source pixels: each block of channels is packed by the item that multiplies it.
 for title, image, weight, options in (
     ("one block", (1, 50, 9, 9), (70, 50, 3, 3), {"stride": 2, "padding": 1}),

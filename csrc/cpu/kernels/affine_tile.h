@@ -46,6 +46,9 @@ struct AffineResult {
   const Accumulator<T>* add;  // whole registers: a bias, or C itself
   int64_t add_pitch = 0;      // 0 for a bias
   bool continues = false;     // the next tile writes the rows that follow
+  const T* next = nullptr;    // unless null: what is written later instead, as `next_rows` rows of
+  int64_t next_step = 0;      // kVectors registers, and elements from one to the next
+  int64_t next_rows = 0;
 };
 
 /// Rows next to each other, kNeighbours, take one pointer and constant distances; kCopies is for
@@ -62,9 +65,10 @@ void multiply_affine_tile(const AffineOperands<Accumulator<T>>& in, const Affine
   }
   // What the next tile writes comes while this one multiplies, a row with each k: all at once, the
   // lines would hold up what is read.
-  const T* written = out.c + (out.continues ? kRows * out.pitch : 0);
-  const int64_t written_step = out.continues ? out.pitch : 0;
-  int64_t written_rows = kRows;
+  const bool elsewhere = out.next != nullptr;
+  const T* written = elsewhere ? out.next : out.c + (out.continues ? kRows * out.pitch : 0);
+  const int64_t written_step = elsewhere ? out.next_step : out.continues ? out.pitch : 0;
+  int64_t written_rows = elsewhere ? out.next_rows : kRows;
   const A* b = in.b;
   A* copy = in.copy;
   const char* fetch = in.fetch != nullptr ? in.fetch : reinterpret_cast<const char*>(b);

@@ -7,7 +7,7 @@
 // neither: the pixels of a destination row read the source at one distance, be it a tensor in place
 // or a block of it with its borders resolved (source_block.h), and affine_tile.h takes up to 24 of
 // them at a time. Tiles write a channels_last destination themselves; the sums of planes wait in
-// scratch for a block of rows and are transposed. Items are (block of pixels, group); K is not cut.
+// scratch for some rows and are transposed. Items are (block of pixels, group); K is not cut.
 // Weights are packed once per call, or those of many groups by the thread that comes to the group,
 // while they are in its cache. A single register of columns has tiles of its own where pixels share
 // what they read (sliding_tile.h). Taps of the width come in ascending order of what they read.
@@ -31,6 +31,11 @@ inline void point_kernel_rows(const ContractionShape& shape, const SourceBlockLa
 /// Where a destination takes at most so many products, pixels are best written at once.
 constexpr int64_t kFewProducts = 64;
 
+/// Planes of so many bytes are far from the processor. Tiles bring the lines that they go to, and
+/// these take the place in L2 that the sums of a block would have: they wait in L1, of a row at
+/// least.
+constexpr int64_t kFarPlanes = 1 << 20, kWaitingBytes = 32 << 10;
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct BroadcastPixelsBlocking {
@@ -42,6 +47,8 @@ struct BroadcastPixelsBlocking {
   bool slides;                        // pixels read what their neighbours read
   bool stores;                        // tiles write the destination, and fetch what the next writes
   bool whole_pixels;                  // of four registers, which one tile writes
+  bool brings_planes;                 // tiles the lines of planes that their sums will go to
+  int64_t waiting_rows;               // of a block of planes, transposed together
   bool by_groups;                     // items of a group follow each other, which packs its weights
   int64_t weight_bytes, table_bytes;  // of the call; tables of taps, biases and runs
   int64_t copied_bytes, sum_bytes;    // of each thread
@@ -62,7 +69,13 @@ struct BroadcastPixelsBlocking {
     table_bytes =
         sizeof(A) * p.groups * padded_rows + sizeof(int64_t) * (runs.count + lines + p.taps());
     copied_bytes = sizeof(A) * layout.elements;
-    sum_bytes = stores ? 0 : sizeof(A) * layout.rows * layout.width * widest;
+    const int64_t row_bytes = sizeof(A) * layout.width * widest;
+    brings_planes = __is_same(T, A) && !stores && p.dest_strides.axis[2] == 1 &&
+                    int64_t(sizeof(T)) * p.batch * p.groups * p.rows * p.pixels() >= kFarPlanes;
+    waiting_rows = !brings_planes              ? layout.rows
+                   : row_bytes > kWaitingBytes ? 1
+                                               : even_part(layout.rows, kWaitingBytes / row_bytes);
+    sum_bytes = stores ? 0 : row_bytes * waiting_rows;
   }
 
   /// Of the weights of all groups, or of each thread.
@@ -144,20 +157,38 @@ struct BroadcastPixels {
     const int64_t channel = group * p.rows + column;
     const A* added = biases + group * blocking.padded_rows + column;
     const A* weight = weights + column * blocking.inner;
-    if (!blocking.stores) {
-      const AffineResult<A> result{sums, width, kLanes<A>, added};
-      multiply_into(result, block.width * width, weight, width, column == 0, block, source);
-      return store_pixel_block(p, block, sums, width, channel, channels);
-    }
     const Strides& dest = p.dest_strides;
     T* to = p.dest + block.image * dest.batch + block.d * dest.axis[0] + block.h * dest.axis[1] +
-            block.w * dest.axis[2] + channel;
+            block.w * dest.axis[2] + channel * dest.channel;
+    if (!blocking.stores) {
+      return multiply_to_planes(weight, column == 0, width, channel, channels, added, block, source,
+                                sums, to);
+    }
     AffineResult<T> result{to, dest.axis[2], channels - width + kLanes<A>, added};
     result.continues = true;
     multiply_into(result, dest.axis[1], weight, width, column == 0, block, source);
   }
 
  private:
+  /// The same for planes: `channels` of them from `channel` on, where the first pixel is at `to`.
+  void multiply_to_planes(const A* weight, bool is_first, int64_t width, int64_t channel,
+                          int64_t channels, const A* added, const PixelBlock& block,
+                          const A* source, A* sums, T* to) const {
+    const Strides& dest = p.dest_strides;
+    AffineResult<A> result{sums, width, kLanes<A>, added};
+    result.next_step = dest.channel, result.next_rows = channels;
+    PixelBlock rows = block;
+    for (int64_t h = 0; h < block.rows; h += rows.rows) {
+      const int64_t left = block.rows - h;
+      rows.h = block.h + h;
+      rows.rows = left < blocking.waiting_rows ? left : blocking.waiting_rows;
+      if (blocking.brings_planes) result.next = reinterpret_cast<const A*>(to) + h * dest.axis[1];
+      multiply_into(result, block.width * width, weight, width, is_first, rows,
+                    source + h * p.walk[1].step * blocking.layout.strides.axis[1]);
+      store_pixel_block(p, rows, sums, width, channel, channels);
+    }
+  }
+
   /// `result` is that of the first pixel, and rows of pixels are `row_pitch` apart there.
   template <class R>
   void multiply_into(const AffineResult<R>& result, int64_t row_pitch, const A* weight,
@@ -177,7 +208,9 @@ struct BroadcastPixels {
     const bool writes_runs = blocking.stores && result.pitch <= kLanes<A>;
     const int64_t tile_writes = most * result.pitch;
     if (writes_runs) sliding.fetch_step = tile_writes / sliding.steps();
+    const R* plane_row = result.next;  // in the first plane, or null
     for (int64_t h = 0; h < block.rows; ++h) {
+      int64_t brought_pixels = 0;
       // The weights of a tile stay in L1 for a row.
       for (int v = 0; v < vectors; v += of_tile) {
         const int64_t first = v * kLanes<A>;
@@ -194,6 +227,11 @@ struct BroadcastPixels {
         tile.fetch = nullptr, tile.fetch_step = brought / blocking.inner;
         for (int64_t w = 0; w < block.width; w += most) {
           const int64_t pixels = block.width - w < most ? block.width - w : most;
+          if (plane_row != nullptr) {
+            // The first tiles bring a piece of the row each, in every plane.
+            part.next = brought_pixels < block.width ? plane_row + brought_pixels : nullptr;
+            brought_pixels += of_tile * kLanes<A>;
+          }
           part.c = result.c + h * row_pitch + w * result.pitch + first;
           tile.a = sliding.a = source + h * row + w * pixel;
           if (slides) {
@@ -207,6 +245,7 @@ struct BroadcastPixels {
           multiply_affine(tile, part, pixels, of_tile);
         }
       }
+      if (plane_row != nullptr) plane_row += p.dest_strides.axis[1];
     }
   }
 

@@ -104,8 +104,9 @@ struct SourceBlockLayout {
       if (layout.rows > fit) layout.rows = fit;
     }
     if (layout.rows < 1) layout.rows = 1;
-    // Blocks of about the same height.
-    layout.rows = even_part(walk[1].count, layout.rows);
+    // Blocks of about the same height, and as many for one thread as for another.
+    const int64_t blocks = ceil_div(walk[1].count, layout.rows);
+    layout.rows = ceil_div(walk[1].count, blocks > 1 ? round_up(blocks, 2) : 1);
     const int64_t rows = walk[1].positions(layout.rows);
     layout.elements = layout.in_place ? 0 : shape.depth * walk[0].tap_count * rows * row;
     // Rows of planes, and as much room where the last interleaved row fills up its registers.

@@ -23,7 +23,8 @@ inline int tile_rows(int64_t left, int most = kTileRows) {
 template <class A>
 constexpr int kTileColumns = kTileVectors * kLanes<A>;
 
-/// Lines of what is read later, which a tile brings one with each k, so that they hold up nothing.
+/// Lines of what is read later, which a tile brings one with each k, so that they hold up nothing:
+/// to the cache after the nearest, which is full of what is multiplied.
 template <class A>
 struct LineFetches {
   const A* from = nullptr;  // the first; null: none
@@ -178,7 +179,7 @@ void multiply_tile(const TileOperands<A>& in, A* c, int64_t pitch, bool accumula
       offset += in.step, b += in.b_step;
       if constexpr (kCopies) copy += kVectors * kLanes<A>;
       if constexpr (kReads == TileReads::kFetching) {
-        __builtin_prefetch(fetch);
+        __builtin_prefetch(fetch, 0, 2);
         fetch += fetches.step;
         if (--left_of_run == 0) left_of_run = fetches.run, fetch += fetches.skip;
       }

@@ -7,9 +7,10 @@
 // source under a chunk of pixels is copied once for each kernel line (strips.h), a block of
 // channels at a time, and every tap of the line reads it in place. With few channels the taps of a
 // line lie side by side and count as one of more channels. Rows and ends of rows in padding are
-// left out. Items are (group, kernel line, some blocks of channels, split): the blocks share each
-// copy of grad; splits as in weight_gemm_planar, and a single set of sums forms in the weight. grad
-// must be dense: one distance between all pixels.
+// left out. Items are (group, rows, kernel line, some blocks of channels, split): the blocks share
+// each copy of grad; splits as in weight_gemm_planar, and a single set of sums forms in the weight.
+// Rows are cut only where threads would have nothing to do. grad must be dense: one distance
+// between all pixels.
 
 /// Pixels of a chunk: a panel of them, 128 x 64 floats, stays in L1 for all tiles of rows.
 constexpr int64_t kPanelPixels = 128;
@@ -21,6 +22,9 @@ constexpr int64_t kItemColumns = 256;
 /// Rows of grad that are copied at a time: neighbours among the pixels lie 384 bytes of floats
 /// apart, over all sets of the cache.
 constexpr int64_t kGradBlock = 16 * kTileRows;
+
+/// Items that a few threads want at least.
+constexpr int64_t kLeastItems = 4;
 
 /// Pixels of grad this close are read where they lie.
 constexpr int64_t kMaxGradDistance = 256;
@@ -91,7 +95,8 @@ struct WeightGemmChannelsLastBlocking {
   int64_t taps, depth;   // of the merged taps
   EvenBlocks<A> blocks;  // of these channels
   SumsLayout layout;
-  int64_t item_blocks, parts;            // channel blocks of an item, items of a kernel line
+  int64_t item_blocks, parts;            // channel blocks of an item at most, items of a line
+  int64_t item_rows, row_parts;          // rows of an item, items of a group
   int64_t pitch;                         // elements of a pixel of a strip
   int64_t set, splits, chunks_of_split;  // elements of one set of sums
   bool direct;                           // sums are the weight itself
@@ -118,7 +123,7 @@ struct WeightGemmChannelsLastBlocking {
     pitch = merged ? p.depth : item_blocks * blocks.widest();
     reads_gaps = merged || p.depth % lanes != 0;
     in_place = __is_same(T, A) && reads_each_pixel(p, p.source_strides);
-    row_block = p.rows < kGradBlock ? p.rows : kGradBlock;
+    row_block = item_rows < kGradBlock ? item_rows : kGradBlock;
     grad_in_place = __is_same(T, A) && p.grad_strides.axis[2] <= kMaxGradDistance;
 
     chunks_of_split = ceil_div(strips.chunks(), splits);
@@ -147,8 +152,14 @@ struct WeightGemmChannelsLastBlocking {
       const double moved =
           copied * of_line + (shares > 1 ? 2.0 * shares * p.rows * p.depth * p.taps() : 0);
       if (least >= 0 && moved >= least) continue;
-      least = moved, item_blocks = width, parts = of_line, splits = shares;
+      least = moved, item_blocks = ceil_div(blocks.count, of_line);
+      parts = of_line, splits = shares;
     }
+    const int64_t wanted = ceil_div(kLeastItems, p.groups * strips.lines() * parts * splits);
+    const int64_t most_parts = p.rows / kGradBlock;
+    const int64_t cuts = wanted < most_parts ? wanted : most_parts;
+    item_rows = cuts > 1 ? round_up(ceil_div(p.rows, cuts), kTileRows) : p.rows;
+    row_parts = ceil_div(p.rows, item_rows);
   }
 
   Footprint footprint() const {
@@ -173,7 +184,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   tap_offsets(p, p.dest_strides, offsets);
 
   Scratch workspace(blocking.sum_bytes);
-  parallel_for(p.groups * lines * parts * splits, 1, [&](int64_t begin, int64_t end) {
+  const int64_t row_parts = blocking.row_parts;
+  parallel_for(p.groups * row_parts * lines * parts * splits, 1, [&](int64_t begin, int64_t end) {
     Scratch strip_buffer(blocking.strip_bytes);
     Scratch grad_buffer(blocking.grad_bytes);
     Scratch pointer_buffer(blocking.pointer_bytes);
@@ -184,10 +196,13 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
     if (blocking.reads_gaps) fill(strip, blocking.strip_elements, A(0));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t split = item % splits, part = item / splits % parts;
-      const int64_t line = item / splits / parts % lines, group = item / splits / parts / lines;
-      const int64_t block_begin = part * blocking.item_blocks;
-      const int64_t block_last = block_begin + blocking.item_blocks;
-      const int64_t block_end = block_last < blocks.count ? block_last : blocks.count;
+      const int64_t of_parts = item / splits / parts, line = of_parts % lines;
+      const int64_t group = of_parts / lines / row_parts;
+      const int64_t row_begin = of_parts / lines % row_parts * blocking.item_rows;
+      const int64_t row_last = row_begin + blocking.item_rows;
+      const int64_t row_end = row_last < p.rows ? row_last : p.rows;
+      const int64_t block_begin = part * blocks.count / parts;
+      const int64_t block_end = (part + 1) * blocks.count / parts;
       const int64_t first_channel = blocks.begin(block_begin);
       const int64_t used = blocking.merged ? p.depth : blocks.begin(block_end) - first_channel;
       const int64_t channels_left = p.depth - first_channel;
@@ -205,7 +220,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       const int64_t sums_end = blocks.begin(block_end);
       const int64_t sums_here =
           (direct && sums_end > blocking.depth ? blocking.depth : sums_end) - first_channel;
-      for (int64_t row = 0; chunk_begin >= chunk_end && row < p.rows; ++row) {
+      for (int64_t row = row_begin; chunk_begin >= chunk_end && row < row_end; ++row) {
         for (int64_t tap = 0; tap < blocking.taps; ++tap) {
           fill(sums + row * sums_pitch + of_tap(tap) + first_channel, sums_here, A(0));
         }
@@ -234,8 +249,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
             strip_row == chunk.width * strips.step * pitch && kept_count == chunk.rows;
         const int64_t runs = joined ? 1 : kept_count, run = joined ? chunk.pixels() : chunk.width;
         const T* from = p.grad + strips.first_pixel(chunk) * pixel + group * p.rows;
-        for (int64_t block = 0; block < p.rows; block += blocking.row_block) {
-          const int64_t rows_left = p.rows - block;
+        for (int64_t block = row_begin; block < row_end; block += blocking.row_block) {
+          const int64_t rows_left = row_end - block;
           const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
           const A* close = grad;
           int64_t distance = rows_here;
@@ -246,11 +261,14 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
               copy_strided(from + i * pixel + block, 1, rows_here, grad + i * rows_here);
             }
           }
-          for (int64_t row = 0; row < rows_here; ++row) {
-            const A** to = pointers + row / kTileRows * kTileRows * runs + row % kTileRows;
+          int64_t tiles = 0;
+          for (int64_t row = 0; row < rows_here; ++tiles) {
+            const int rows = tile_rows(rows_here - row);
             for (int64_t r = 0; r < runs; ++r) {
-              to[r * kTileRows] = close + kept[r] * run * distance + row;
+              const A** to = pointers + (tiles * runs + r) * kTileRows;
+              for (int i = 0; i < rows; ++i) to[i] = close + kept[r] * run * distance + row + i;
             }
+            row += rows;
           }
           TileOperands<A> tile{nullptr, 0, runs, run, distance, nullptr, strips.step * pitch};
           tile.b_tap = strip_row;
@@ -266,29 +284,36 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
               const bool ends = direct && blocks.begin(b + 1) > blocking.depth;
               tile.last = ends ? blocking.depth % kLanes<A> : kLanes<A>;
               A* to = sums + block * sums_pitch + of_tap(tap) + blocks.begin(b);
-              for (int64_t row = 0; row < rows_here; row += kTileRows) {
-                const int rows = int(rows_here - row < kTileRows ? rows_here - row : kTileRows);
-                tile.rows = pointers + row * runs;
+              int64_t row = 0;
+              for (int64_t index_of_tile = 0; index_of_tile < tiles; ++index_of_tile) {
+                const int rows = tile_rows(rows_here - row);
+                tile.rows = pointers + index_of_tile * runs * kTileRows;
                 if (in_place) {
                   // The first tile copies its panel, closer together, for the others.
-                  const bool reads_source = block == 0 && row == 0;
+                  const bool reads_source = block == row_begin && row == 0;
                   A* panel = strip + (blocks.begin(b) - first_channel) * chunk.pixels();
                   tile.b = reads_source ? place + blocks.begin(b) : panel;
                   tile.b_step = reads_source ? p.source_strides.axis[2] : width;
-                  tile.copy = reads_source && p.rows > kTileRows ? panel : nullptr;
+                  tile.copy = reads_source && blocking.item_rows > kTileRows ? panel : nullptr;
+                  tile.fetches = {};
                   // Each of the tiles after it brings a line of all pixels of what is read next:
                   // the columns of another panel and, at the end of the chunk, grad.
-                  const int64_t line = row / kTileRows - 1, of_panel = width / kLanes<A>;
-                  const bool ends_chunk = b + 1 == block_end, of_grad = line >= of_panel;
+                  const int64_t line = index_of_tile - 1, of_panel = width / kLanes<A>;
+                  const bool ends_chunk = b + 1 == block_end;
                   const int64_t ahead = ends_chunk ? chunk.pixels() : 0;
-                  const A* coming = of_grad ? close + ahead * distance
-                                            : place + ahead * p.source_strides.axis[2] +
-                                                  blocks.begin(ends_chunk ? block_begin : b + 1);
-                  tile.fetches.from = coming + (of_grad ? line - of_panel : line) * kLanes<A>;
-                  tile.fetches.step = of_grad ? distance : p.source_strides.axis[2];
+                  if (line < of_panel) {
+                    tile.fetches.from = place + ahead * p.source_strides.axis[2] +
+                                        blocks.begin(ends_chunk ? block_begin : b + 1) +
+                                        line * kLanes<A>;
+                    tile.fetches.step = p.source_strides.axis[2];
+                  } else if (ends_chunk) {
+                    tile.fetches.from = close + ahead * distance + (line - of_panel) * kLanes<A>;
+                    tile.fetches.step = distance;
+                  }
                 }
                 multiply<A>(tile, to + row * sums_pitch, sums_pitch, index > chunk_begin, rows,
                             vectors_for<A>(width));
+                row += rows;
               }
             }
           }

@@ -26,6 +26,10 @@ constexpr double kMinFilled = 0.5, kMinFilledPlanar = 0.75;
 /// A direct kernel computes whole registers of pixels of every row.
 constexpr double kMinFilledRows = 0.9;
 
+/// Elements of K and destination channels from which broadcasts are ahead of it even so: it loads
+/// all of a row again for every few channels.
+constexpr int64_t kMinBroadcastInnerPlanar = 128, kMinBroadcastRowsPlanar = 64;
+
 /// Tiles of fewer sums wait for their FMAs. The rows of tiles of a planar weight gradient are the
 /// source channels and, of so few that they are interleaved, the taps of the width.
 constexpr int64_t kMinBroadcastRows = 3, kMaxInterleavedPlanes = 4;
@@ -65,8 +69,11 @@ inline bool suits_broadcasts(const ContractionShape& shape, bool channels_last, 
   // With one tap and few destination channels the source is most of the work, and read in place.
   if (channels_last) return of_channels >= kMinFilled || (shape.taps() == 1 && shape.depth > 1);
   const double of_pixels = filled(shape.walk[2].count, lanes);
+  const bool much = shape.walk[2].step == 2 &&
+                    shape.depth * shape.taps() >= kMinBroadcastInnerPlanar &&
+                    shape.rows >= kMinBroadcastRowsPlanar;
   return shape.taps() > 1 && of_channels >= kMinFilledPlanar &&
-         (shape.depth > kFewChannels || of_pixels < kMinFilledRows);
+         (shape.depth > kFewChannels || of_pixels < kMinFilledRows || much);
 }
 
 /// Whether pixels can well be broadcast for the sums of a weight gradient: these stay in cache, and
