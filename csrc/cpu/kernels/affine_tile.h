@@ -37,6 +37,14 @@ struct AffineOperands {
   int64_t fetch_step = 0;       // the first k, and bytes to that of the next k
 };
 
+/// What is written later, which a tile brings a row of its registers with each k.
+template <class T>
+struct RowFetches {
+  const T* from = nullptr;  // the first; null: none
+  int64_t step = 0;         // elements from one to the next
+  int64_t rows = 0;
+};
+
 /// Where a tile goes, stored as T, and what is added to it.
 template <class T>
 struct AffineResult {
@@ -45,10 +53,7 @@ struct AffineResult {
   int64_t last;               // lanes of the last register of a row that are stored
   const Accumulator<T>* add;  // whole registers: a bias, or C itself
   int64_t add_pitch = 0;      // 0 for a bias
-  bool continues = false;     // the next tile writes the rows that follow
-  const T* next = nullptr;    // unless null: what is written later instead, as `next_rows` rows of
-  int64_t next_step = 0;      // kVectors registers, and elements from one to the next
-  int64_t next_rows = 0;
+  RowFetches<T> next{};       // where there are kWritingVectors registers of columns
 };
 
 /// Rows next to each other, kNeighbours, take one pointer and constant distances; kCopies is for
@@ -63,12 +68,11 @@ void multiply_affine_tile(const AffineOperands<Accumulator<T>>& in, const Affine
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sum[i][j] = load(out.add + i * out.add_pitch + j * lanes);
   }
-  // What the next tile writes comes while this one multiplies, a row with each k: all at once, the
+  // What is written later comes while this tile multiplies, a row with each k: all at once, the
   // lines would hold up what is read.
-  const bool elsewhere = out.next != nullptr;
-  const T* written = elsewhere ? out.next : out.c + (out.continues ? kRows * out.pitch : 0);
-  const int64_t written_step = elsewhere ? out.next_step : out.continues ? out.pitch : 0;
-  int64_t written_rows = elsewhere ? out.next_rows : kRows;
+  const T* written = out.next.from != nullptr ? out.next.from : out.c;
+  const int64_t written_step = out.next.step;
+  int64_t written_rows = out.next.rows;
   const A* b = in.b;
   A* copy = in.copy;
   const char* fetch = in.fetch != nullptr ? in.fetch : reinterpret_cast<const char*>(b);

@@ -160,36 +160,28 @@ struct BroadcastPixels {
     const Strides& dest = p.dest_strides;
     T* to = p.dest + block.image * dest.batch + block.d * dest.axis[0] + block.h * dest.axis[1] +
             block.w * dest.axis[2] + channel * dest.channel;
-    if (!blocking.stores) {
-      return multiply_to_planes(weight, column == 0, width, channel, channels, added, block, source,
-                                sums, to);
+    if (blocking.stores) {
+      const AffineResult<T> result{to, dest.axis[2], channels - width + kLanes<A>, added};
+      return multiply_into(result, dest.axis[1], weight, width, column == 0, block, source);
     }
-    AffineResult<T> result{to, dest.axis[2], channels - width + kLanes<A>, added};
-    result.continues = true;
-    multiply_into(result, dest.axis[1], weight, width, column == 0, block, source);
-  }
-
- private:
-  /// The same for planes: `channels` of them from `channel` on, where the first pixel is at `to`.
-  void multiply_to_planes(const A* weight, bool is_first, int64_t width, int64_t channel,
-                          int64_t channels, const A* added, const PixelBlock& block,
-                          const A* source, A* sums, T* to) const {
-    const Strides& dest = p.dest_strides;
     AffineResult<A> result{sums, width, kLanes<A>, added};
-    result.next_step = dest.channel, result.next_rows = channels;
     PixelBlock rows = block;
     for (int64_t h = 0; h < block.rows; h += rows.rows) {
-      const int64_t left = block.rows - h;
+      const int64_t rows_left = block.rows - h;
       rows.h = block.h + h;
-      rows.rows = left < blocking.waiting_rows ? left : blocking.waiting_rows;
-      if (blocking.brings_planes) result.next = reinterpret_cast<const A*>(to) + h * dest.axis[1];
-      multiply_into(result, block.width * width, weight, width, is_first, rows,
+      rows.rows = rows_left < blocking.waiting_rows ? rows_left : blocking.waiting_rows;
+      if (blocking.brings_planes) {
+        result.next = {reinterpret_cast<const A*>(to) + h * dest.axis[1], dest.channel, channels};
+      }
+      multiply_into(result, block.width * width, weight, width, column == 0, rows,
                     source + h * p.walk[1].step * blocking.layout.strides.axis[1]);
       store_pixel_block(p, rows, sums, width, channel, channels);
     }
   }
 
-  /// `result` is that of the first pixel, and rows of pixels are `row_pitch` apart there.
+ private:
+  /// `result` is that of the first pixel, and rows of pixels are `row_pitch` apart there. If it
+  /// says what is written later, these are planes, from the first pixel on.
   template <class R>
   void multiply_into(const AffineResult<R>& result, int64_t row_pitch, const A* weight,
                      int64_t width, bool is_first, const PixelBlock& block, const A* source) const {
@@ -208,7 +200,7 @@ struct BroadcastPixels {
     const bool writes_runs = blocking.stores && result.pitch <= kLanes<A>;
     const int64_t tile_writes = most * result.pitch;
     if (writes_runs) sliding.fetch_step = tile_writes / sliding.steps();
-    const R* plane_row = result.next;  // in the first plane, or null
+    const int64_t plane_pixels = result.next.from != nullptr ? block.width : 0;
     for (int64_t h = 0; h < block.rows; ++h) {
       int64_t brought_pixels = 0;
       // The weights of a tile stay in L1 for a row.
@@ -227,12 +219,16 @@ struct BroadcastPixels {
         tile.fetch = nullptr, tile.fetch_step = brought / blocking.inner;
         for (int64_t w = 0; w < block.width; w += most) {
           const int64_t pixels = block.width - w < most ? block.width - w : most;
-          if (plane_row != nullptr) {
-            // The first tiles bring a piece of the row each, in every plane.
-            part.next = brought_pixels < block.width ? plane_row + brought_pixels : nullptr;
-            brought_pixels += of_tile * kLanes<A>;
-          }
           part.c = result.c + h * row_pitch + w * result.pitch + first;
+          if (blocking.stores) {
+            part.next = {part.c + pixels * result.pitch, result.pitch, pixels};
+          } else if (brought_pixels < plane_pixels) {
+            // The first tiles bring a piece of the row each, in every plane.
+            part.next.from = result.next.from + h * p.dest_strides.axis[1] + brought_pixels;
+            brought_pixels += of_tile * kLanes<A>;
+          } else {
+            part.next = {};
+          }
           tile.a = sliding.a = source + h * row + w * pixel;
           if (slides) {
             multiply_sliding(sliding, part, pixels);
@@ -245,7 +241,6 @@ struct BroadcastPixels {
           multiply_affine(tile, part, pixels, of_tile);
         }
       }
-      if (plane_row != nullptr) plane_row += p.dest_strides.axis[1];
     }
   }
 

@@ -334,7 +334,7 @@ struct GemmChannelsLastBlocking {
     const bool columns_in_place = weight_columns_in_place(p);
     slices = weight_slices(p);
     const int64_t most = even_part(pixels, kPixelsOfSlices);
-    const int64_t least_items = pixels <= 2 * kPixelBlock ? 2 : kWantedItems / 4;
+    const int64_t least_items = pixels <= 2 * kPixelBlock ? 2 : kFewItems;
     const bool pays =
         pixels <= kPixelsOfSlices || int64_t(sizeof(A)) * padded_rows * inner >= kLargeWeightBytes;
     const bool in_slices = in_place && item_blocks == 1 && pays &&

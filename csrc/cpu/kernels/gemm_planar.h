@@ -23,6 +23,9 @@ constexpr int64_t kMaxRowBlock = 384;
 /// Items that keep a few cores busy; more would gather panels more often.
 constexpr int64_t kWantedItems = 16;
 
+/// Items that are enough for a few, where each has copies of its own.
+constexpr int64_t kFewItems = kWantedItems / 4;
+
 /// Multiply-adds that pay for waking another thread.
 constexpr int64_t kSmallestWork = 1 << 16;
 

@@ -79,7 +79,7 @@ struct SourceBlockLayout {
     // Blocks for threads, but copied ones that share rows: only as many as a few threads want.
     const bool apart = layout.in_place || is_pointwise(shape);
     const int64_t all = shape.batch * shape.groups * shape.pixels();
-    const int64_t wanted = ceil_div(all, apart ? kWantedItems : kWantedItems / 4);
+    const int64_t wanted = ceil_div(all, apart ? kWantedItems : kFewItems);
     const int64_t of_l1 = kSourceTileBytes / int64_t(sizeof(A) * shape.depth);
     const int64_t bound = layout.in_place ? in_place_pixels : apart ? of_l1 : kBlockPixels;
     const int64_t fit = wanted < bound ? wanted : bound;

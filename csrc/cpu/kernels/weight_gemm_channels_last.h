@@ -23,9 +23,6 @@ constexpr int64_t kItemColumns = 256;
 /// apart, over all sets of the cache.
 constexpr int64_t kGradBlock = 16 * kTileRows;
 
-/// Items that a few threads want at least.
-constexpr int64_t kLeastItems = 4;
-
 /// Pixels of grad this close are read where they lie.
 constexpr int64_t kMaxGradDistance = 256;
 
@@ -84,6 +81,12 @@ inline bool taps_share_panels(const ContractionShape& shape, int64_t columns) {
   }
   return width.tap_count > 1 && shape.depth < columns;
 }
+
+/// Some rows and blocks of channels of a group, and a share of the reduction, for a kernel line.
+struct WeightItem {
+  int64_t group, line, split;
+  int64_t row_begin, row_end, block_begin, block_end;
+};
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -155,11 +158,28 @@ struct WeightGemmChannelsLastBlocking {
       least = moved, item_blocks = ceil_div(blocks.count, of_line);
       parts = of_line, splits = shares;
     }
-    const int64_t wanted = ceil_div(kLeastItems, p.groups * strips.lines() * parts * splits);
+    const int64_t wanted = ceil_div(kFewItems, p.groups * strips.lines() * parts * splits);
     const int64_t most_parts = p.rows / kGradBlock;
     const int64_t cuts = wanted < most_parts ? wanted : most_parts;
     item_rows = cuts > 1 ? round_up(ceil_div(p.rows, cuts), kTileRows) : p.rows;
     row_parts = ceil_div(p.rows, item_rows);
+  }
+
+  int64_t items(const WeightContraction<T>& p) const {
+    return p.groups * row_parts * strips.lines() * parts * splits;
+  }
+  /// Item `index` of these.
+  WeightItem item(const WeightContraction<T>& p, int64_t index) const {
+    const int64_t part = index / splits % parts, of_rows = index / splits / parts;
+    const int64_t of_groups = of_rows / strips.lines();
+    const int64_t row_begin = of_groups % row_parts * item_rows, row_end = row_begin + item_rows;
+    return {of_groups / row_parts,
+            of_rows % strips.lines(),
+            index % splits,
+            row_begin,
+            row_end < p.rows ? row_end : p.rows,
+            part * blocks.count / parts,
+            (part + 1) * blocks.count / parts};
   }
 
   Footprint footprint() const {
@@ -173,7 +193,6 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   const WeightGemmChannelsLastBlocking<T> blocking(p);
   const Strips& strips = blocking.strips;
   const EvenBlocks<A>& blocks = blocking.blocks;
-  const int64_t lines = strips.lines(), parts = blocking.parts, splits = blocking.splits;
   const bool direct = blocking.direct;
   const int64_t pitch = blocking.pitch;
   const int64_t sums_pitch = direct ? p.dest_strides.row : blocking.layout.pitch;
@@ -184,8 +203,7 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
   tap_offsets(p, p.dest_strides, offsets);
 
   Scratch workspace(blocking.sum_bytes);
-  const int64_t row_parts = blocking.row_parts;
-  parallel_for(p.groups * row_parts * lines * parts * splits, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(blocking.items(p), 1, [&](int64_t begin, int64_t end) {
     Scratch strip_buffer(blocking.strip_bytes);
     Scratch grad_buffer(blocking.grad_bytes);
     Scratch pointer_buffer(blocking.pointer_bytes);
@@ -195,14 +213,8 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
     int64_t* kept = reinterpret_cast<int64_t*>(pointers + blocking.pointers);
     if (blocking.reads_gaps) fill(strip, blocking.strip_elements, A(0));
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t split = item % splits, part = item / splits % parts;
-      const int64_t of_parts = item / splits / parts, line = of_parts % lines;
-      const int64_t group = of_parts / lines / row_parts;
-      const int64_t row_begin = of_parts / lines % row_parts * blocking.item_rows;
-      const int64_t row_last = row_begin + blocking.item_rows;
-      const int64_t row_end = row_last < p.rows ? row_last : p.rows;
-      const int64_t block_begin = part * blocks.count / parts;
-      const int64_t block_end = (part + 1) * blocks.count / parts;
+      const auto [group, line, split, row_begin, row_end, block_begin, block_end] =
+          blocking.item(p, item);
       const int64_t first_channel = blocks.begin(block_begin);
       const int64_t used = blocking.merged ? p.depth : blocks.begin(block_end) - first_channel;
       const int64_t channels_left = p.depth - first_channel;
@@ -211,8 +223,9 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
       A* sums = direct ? reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group
                        : workspace.as<A>() + split * blocking.set + group * p.rows * sums_pitch +
                              line * blocking.layout.line;
+      const int64_t* of_line = offsets + line * blocking.layout.taps;
       const auto of_tap = [&](int64_t tap) {
-        return direct ? offsets[line * blocking.layout.taps + tap] : tap * blocking.layout.tap;
+        return direct ? of_line[tap] : tap * blocking.layout.tap;
       };
       const int64_t chunk_begin = split * blocking.chunks_of_split;
       const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
@@ -261,14 +274,13 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
               copy_strided(from + i * pixel + block, 1, rows_here, grad + i * rows_here);
             }
           }
-          int64_t tiles = 0;
-          for (int64_t row = 0; row < rows_here; ++tiles) {
-            const int rows = tile_rows(rows_here - row);
-            for (int64_t r = 0; r < runs; ++r) {
-              const A** to = pointers + (tiles * runs + r) * kTileRows;
-              for (int i = 0; i < rows; ++i) to[i] = close + kept[r] * run * distance + row + i;
+          const A** pointer = pointers;
+          for (int64_t row = 0, rows; row < rows_here; row += rows) {
+            rows = tile_rows(rows_here - row);
+            for (int64_t r = 0; r < runs; ++r, pointer += kTileRows) {
+              for (int i = 0; i < rows; ++i)
+                pointer[i] = close + kept[r] * run * distance + row + i;
             }
-            row += rows;
           }
           TileOperands<A> tile{nullptr, 0, runs, run, distance, nullptr, strips.step * pitch};
           tile.b_tap = strip_row;
@@ -284,10 +296,9 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
               const bool ends = direct && blocks.begin(b + 1) > blocking.depth;
               tile.last = ends ? blocking.depth % kLanes<A> : kLanes<A>;
               A* to = sums + block * sums_pitch + of_tap(tap) + blocks.begin(b);
-              int64_t row = 0;
-              for (int64_t index_of_tile = 0; index_of_tile < tiles; ++index_of_tile) {
-                const int rows = tile_rows(rows_here - row);
-                tile.rows = pointers + index_of_tile * runs * kTileRows;
+              tile.rows = pointers;
+              for (int64_t row = 0, nth = 0, rows; row < rows_here; row += rows, ++nth) {
+                rows = tile_rows(rows_here - row);
                 if (in_place) {
                   // The first tile copies its panel, closer together, for the others.
                   const bool reads_source = block == row_begin && row == 0;
@@ -298,22 +309,22 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
                   tile.fetches = {};
                   // Each of the tiles after it brings a line of all pixels of what is read next:
                   // the columns of another panel and, at the end of the chunk, grad.
-                  const int64_t line = index_of_tile - 1, of_panel = width / kLanes<A>;
+                  const int64_t piece = nth - 1, of_panel = width / kLanes<A>;
                   const bool ends_chunk = b + 1 == block_end;
                   const int64_t ahead = ends_chunk ? chunk.pixels() : 0;
-                  if (line < of_panel) {
+                  if (piece < of_panel) {
                     tile.fetches.from = place + ahead * p.source_strides.axis[2] +
                                         blocks.begin(ends_chunk ? block_begin : b + 1) +
-                                        line * kLanes<A>;
+                                        piece * kLanes<A>;
                     tile.fetches.step = p.source_strides.axis[2];
                   } else if (ends_chunk) {
-                    tile.fetches.from = close + ahead * distance + (line - of_panel) * kLanes<A>;
+                    tile.fetches.from = close + ahead * distance + (piece - of_panel) * kLanes<A>;
                     tile.fetches.step = distance;
                   }
                 }
-                multiply<A>(tile, to + row * sums_pitch, sums_pitch, index > chunk_begin, rows,
+                multiply<A>(tile, to + row * sums_pitch, sums_pitch, index > chunk_begin, int(rows),
                             vectors_for<A>(width));
-                row += rows;
+                tile.rows += runs * kTileRows;
               }
             }
           }
@@ -322,5 +333,5 @@ void weight_gemm_channels_last(const WeightContraction<T>& p) {
     }
   });
   if (direct) return;
-  store_weight_channels_last(p, workspace.as<A>(), blocking.layout, offsets, splits);
+  store_weight_channels_last(p, workspace.as<A>(), blocking.layout, offsets, blocking.splits);
 }

@@ -26,8 +26,8 @@ constexpr double kMinFilled = 0.5, kMinFilledPlanar = 0.75;
 /// A direct kernel computes whole registers of pixels of every row.
 constexpr double kMinFilledRows = 0.9;
 
-/// Elements of K and destination channels from which broadcasts are ahead of it even so: it loads
-/// all of a row again for every few channels.
+/// Elements of K and destination channels from which broadcasts are ahead of it even so, at stride
+/// 2: it loads all of a row again for every few channels. Fitted: at strides 1 and 4 they are not.
 constexpr int64_t kMinBroadcastInnerPlanar = 128, kMinBroadcastRowsPlanar = 64;
 
 /// Tiles of fewer sums wait for their FMAs. The rows of tiles of a planar weight gradient are the
