@@ -5,8 +5,10 @@
 // An item is a block of source pixels and a block of destination channels, whose rows of products
 // are kFoldRows or more: enough to pay for reading the source again for each. Panels of
 // kTileColumns pixels are read in place, or copied where they are no whole registers of one run or
-// where planes compete for the same lines of a cache. Folding runs along destination rows: the
-// phases of the width are registers of sums, shuffled into the order of the row.
+// where planes compete for the same lines of a cache. Where there is a single panel, it is copied
+// once for all items of a thread, and the weight, which it alone meets, is read where it lies.
+// Folding runs along destination rows: the phases of the width are registers of sums, shuffled into
+// the order of the row.
 
 /// Rows of products of an item.
 constexpr int64_t kFoldRows = 8 * kTileRows;
@@ -17,6 +19,13 @@ constexpr int64_t kFoldDepth = 128;
 
 /// Source channels of a weight that are read side by side, each along its rows.
 constexpr int64_t kTapStreams = 16;
+
+/// Panels of all source channels that a thread keeps for its next items have at most so many bytes.
+constexpr int64_t kKeptPanelBytes = 1 << 19;
+
+/// Where the weight meets so many panels at most, packing it takes longer than reading rows of six
+/// elements that are pages apart.
+constexpr int64_t kPanelsInPlace = 2;
 
 /// Whether every destination is one product, with stride-sized kernels side by side, whose phases
 /// are shuffled in registers.
@@ -47,6 +56,8 @@ struct FoldTapsPlanarBlocking {
   int64_t line;           // elements of a destination row of a block, in whole registers
   int64_t block_weights;  // of a block of channels, packed
   bool packs_blocks;      // each by the item that multiplies it, the only one
+  bool reads_weight;      // tiles do, where it lies
+  bool keeps_panels;      // of all source channels, for the items that follow
   int64_t packed_bytes;   // of the call
   int64_t panel_bytes, product_bytes, line_bytes, tap_bytes, block_bytes;
 
@@ -62,10 +73,15 @@ struct FoldTapsPlanarBlocking {
     line = round_up(ceil_div(blocks.width.step, width.stride), lanes) * width.stride;
     tiles = ceil_div(channel_block * taps, kTileRows);
     block_weights = p.axis[0].kernel * tiles * kTileRows * p.depth;
-    packs_blocks = blocks.count() * p.axis[0].input == 1;
-    packed_bytes = packs_blocks ? 0 : sizeof(A) * p.groups * channel_blocks * block_weights;
+    const int64_t panels = EvenBlocks<A>(blocks.pixels()).count;
+    const int64_t kept_bytes = sizeof(A) * columns * panels * p.depth;
+    const bool is_block = blocks.count() * p.axis[0].input == 1;
+    keeps_panels = p.axis[0].kernel == 1 && kept_bytes <= kKeptPanelBytes;
+    reads_weight = is_block && panels <= kPanelsInPlace && __is_same(T, A);
+    packs_blocks = is_block && !reads_weight;
+    packed_bytes = is_block ? 0 : sizeof(A) * p.groups * channel_blocks * block_weights;
     block_bytes = packs_blocks ? sizeof(A) * block_weights : 0;
-    panel_bytes = sizeof(A) * columns * depth_block;
+    panel_bytes = keeps_panels ? kept_bytes : sizeof(A) * columns * depth_block;
     // A register before the first row and one after the last: see sum_taps.
     product_bytes = sizeof(A) * (channel_block * taps * pitch + 2 * lanes);
     line_bytes = sizeof(A) * line;
@@ -309,27 +325,29 @@ struct TapRows {
     rows = channels_of_block(p, blocking.channel_block, number) * blocking.taps;
   }
 
+  /// Where row `row` of tap `kd` of the depth lies, from that of row 0 of tap 0 on.
+  int64_t offset(int64_t row, int64_t kd) const {
+    return (row / blocking.taps * p.axis[0].kernel + kd) * blocking.taps + row % blocking.taps;
+  }
+
   /// Packs kTapStreams source channels from `first` on, or what is left of them, as [tap of the
   /// depth][tile][K][kTileRows]: rows of a tile, which mostly are neighbours in memory, stay
   /// neighbours.
   void pack(int64_t first, Accumulator<T>* to) const {
     const int64_t last = first + kTapStreams < p.depth ? first + kTapStreams : p.depth;
-    const int64_t taps = blocking.taps, deep = p.axis[0].kernel;
-    for (int64_t kd = 0; kd < deep; ++kd) {
+    for (int64_t kd = 0; kd < p.axis[0].kernel; ++kd) {
       Accumulator<T>* tile = to + kd * blocking.tiles * kTileRows * p.depth;
       for (int64_t row = 0; row < rows; row += kTileRows, tile += kTileRows * p.depth) {
         const int64_t some = rows - row < kTileRows ? rows - row : kTileRows;
-        int64_t offset[kTileRows];
-        for (int64_t r = 0; r < some; ++r) {
-          offset[r] = ((row + r) / taps * deep + kd) * taps + (row + r) % taps;
-        }
-        const bool dense = offset[some - 1] - offset[0] == some - 1;
+        int64_t offsets[kTileRows];
+        for (int64_t r = 0; r < some; ++r) offsets[r] = offset(row + r, kd);
+        const bool dense = offsets[some - 1] - offsets[0] == some - 1;
         for (int64_t c = first; c < last; ++c) {
           const T* at = from + c * p.weight_strides.depth;
           if (dense) {
-            copy_strided(at + offset[0], 1, some, tile + c * kTileRows);
+            copy_strided(at + offsets[0], 1, some, tile + c * kTileRows);
           } else {
-            for (int64_t r = 0; r < some; ++r) tile[c * kTileRows + r] = widen(at[offset[r]]);
+            for (int64_t r = 0; r < some; ++r) tile[c * kTileRows + r] = widen(at[offsets[r]]);
           }
         }
       }
@@ -360,12 +378,13 @@ template <class T>
 void fold_taps_planar(const InputGradient<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
+  constexpr int64_t columns = kTileColumns<A>;
   const FoldTapsPlanarBlocking<T> blocking(p);
   const ConvAxis &deep = p.axis[0], &high = p.axis[1], &wide = p.axis[2];
   const int64_t taps = blocking.taps, pitch = blocking.pitch;
 
   Scratch packed(blocking.packed_bytes);
-  if (!blocking.packs_blocks) pack_tap_rows(p, blocking, packed.as<A>());
+  if (blocking.packed_bytes > 0) pack_tap_rows(p, blocking, packed.as<A>());
 
   const int64_t items = p.groups * deep.input * blocking.blocks.count() * blocking.channel_blocks;
   const int64_t item_work = blocking.channel_block * taps * p.depth * blocking.blocks.pixels();
@@ -382,6 +401,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
     int64_t* first_tap = reinterpret_cast<int64_t*>(width_taps + wide.kernel);
     int64_t* offsets = first_tap + wide.stride + 1;
 
+    int64_t copied = -1;
     for (int64_t item = begin; item < end; ++item) {
       const FoldBlock block(p, p.axis, blocking.blocks, item / blocking.channel_blocks);
       const int64_t number = item % blocking.channel_blocks;
@@ -393,12 +413,13 @@ void fold_taps_planar(const InputGradient<T>& p) {
       const int64_t pixels = block.pixels();
       const EvenBlocks<A> panels(pixels);
       const int64_t channel_block = block.group * blocking.channel_blocks + number;
+      const TapRows<T> rows_of_block(p, blocking, channel_block);
       const A* weights = packed.as<A>() + channel_block * blocking.block_weights;
       if (blocking.packs_blocks) {
-        TapRows<T>(p, blocking, channel_block).pack(block_buffer.as<A>());
+        rows_of_block.pack(block_buffer.as<A>());
         weights = block_buffer.as<A>();
       }
-      const bool fetches = blocking.packs_blocks && item + 1 < end;
+      const bool fetches = blocking.packed_bytes == 0 && item + 1 < end;
       const TapRows<T> following(p, blocking, fetches ? channel_block + 1 : 0);
       const int64_t parts = panels.count * ceil_div(p.depth, blocking.depth_block) * blocking.tiles;
       int64_t part = 0;
@@ -411,20 +432,27 @@ void fold_taps_planar(const InputGradient<T>& p) {
           for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
             const int64_t to_go = p.depth - k;
             const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
-            TileOperands<A> tile{nullptr, 0, 1, depth, kTileRows, panel, vectors * lanes};
+            A* slice = blocking.keeps_panels ? panel + (i * p.depth + k) * columns : panel;
+            TileOperands<A> tile{nullptr, 0, 1, depth, kTileRows, slice, vectors * lanes};
             if (source.in_place(first, count)) {
               tile.b =
                   reinterpret_cast<const A*>(source.at(z, first)) + k * p.source_strides.channel;
               tile.b_step = p.source_strides.channel;
-            } else {
-              source.copy(z, first, count, k, depth, panel, tile.b_step);
+            } else if (!blocking.keeps_panels || copied != item / blocking.channel_blocks) {
+              source.copy(z, first, count, k, depth, slice, tile.b_step);
             }
             const A* weight = weights + (kd * blocking.tiles * p.depth + k) * kTileRows;
             for (int64_t row = 0; row < channels * taps; row += kTileRows) {
               const int64_t rows_left = channels * taps - row;
               const int some = int(rows_left < kTileRows ? rows_left : kTileRows);
               const A* from[kTileRows];
-              for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
+              if (blocking.reads_weight) {
+                tile.step = p.weight_strides.depth;
+                const A* lies = reinterpret_cast<const A*>(rows_of_block.from) + k * tile.step;
+                for (int r = 0; r < some; ++r) from[r] = lies + rows_of_block.offset(row + r, kd);
+              } else {
+                for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
+              }
               tile.rows = from;
               if (blocking.at_once && depth == to_go) {
                 // Those of the channels that begin in these rows are stored before long.
@@ -442,6 +470,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
         });
         if (blocking.at_once) dest.store(first, count, channels, products, pitch);
       }
+      copied = item / blocking.channel_blocks;
       if (blocking.at_once) continue;
 
       bool reached = false;

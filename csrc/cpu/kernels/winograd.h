@@ -31,6 +31,9 @@ constexpr int64_t kWinogradBlockBytes = 1 << 20;
 /// than the most, small inputs make too few items.
 constexpr int64_t kLeastTiles = 48, kMostTiles = 96;
 
+/// Of so few blocks, a last one that is smaller than the others would leave a thread idle.
+constexpr int64_t kEvenBlocks = 8;
+
 /// Up to so many bytes of all transformed tiles, or as many as the weights would take, groups are
 /// the items if there are some and the products of one fit a block.
 constexpr int64_t kFewTilesBytes = 8 << 20;
@@ -76,14 +79,15 @@ struct WinogradConvolution {
   WinogradConvolution(const WinogradConvolution&) = delete;  // the tiles refer to the taps
 
   /// Groups of tiles of a block: planar outputs of a group are stored together. Blocks are even,
-  /// and an even number of them.
+  /// and an even number of them; many are rounded to whole tiles of the product.
   int64_t groups_of_block() const {
     const int64_t bytes = sizeof(float) * (tile_elements() + points * kWinogradRows);
     const int64_t fit = kWinogradBlockBytes / bytes;
     const int64_t wanted = fit < kLeastTiles ? kLeastTiles : fit > kMostTiles ? kMostTiles : fit;
     const int64_t most = ceil_div(wanted, input.columns.dilation);
-    const int64_t even = ceil_div(input.groups, round_up(ceil_div(input.groups, most), 2));
-    return input.columns.dilation > 1 ? even : round_up(even, kTileRows);
+    const int64_t blocks = round_up(ceil_div(input.groups, most), 2);
+    const int64_t even = ceil_div(input.groups, blocks);
+    return input.columns.dilation > 1 || blocks <= kEvenBlocks ? even : round_up(even, kTileRows);
   }
 
   /// Elements of a slice of a transformed tile, [point][channels of a chunk], and of the tile.

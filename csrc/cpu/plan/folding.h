@@ -64,14 +64,15 @@ bool suits_folding(const InputGradient<T>& p, bool channels_last, int64_t lanes)
 }
 
 /// Taps of a phase along an axis, of which Winograd's forms compute several outputs at a time; and
-/// what direct sums of a phase, and products with all taps, which are added up, take for each.
+/// what direct sums of a phase, and products with all taps, which are added up, take for each. Each
+/// phase reads all of a weight whose taps lie side by side, which products with all taps do once.
 constexpr int64_t kMaxPhaseTaps = 8;
-constexpr double kDirectPhase = 1.2, kFoldedProduct = 1.25;
+constexpr double kDirectPhase = 1.2, kFoldedProduct = 1.25, kFoldedPlanarProduct = 0.72;
 
 /// Whether the phases of an input gradient, one by one and by Winograd's forms where these suit,
 /// take less than products with all taps.
 template <class T>
-bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
+bool suits_winograd_phases(const InputGradient<T>& p, bool channels_last, int64_t lanes) {
   static constexpr Tap kTaps[kMaxPhaseTaps] = {{0, 0}, {1, 1}, {2, 2}, {3, 3},
                                                {4, 4}, {5, 5}, {6, 6}, {7, 7}};
   int64_t phases = 1;
@@ -110,7 +111,8 @@ bool suits_winograd_phases(const InputGradient<T>& p, int64_t lanes) {
     of_phases += choice.cost;
     of_taps += products;
   }
-  return winograd && of_phases < kFoldedProduct * of_taps && allows_winograd();
+  const double of_products = (channels_last ? kFoldedProduct : kFoldedPlanarProduct) * of_taps;
+  return winograd && of_phases < of_products && allows_winograd();
 }
 
 /// Whether the weight has its destination channels and taps side by side, in this order.

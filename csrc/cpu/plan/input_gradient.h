@@ -38,7 +38,7 @@ Plan<InputGradient<T>> plan_of(const InputGradient<T>& p, bool channels_last) {
     return none;
   }
   if (!plan::suits_folding(p, channels_last, kernels.lanes)) return none;
-  if (plan::suits_winograd_phases(p, kernels.lanes)) return none;
+  if (plan::suits_winograd_phases(p, channels_last, kernels.lanes)) return none;
   const char* reason = "phases and taps share products with the source";
   if (channels_last) {
     return {{Algorithm::fold_taps_channels_last, reason}, kernels.fold_taps_channels_last};
