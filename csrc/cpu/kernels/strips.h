@@ -105,12 +105,34 @@ struct Strips {
            y * strides.axis[1];
   }
 
-  /// Copies one channel of a row under destinations [x, x + count), elements `stride` apart.
+  /// Copies a row of `channels` planes, `strides.channel` elements apart, under destinations
+  /// [x, x + count), to every `pitch` elements.
   template <class T>
-  void copy_plane_row(const Line& line, const T* row, int64_t stride, int64_t x, int64_t count,
-                      Accumulator<T>* to) const {
-    if (row == nullptr) return fill(to, positions(count), Accumulator<T>(0));
-    gather_run(line.walk, line.inside, line.low, x * step, positions(count), row, stride, to);
+  void copy_plane_rows(const Line& line, const T* row, const Strides& strides, int64_t channels,
+                       int64_t x, int64_t count, int64_t pitch, Accumulator<T>* to) const {
+    const int64_t first = x * step, length = positions(count);
+#if defined(CNNOPS_TARGET_AVX512)
+    const bool dense = line.walk.step == 1 && strides.axis[2] == 1;
+    if (dense && line.walk.mode == PaddingMode::zeros && length <= kLanes<Accumulator<T>>) {
+      // Rows of a register: padding is what the mask leaves out.
+      Inside inside = line.inside.within(first, first + length);
+      if (row == nullptr) inside = {first, first};  // nothing is read
+      const uint32_t mask = (1u << (inside.end - first)) - (1u << (inside.begin - first));
+      const T* from = row + first + line.low;
+      for (int64_t c = 0; c < channels; ++c, from += strides.channel, to += pitch) {
+        store_partial(to, load_wide_masked(from, mask), length);
+      }
+      return;
+    }
+#endif
+    for (int64_t c = 0; c < channels; ++c, to += pitch) {
+      if (row == nullptr) {
+        fill(to, length, Accumulator<T>(0));
+      } else {
+        gather_run(line.walk, line.inside, line.low, first, length, row + c * strides.channel,
+                   strides.axis[2], to);
+      }
+    }
   }
 
   /// Copies `channels` neighbouring channels of a row of pixels `stride` apart to every `pitch`

@@ -268,41 +268,56 @@ struct WeightGemmPlanarBlocking {
 };
 
 /// Copies the strips of channels [first, first + count) of a group whose channel 0 is at `source`,
-/// [channel][line][row], and points each row of K to them: [tile][run][kTileRows].
+/// [channel][line][row].
 template <class T>
-void point_to_strips(const WeightContraction<T>& p, const Strips& strips,
-                     const Strips::Chunk& chunk, const T* source, int64_t first, int64_t count,
-                     int64_t runs, Accumulator<T>* strip, const Accumulator<T>** to) {
+void copy_strips(const WeightContraction<T>& p, const Strips& strips, const Strips::Chunk& chunk,
+                 const T* source, int64_t first, int64_t count, Accumulator<T>* strip) {
   const int64_t strip_row = strips.positions(chunk.width), lines = strips.lines();
-  const int64_t line_taps = strips.line_taps, rows = lines * chunk.rows;
+  const int64_t rows = lines * chunk.rows;
   for (int64_t line = 0; line < lines; ++line) {
     const Strips::Line walk = strips.line(line);
     for (int64_t r = 0; r < chunk.rows; ++r) {
       const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
-      Accumulator<T>* at = strip + (line * chunk.rows + r) * strip_row;
-      for (int64_t c = first; c < first + count; ++c, at += rows * strip_row) {
-        strips.copy_plane_row(walk, row == nullptr ? row : row + c * p.source_strides.channel,
-                              p.source_strides.axis[2], chunk.x, chunk.width, at);
-      }
+      if (row != nullptr) row += first * p.source_strides.channel;
+      strips.copy_plane_rows(walk, row, p.source_strides, count, chunk.x, chunk.width,
+                             rows * strip_row, strip + (line * chunk.rows + r) * strip_row);
     }
   }
-  for (int64_t k = 0; k < count * lines * line_taps; ++k) {
-    const Accumulator<T>* from = strip + k / line_taps * chunk.rows * strip_row;
-    const Accumulator<T>** at = to + k / kTileRows * kTileRows * runs + k % kTileRows;
+}
+
+/// Points each row of K to the strips of `count` channels: [tile][run][kTileRows].
+template <class A>
+void point_to_strips(const Strips& strips, const Strips::Chunk& chunk, int64_t count, int64_t runs,
+                     const A* strip, const A** to) {
+  const int64_t strip_row = strips.positions(chunk.width), line_taps = strips.line_taps;
+  for (int64_t k = 0; k < count * strips.lines() * line_taps; ++k) {
+    const A* from = strip + k / line_taps * chunk.rows * strip_row;
+    const A** at = to + k / kTileRows * kTileRows * runs + k % kTileRows;
     for (int64_t r = 0; r < runs; ++r) {
       at[r * kTileRows] = from + r * strip_row + strips.start(k % line_taps);
     }
   }
 }
 
+/// Points the first channels to the rows of their first strip: [row][kTileRows].
+template <class A>
+void point_to_channels(const Strips& strips, const Strips::Chunk& chunk, const A* strip,
+                       const A** to) {
+  const int64_t strip_row = strips.positions(chunk.width);
+  const int64_t of_channel = strips.lines() * chunk.rows * strip_row;
+  for (int64_t r = 0; r < chunk.rows; ++r) {
+    for (int64_t i = 0; i < kTileRows; ++i) *to++ = strip + i * of_channel + r * strip_row;
+  }
+}
+
 /// Multiplies the strips of `channels` with a panel of grad, [pixel][width], tap by tap: a tile is
-/// of six channels, and what its tap reads in padding is left out. `pointers` is space for those of
-/// a tile.
+/// of six channels, and what its tap reads in padding is left out. `pointers` are those of
+/// point_to_channels.
 template <class T>
 void multiply_taps(const WeightContraction<T>& p, const Strips& strips, const Strips::Chunk& chunk,
-                   const T* source, int64_t channels, const Accumulator<T>* strip,
+                   const T* source, int64_t channels, const Accumulator<T>* const* pointers,
                    const Accumulator<T>* grad, int64_t width, const Rows<Accumulator<T>>& sums,
-                   bool adds, const Accumulator<T>** pointers) {
+                   bool adds) {
   using A = Accumulator<T>;
   const int64_t strip_row = strips.positions(chunk.width), lines = strips.lines();
   const int64_t taps = p.taps(), of_line = chunk.rows * strip_row;
@@ -315,19 +330,18 @@ void multiply_taps(const WeightContraction<T>& p, const Strips& strips, const St
     while (first < last && !reads_row(last - 1)) --last;
     for (int64_t tap = 0; tap < strips.line_taps; ++tap) {
       const Inside reads = strips.reads_inside(line, tap, chunk);
-      TileOperands<A> tile{pointers,     reads.begin * strips.step,
-                           last - first, reads.end - reads.begin,
-                           strips.step,  grad + (first * chunk.width + reads.begin) * width,
+      const int64_t start = strips.start(tap) + reads.begin * strips.step;
+      TileOperands<A> tile{pointers + first * kTileRows,
+                           0,
+                           last - first,
+                           reads.end - reads.begin,
+                           strips.step,
+                           grad + (first * chunk.width + reads.begin) * width,
                            width};
       tile.b_tap = chunk.width * width;
       for (int64_t c = 0; c < channels; c += kTileRows) {
         const int rows = int(channels - c < kTileRows ? channels - c : kTileRows);
-        const A* from = strip + (c * lines + line) * of_line + strips.start(tap);
-        for (int64_t r = first; r < last; ++r) {
-          for (int i = 0; i < rows; ++i) {
-            pointers[(r - first) * kTileRows + i] = from + i * lines * of_line + r * strip_row;
-          }
-        }
+        tile.start = (c * lines + line) * of_line + start;
         multiply<A>(tile, sums.at(c * taps + line * strips.line_taps + tap), taps * sums.pitch,
                     adds, rows, vectors_for<A>(width));
       }
@@ -447,8 +461,12 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
         const int64_t runs = joined ? 1 : chunk.rows;
         const T* source = p.source + group * p.depth * p.source_strides.channel;
         if (!blocking.in_place) {
-          point_to_strips(p, strips, chunk, source, channel, channels, runs, strip_buffer.as<A>(),
-                          pointers);
+          copy_strips(p, strips, chunk, source, channel, channels, strip_buffer.as<A>());
+          if (blocking.by_tap) {
+            point_to_channels(strips, chunk, strip_buffer.as<A>(), pointers);
+          } else {
+            point_to_strips(strips, chunk, channels, runs, strip_buffer.as<A>(), pointers);
+          }
         } else if (!blocking.even) {
           point_to_source(p, strips, chunk, source, channel, channels, pointers);
         }
@@ -466,9 +484,8 @@ void weight_gemm_planar(const WeightContraction<T>& p) {
             continue;
           }
           if (blocking.by_tap) {
-            multiply_taps<T>(p, strips, chunk, source, channels, strip_buffer.as<A>(),
-                             grad + column * pixels, width, {sums.data + column, sums.pitch},
-                             index > chunk_begin, pointers);
+            multiply_taps<T>(p, strips, chunk, source, channels, pointers, grad + column * pixels,
+                             width, {sums.data + column, sums.pitch}, index > chunk_begin);
             continue;
           }
           TileOperands<A> tile{nullptr, 0, runs, pixels / runs, strips.step, grad + column * pixels,
