@@ -572,6 +572,12 @@ SHAPES = {
         STRIPS, (2, 60, 11, 13), (70, 60, 3, 3), {"stride": 2, "padding": 2, "dilation": 2}
     ),
     "strips, short rows": Shape(STRIPS, (3, 64, 40, 3), (112, 64, 3, 2)),
+    "strips, small maps": Shape(
+        STRIPS, (9, 70, 8, 8), (130, 70, 3, 3), {"stride": 2, "padding": 1}
+    ),
+    "strips, rows of a register": Shape(
+        STRIPS, (2, 70, 14, 14), (130, 70, 2, 3), {"padding": (0, 1)}
+    ),
     "strips, halves of rows": Shape(STRIPS, (1, 50, 9, 9), (150, 50, 2, 3)),
     "strips, long rows": Shape(STRIPS, (1, 60, 700), (150, 60, 5)),
     # Blocks of channels as even as they get; weights few or many; parts of registers; few pixels.
@@ -859,11 +865,16 @@ for title, image, weight, options in (
 ):
     SHAPES["far planes, " + title] = Shape(("broadcast_pixels", "", ""), image, weight, options)
 
-# A single block of source pixels: each block of channels is packed by the item that multiplies it.
+# A single block of source pixels: of up to two panels, the weight is read where it lies; of more,
+# each block of channels is packed by the item that multiplies it.
 for title, image, weight, options in (
-    ("one block", (1, 50, 9, 9), (70, 50, 3, 3), {"stride": 2, "padding": 1}),
-    ("one block, groups", (1, 60, 7, 8), (78, 20, 3, 2), {"stride": 2, "groups": 3}),
-    ("one block, 3-d", (1, 20, 3, 6, 6), (40, 20, 3, 2, 2), {"stride": (1, 2, 2)}),
+    ("one panel", (1, 50, 9, 9), (70, 50, 3, 3), {"stride": 2, "padding": 1}),
+    ("one panel, groups", (1, 60, 7, 8), (78, 20, 3, 2), {"stride": 2, "groups": 3}),
+    ("one panel, 3-d", (1, 20, 3, 6, 6), (40, 20, 3, 2, 2), {"stride": (1, 2, 2)}),
+    ("one panel, deep", (1, 14, 9, 9), (2100, 14, 2, 3), {"stride": 2}),
+    ("two panels", (2, 34, 13, 15), (150, 34, 3, 3), {"stride": 2, "padding": 1}),
+    ("two panels of patches", (1, 21, 16, 18), (90, 21, 2, 2), {"stride": 2}),
+    ("three panels", (1, 50, 25, 25), (70, 50, 3, 3), {"stride": 2, "padding": 1}),
 ):
     SHAPES["products, " + title] = Shape(PRODUCTS, image, weight, options)
 
