@@ -5,10 +5,9 @@
 // An item is a block of source pixels and a block of destination channels, whose rows of products
 // are kFoldRows or more: enough to pay for reading the source again for each. Panels of
 // kTileColumns pixels are read in place, or copied where they are no whole registers of one run or
-// where planes compete for the same lines of a cache. Where there is a single panel, it is copied
-// once for all items of a thread, and the weight, which it alone meets, is read where it lies.
-// Folding runs along destination rows: the phases of the width are registers of sums, shuffled into
-// the order of the row.
+// where planes compete for the same lines of a cache, once for all items of a thread if they are
+// few. A weight that only a few panels meet is read where it lies. Folding runs along destination
+// rows: the phases of the width are registers of sums, shuffled into the order of the row.
 
 /// Rows of products of an item.
 constexpr int64_t kFoldRows = 8 * kTileRows;
@@ -23,8 +22,8 @@ constexpr int64_t kTapStreams = 16;
 /// Panels of all source channels that a thread keeps for its next items have at most so many bytes.
 constexpr int64_t kKeptPanelBytes = 1 << 19;
 
-/// Where the weight meets so many panels at most, packing it takes longer than reading rows of six
-/// elements that are pages apart.
+/// Where so few panels meet the weight, packing it takes longer than reading it in pieces of a
+/// tile's rows, which are pages apart.
 constexpr int64_t kPanelsInPlace = 2;
 
 /// Whether every destination is one product, with stride-sized kernels side by side, whose phases
@@ -330,6 +329,14 @@ struct TapRows {
     return (row / blocking.taps * p.axis[0].kernel + kd) * blocking.taps + row % blocking.taps;
   }
 
+  /// Points a tile to rows [row, row + count) of tap `kd` of the depth where they lie, at K `k`.
+  void point(int64_t row, int count, int64_t kd, int64_t k, const Accumulator<T>** to) const {
+    const T* at = from + k * p.weight_strides.depth;
+    for (int r = 0; r < count; ++r) {
+      to[r] = reinterpret_cast<const Accumulator<T>*>(at + offset(row + r, kd));
+    }
+  }
+
   /// Packs kTapStreams source channels from `first` on, or what is left of them, as [tap of the
   /// depth][tile][K][kTileRows]: rows of a tile, which mostly are neighbours in memory, stay
   /// neighbours.
@@ -401,7 +408,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
     int64_t* first_tap = reinterpret_cast<int64_t*>(width_taps + wide.kernel);
     int64_t* offsets = first_tap + wide.stride + 1;
 
-    int64_t copied = -1;
+    int64_t copied = -1;  // the block of pixels whose panels are there
     for (int64_t item = begin; item < end; ++item) {
       const FoldBlock block(p, p.axis, blocking.blocks, item / blocking.channel_blocks);
       const int64_t number = item % blocking.channel_blocks;
@@ -413,6 +420,8 @@ void fold_taps_planar(const InputGradient<T>& p) {
       const int64_t pixels = block.pixels();
       const EvenBlocks<A> panels(pixels);
       const int64_t channel_block = block.group * blocking.channel_blocks + number;
+      const bool copies = !blocking.keeps_panels || copied != item / blocking.channel_blocks;
+      copied = item / blocking.channel_blocks;
       const TapRows<T> rows_of_block(p, blocking, channel_block);
       const A* weights = packed.as<A>() + channel_block * blocking.block_weights;
       if (blocking.packs_blocks) {
@@ -433,12 +442,13 @@ void fold_taps_planar(const InputGradient<T>& p) {
             const int64_t to_go = p.depth - k;
             const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
             A* slice = blocking.keeps_panels ? panel + (i * p.depth + k) * columns : panel;
-            TileOperands<A> tile{nullptr, 0, 1, depth, kTileRows, slice, vectors * lanes};
+            const int64_t step = blocking.reads_weight ? p.weight_strides.depth : kTileRows;
+            TileOperands<A> tile{nullptr, 0, 1, depth, step, slice, vectors * lanes};
             if (source.in_place(first, count)) {
               tile.b =
                   reinterpret_cast<const A*>(source.at(z, first)) + k * p.source_strides.channel;
               tile.b_step = p.source_strides.channel;
-            } else if (!blocking.keeps_panels || copied != item / blocking.channel_blocks) {
+            } else if (copies) {
               source.copy(z, first, count, k, depth, slice, tile.b_step);
             }
             const A* weight = weights + (kd * blocking.tiles * p.depth + k) * kTileRows;
@@ -446,13 +456,8 @@ void fold_taps_planar(const InputGradient<T>& p) {
               const int64_t rows_left = channels * taps - row;
               const int some = int(rows_left < kTileRows ? rows_left : kTileRows);
               const A* from[kTileRows];
-              if (blocking.reads_weight) {
-                tile.step = p.weight_strides.depth;
-                const A* lies = reinterpret_cast<const A*>(rows_of_block.from) + k * tile.step;
-                for (int r = 0; r < some; ++r) from[r] = lies + rows_of_block.offset(row + r, kd);
-              } else {
-                for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
-              }
+              for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
+              if (blocking.reads_weight) rows_of_block.point(row, some, kd, k, from);
               tile.rows = from;
               if (blocking.at_once && depth == to_go) {
                 // Those of the channels that begin in these rows are stored before long.
@@ -470,7 +475,6 @@ void fold_taps_planar(const InputGradient<T>& p) {
         });
         if (blocking.at_once) dest.store(first, count, channels, products, pitch);
       }
-      copied = item / blocking.channel_blocks;
       if (blocking.at_once) continue;
 
       bool reached = false;
