@@ -172,7 +172,9 @@ int winograd_form(const Contraction<T>& p, int64_t lanes) {
       !winograd_stores(p.dest_strides)) {
     return -1;
   }
-  const bool in_place = p.dest_strides.channel == 1 && p.weight_strides.depth == 1;
+  // Of pixels, either side of the weight may be what lies side by side.
+  const bool weight_lies = p.weight_strides.depth == 1 || p.weight_strides.row == 1;
+  const bool in_place = p.dest_strides.channel == 1 && weight_lies;
   const bool transposes = !in_place && !has_stride(p);
   const double direct = suits_dot_products<T>(p)
                             ? paired_cost(p, kPairedTile, kPairedKernel)
