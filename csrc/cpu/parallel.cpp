@@ -7,9 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <new>
-
-#include "cpu/scratch.h"
+#include <vector>
 
 namespace cnnops {
 namespace {
@@ -20,12 +18,14 @@ constexpr int64_t kRest = 4, kPieces = 4;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Items [begin, end). Those from `rest` on are taken in pieces, from `next` on.
-struct alignas(kScratchAlignment) Share {
+/// Items [begin, end). Those from `rest` on are taken in pieces, from `next` on. On a cache line of
+/// its own, as others write to it.
+struct alignas(64) Share {
   int64_t begin, rest, end, piece;
   std::atomic<int64_t> next;
 
-  Share(int64_t first, int64_t last, int64_t grain) : begin(first), end(last) {
+  void give(int64_t first, int64_t last, int64_t grain) {
+    begin = first, end = last;
     const int64_t left = (end - begin + kRest / 2) / kRest;
     rest = left < grain ? end : end - left;
     piece = std::max(ceil_div(left, kPieces), grain);
@@ -41,21 +41,20 @@ void parallel_run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int
   const int64_t most = ceil_div(count, std::max<int64_t>(grain, 1));
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), most);
   if (threads <= 1) return body(context, 0, count);
-  const Scratch memory(sizeof(Share) * threads);
-  Share* const shares = memory.as<Share>();
+  std::vector<Share> shares(threads);
   for (int64_t t = 0; t < threads; ++t) {
-    new (shares + t) Share(count * t / threads, count * (t + 1) / threads, grain);
+    shares[t].give(count * t / threads, count * (t + 1) / threads, grain);
   }
-  torch::stable::parallel_for(0, threads, 1, [=](int64_t first, int64_t last) {
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     // A nested call runs inline.
     if (last - first == threads) return body(context, 0, count);
     for (int64_t t = first; t < last; ++t) {
       body(context, shares[t].begin, shares[t].rest);
       for (int64_t i = 0; i < threads; ++i) {
         Share& share = shares[(t + i) % threads];
-        while (share.next.load(std::memory_order_relaxed) < share.end) {
-          const int64_t begin = share.next.fetch_add(share.piece, std::memory_order_relaxed);
-          if (begin < share.end) body(context, begin, std::min(begin + share.piece, share.end));
+        int64_t begin;
+        while ((begin = share.next.fetch_add(share.piece, std::memory_order_relaxed)) < share.end) {
+          body(context, begin, std::min(begin + share.piece, share.end));
         }
       }
     }

@@ -385,7 +385,6 @@ template <class T>
 void fold_taps_planar(const InputGradient<T>& p) {
   using A = Accumulator<T>;
   constexpr int lanes = kLanes<A>;
-  constexpr int64_t columns = kTileColumns<A>;
   const FoldTapsPlanarBlocking<T> blocking(p);
   const ConvAxis &deep = p.axis[0], &high = p.axis[1], &wide = p.axis[2];
   const int64_t taps = blocking.taps, pitch = blocking.pitch;
@@ -410,7 +409,8 @@ void fold_taps_planar(const InputGradient<T>& p) {
 
     int64_t copied = -1;  // the block of pixels whose panels are there
     for (int64_t item = begin; item < end; ++item) {
-      const FoldBlock block(p, p.axis, blocking.blocks, item / blocking.channel_blocks);
+      const int64_t of_pixels = item / blocking.channel_blocks;
+      const FoldBlock block(p, p.axis, blocking.blocks, of_pixels);
       const int64_t number = item % blocking.channel_blocks;
       const int64_t channels = channels_of_block(p, blocking.channel_block, number);
       const int64_t first_channel = block.group * p.rows + number * blocking.channel_block;
@@ -420,8 +420,8 @@ void fold_taps_planar(const InputGradient<T>& p) {
       const int64_t pixels = block.pixels();
       const EvenBlocks<A> panels(pixels);
       const int64_t channel_block = block.group * blocking.channel_blocks + number;
-      const bool copies = !blocking.keeps_panels || copied != item / blocking.channel_blocks;
-      copied = item / blocking.channel_blocks;
+      const bool copies = !blocking.keeps_panels || copied != of_pixels;
+      copied = of_pixels;
       const TapRows<T> rows_of_block(p, blocking, channel_block);
       const A* weights = packed.as<A>() + channel_block * blocking.block_weights;
       if (blocking.packs_blocks) {
@@ -441,7 +441,7 @@ void fold_taps_planar(const InputGradient<T>& p) {
           for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
             const int64_t to_go = p.depth - k;
             const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
-            A* slice = blocking.keeps_panels ? panel + (i * p.depth + k) * columns : panel;
+            A* slice = blocking.keeps_panels ? panel + (i * p.depth + k) * blocking.columns : panel;
             const int64_t step = blocking.reads_weight ? p.weight_strides.depth : kTileRows;
             TileOperands<A> tile{nullptr, 0, 1, depth, step, slice, vectors * lanes};
             if (source.in_place(first, count)) {
@@ -456,8 +456,11 @@ void fold_taps_planar(const InputGradient<T>& p) {
               const int64_t rows_left = channels * taps - row;
               const int some = int(rows_left < kTileRows ? rows_left : kTileRows);
               const A* from[kTileRows];
-              for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
-              if (blocking.reads_weight) rows_of_block.point(row, some, kd, k, from);
+              if (blocking.reads_weight) {
+                rows_of_block.point(row, some, kd, k, from);
+              } else {
+                for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
+              }
               tile.rows = from;
               if (blocking.at_once && depth == to_go) {
                 // Those of the channels that begin in these rows are stored before long.
