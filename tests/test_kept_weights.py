@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from op_calls import OpCalls
 from torch import Tensor, nn
 
+import cnnops.functional
 import cnnops.nn
 from cnnops import _C
 from cnnops.nn import kept_weights
@@ -168,6 +169,33 @@ def to_half_and_back(conv: nn.Conv2d) -> None:
 
 def to_channels_last(conv: nn.Conv2d) -> None:
     conv.to(memory_format=torch.channels_last)
+
+
+# Without a kept weight each thread packs or transforms what it multiplies; rows that are no
+# multiple of a group of them.
+@pytest.mark.parametrize("isa", _C.available_isas())
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("channels", "rows", "size"),
+    [(24, 140, (10, 11)), (96, 80, (12, 12)), (192, 48, (7, 7)), (20, 24, (60, 50))],
+)
+def test_same_results_as_each_thread_makes(
+    channels: int,
+    rows: int,
+    size: tuple[int, int],
+    last: bool,
+    isa: str,
+    set_isa: Callable[[str], None],
+) -> None:
+    set_isa(isa)
+    conv = cnnops.nn.Conv2d(channels, rows, 3, padding=1)
+    x = torch.randn(2, channels, *size)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    assert_right(conv, x)
+    with torch.no_grad():
+        kept, made = conv(x), cnnops.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+    assert torch.equal(kept, made)
 
 
 @pytest.mark.parametrize(

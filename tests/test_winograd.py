@@ -241,6 +241,7 @@ def test_sums_over_many_tiles_stay_accurate(layout: str) -> None:
         (3, 21, 37, 9, 9),
         (2, 70, 67, 17, 30),
         (5, 40, 80, 6, 41),
+        (1, 24, 140, 10, 11),
         (2, 11, 13, 30, 33),
     ],
 )

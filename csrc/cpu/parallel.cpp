@@ -18,6 +18,8 @@ constexpr int64_t kRest = 4, kPieces = 4;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+}  // namespace
+
 /// Items [begin, end). Those from `rest` on are taken in pieces, from `next` on. On a cache line of
 /// its own, as others write to it.
 struct alignas(64) Share {
@@ -33,30 +35,39 @@ struct alignas(64) Share {
   }
 };
 
-}  // namespace
+ThreadItems::ThreadItems(Share* shares, int64_t count, int64_t own)
+    : begin_(shares[own].begin),
+      end_(shares[own].rest),
+      shares_(shares),
+      count_(count),
+      own_(own) {}
 
-void parallel_run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t),
-                  void* context) {
+bool ThreadItems::next() {
+  for (; visited_ < count_; ++visited_) {
+    Share& share = shares_[(own_ + visited_) % count_];
+    begin_ = share.next.fetch_add(share.piece, std::memory_order_relaxed);
+    end_ = std::min(begin_ + share.piece, share.end);
+    if (begin_ < end_) return true;
+  }
+  return false;
+}
+
+void parallel_run(int64_t count, int64_t grain, void (*body)(void*, ThreadItems&), void* context) {
   if (count <= 0) return;
   const int64_t most = ceil_div(count, std::max<int64_t>(grain, 1));
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), most);
-  if (threads <= 1) return body(context, 0, count);
+  ThreadItems all(count);
+  if (threads <= 1) return body(context, all);
   std::vector<Share> shares(threads);
   for (int64_t t = 0; t < threads; ++t) {
     shares[t].give(count * t / threads, count * (t + 1) / threads, grain);
   }
   torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     // A nested call runs inline.
-    if (last - first == threads) return body(context, 0, count);
+    if (last - first == threads) return body(context, all);
     for (int64_t t = first; t < last; ++t) {
-      body(context, shares[t].begin, shares[t].rest);
-      for (int64_t i = 0; i < threads; ++i) {
-        Share& share = shares[(t + i) % threads];
-        int64_t begin;
-        while ((begin = share.next.fetch_add(share.piece, std::memory_order_relaxed)) < share.end) {
-          body(context, begin, std::min(begin + share.piece, share.end));
-        }
-      }
+      ThreadItems items(shares.data(), threads, t);
+      body(context, items);
     }
   });
 }

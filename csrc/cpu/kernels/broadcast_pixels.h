@@ -8,8 +8,8 @@
 // or a block of it with its borders resolved (source_block.h), and affine_tile.h takes up to 24 of
 // them at a time. Tiles write a channels_last destination themselves; the sums of planes wait in
 // scratch for some rows and are transposed. Items are (block of pixels, group); K is not cut.
-// Weights are packed once per call, or those of many groups by the thread that comes to the group,
-// while they are in its cache. A single register of columns has tiles of its own where pixels share
+// Weights are packed by the thread that comes to their group, or those of small groups once per
+// call. A single register of columns has tiles of its own where pixels share
 // what they read (sliding_tile.h). Taps of the width come in ascending order of what they read.
 
 /// Whether what a pixel reads for a tap is what its neighbour reads for a tap beside it.
@@ -64,7 +64,7 @@ struct BroadcastPixelsBlocking {
         stores(p.dest_strides.channel == 1),
         whole_pixels(stores && (is_pointwise(p) || inner <= kFewProducts)) {
     weight_bytes = sizeof(A) * p.groups * padded_rows * inner;
-    by_groups = p.groups > 1 && weight_bytes > kSharedWeightBytes;
+    by_groups = p.groups == 1 || weight_bytes > kSharedWeightBytes;
     const int64_t lines = p.walk[0].tap_count * p.walk[1].tap_count;
     table_bytes =
         sizeof(A) * p.groups * padded_rows + sizeof(int64_t) * (runs.count + lines + p.taps());
@@ -286,12 +286,12 @@ void broadcast_pixels(const Contraction<T>& p) {
   const bool by_groups = blocking.by_groups, packs_groups = by_groups && p.prepared == nullptr;
   const int64_t item_work = layout.rows * layout.width * blocking.inner * p.rows;
   const int64_t grain = ceil_div(kSmallestWork, item_work);
-  parallel_for(all_blocks * p.groups, grain, [&](int64_t begin, int64_t end) {
+  parallel_threads(all_blocks * p.groups, grain, [&](ThreadItems& items) {
     Scratch copied(blocking.copied_bytes);
     Scratch sums(blocking.sum_bytes);
     Scratch own(packs_groups ? blocking.own_bytes() : 0);
     int64_t packed_group = -1;
-    for (int64_t item = begin; item < end; ++item) {
+    items.for_each([&](int64_t item, bool) {
       const int64_t group = by_groups ? item / all_blocks : item % p.groups;
       const PixelBlock block = blocks.at(by_groups ? item % all_blocks : item / p.groups);
       if (packs_groups && group != packed_group) {
@@ -308,6 +308,6 @@ void broadcast_pixels(const Contraction<T>& p) {
         const int64_t column = columns.begin(i), width = columns.begin(i + 1) - column;
         tiles.multiply(weights, group, column, width, block, source, sums.as<A>());
       }
-    }
+    });
   });
 }

@@ -8,11 +8,25 @@
 //
 #include "cpu/kernels/squares.h"
 //
+#include "cpu/kernels/items.h"
+//
+#include "cpu/kernels/weight_rows.h"
+//
+#include "cpu/kernels/dest_runs.h"
+//
 #include "cpu/kernels/gemm_planar.h"
+//
+#include "cpu/kernels/plane_tiles.h"
 //
 #include "cpu/kernels/pointwise_planar.h"
 //
 #include "cpu/kernels/weight_columns.h"
+//
+#include "cpu/kernels/pixel_pointers.h"
+//
+#include "cpu/kernels/packed_columns.h"
+//
+#include "cpu/kernels/weight_slices.h"
 //
 #include "cpu/kernels/gemm_channels_last.h"
 //
@@ -78,6 +92,12 @@
 //
 #include "cpu/kernels/winograd.h"
 //
+#include "cpu/kernels/weight_splits.h"
+//
+#include "cpu/kernels/weight_places.h"
+//
+#include "cpu/kernels/weight_strips.h"
+//
 #include "cpu/kernels/weight_gemm_planar.h"
 //
 #include "cpu/kernels/weight_gemm_channels_last.h"
@@ -102,6 +122,10 @@
 #endif
 //
 #include "cpu/kernels/fold_taps.h"
+//
+#include "cpu/kernels/folded_rows.h"
+//
+#include "cpu/kernels/tiled_dest.h"
 //
 #include "cpu/kernels/fold_taps_planar.h"
 //
@@ -242,14 +266,14 @@ const ConvKernels<T>& conv_kernels() {
       {"gemm_planar", gemm_planar<T>, footprint<T, GemmPlanarBlocking>},
       {"shifted_planar", shifted_planar<T>, footprint<T, ShiftedPlanarBlocking>},
       {"transposed_planar", transposed_planar<T>, footprint<T, TransposedPlanarBlocking>,
-       weight_bytes<T, TransposedPlanarBlocking>, gemm_channels_last_prepare<T>},
+       weight_bytes<T, TransposedPlanarBlocking>, prepare_columns<T>},
       {"pointwise_planar", pointwise_planar<T>, footprint<T, PointwisePlanarBlocking>},
       {"gemm_channels_last", gemm_channels_last<T>, footprint<T, GemmChannelsLastBlocking>,
-       weight_bytes<T, GemmChannelsLastBlocking>, gemm_channels_last_prepare<T>},
+       weight_bytes<T, GemmChannelsLastBlocking>, prepare_columns<T>},
       pair_kernel<T, MatrixUnit>(),
       pair_kernel<T, DotProducts>(),
       {"broadcast_pixels", broadcast_pixels<T>, footprint<T, BroadcastPixelsBlocking>,
-       weight_bytes<T, BroadcastPixelsBlocking>, gemm_channels_last_prepare<T>},
+       weight_bytes<T, BroadcastPixelsBlocking>, prepare_columns<T>},
       {"few_channels_last", few_channels_last<T>, footprint<T, FewChannelsLastBlocking>},
       {"few_pixels", few_pixels<T>, footprint<T, FewPixelsBlocking>},
       {"direct_planar", direct_planar<T>, footprint<T, DirectPlanarBlocking>},

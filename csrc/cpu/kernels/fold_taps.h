@@ -179,3 +179,26 @@ inline void list_width_taps(const ConvAxis& axis, const FoldRange& range, WidthT
   }
   first[axis.stride] = found;
 }
+
+/// An item: a block of pixels, and a block of destination channels.
+struct FoldItem {
+  int64_t of_pixels;  // the number of the block of pixels
+  FoldBlock block;
+  int64_t channel_block;  // counted over groups
+  int64_t first_channel;  // likewise, in the block
+  int64_t channels;
+
+  FoldItem(const Channels& p, const ConvAxis* axis, const FoldBlocks& blocks, int64_t channel_step,
+           int64_t index)
+      : FoldItem(p, axis, blocks, channel_step, ceil_div(p.rows, channel_step), index) {}
+
+ private:
+  FoldItem(const Channels& p, const ConvAxis* axis, const FoldBlocks& blocks, int64_t channel_step,
+           int64_t channel_blocks, int64_t index)
+      : of_pixels(index / channel_blocks), block(p, axis, blocks, of_pixels) {
+    const int64_t number = index % channel_blocks;
+    channel_block = block.group * channel_blocks + number;
+    first_channel = block.group * p.rows + number * channel_step;
+    channels = channels_of_block(p, channel_step, number);
+  }
+};

@@ -31,6 +31,7 @@ struct FoldTapsChannelsLastBlocking {
   FoldBlocks blocks;
   bool joined;                         // the taps of the width are one run of channels
   bool stores;                         // tiles write the destination: each product is one
+  bool shares;                         // threads share the packed weight
   int64_t packed_bytes, column_bytes;  // of the call
   int64_t pointer_bytes, pixel_bytes, product_bytes, tap_bytes;  // of each thread
 
@@ -48,6 +49,8 @@ struct FoldTapsChannelsLastBlocking {
     for (const ConvAxis& axis : p.axis) apart &= kernels_are_apart(axis);
     stores = __is_same(T, A) && apart && run(p, channel_block) % columns == 0;
     packed_bytes = sizeof(A) * p.groups * channel_blocks * p.axis[0].kernel * p.depth * width;
+    const int64_t pixel_blocks = blocks.count() * p.axis[0].input;
+    shares = !packs_own(packed_bytes, p.groups, pixel_blocks, channel_blocks);
     column_bytes = sizeof(int64_t) * width;
     pointer_bytes = sizeof(T*) * blocks.pixels();
     pixel_bytes = __is_same(T, A) ? 0 : sizeof(A) * kTileRows * depth_block;
@@ -70,72 +73,110 @@ struct FoldTapsChannelsLastBlocking {
   }
 
   Footprint footprint() const {
-    return {kTileRows, columns, packed_bytes + column_bytes,
-            pointer_bytes + pixel_bytes + product_bytes + tap_bytes};
+    return {kTileRows, columns, (shares ? packed_bytes : 0) + column_bytes,
+            (shares ? 0 : packed_bytes) + pointer_bytes + pixel_bytes + product_bytes + tap_bytes};
   }
 };
 
+/// Elements of K that are packed at a time: they lie pages apart.
+constexpr int64_t kTapColumnStreams = 16;
+
 /// Packs the weight as [group][channel block][column block][tap of the depth][K][columns].
 template <class T>
-void pack_tap_columns(const InputGradient<T>& p, const FoldTapsChannelsLastBlocking<T>& blocking,
-                      int64_t* offsets, Accumulator<T>* to) {
+class TapColumns {
   using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  const WeightStrides& strides = p.weight_strides;
-  const int64_t width = blocking.width, channels = blocking.channel_block;
-  const int64_t used = blocking.taps * channels, inner = p.axis[0].kernel * p.depth;
-  for (int64_t j = 0; j < used; ++j) {
-    const int64_t tap = j / channels, m = j % channels;
-    offsets[j] = tap / p.axis[2].kernel * strides.axis[1] +
-                 tap % p.axis[2].kernel * strides.axis[2] + m * strides.row;
+  static constexpr int lanes = kLanes<A>;
+
+ public:
+  /// `offsets` is space for one of each column.
+  TapColumns(const InputGradient<T>& p, const FoldTapsChannelsLastBlocking<T>& blocking,
+             int64_t* offsets)
+      : p_(p),
+        blocking_(blocking),
+        used_(blocking.taps * blocking.channel_block),
+        inner_(p.axis[0].kernel * p.depth),
+        offsets_(offsets) {
+    const WeightStrides& strides = p.weight_strides;
+    for (int64_t j = 0; j < used_; ++j) {
+      const int64_t tap = j / blocking.channel_block, m = j % blocking.channel_block;
+      offsets[j] = tap / p.axis[2].kernel * strides.axis[1] +
+                   tap % p.axis[2].kernel * strides.axis[2] + m * strides.row;
+    }
   }
-  // A piece is some of K times all columns, which lie side by side in most layouts.
-  constexpr int64_t kStreams = 16;
-  const int64_t slices = ceil_div(inner, kStreams);
-  const int64_t work = kStreams * width * blocking.channel_blocks;
-  parallel_for(p.groups * slices, ceil_div(16384, work), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / slices, k_begin = i % slices * kStreams;
-      const int64_t k_end = k_begin + kStreams < inner ? k_begin + kStreams : inner;
-      for (int64_t number = 0; number < blocking.channel_blocks; ++number) {
-        const int64_t there = channels_of_block(p, channels, number);
-        const int64_t block = group * blocking.channel_blocks + number;
-        const T* from = p.weight + group * strides.group + number * channels * strides.row;
-        for (int64_t first = 0; first < width; first += lanes) {
-          const int64_t column = first / blocking.columns * blocking.columns;
-          const int64_t left = width - column;
-          const int64_t pitch = left < blocking.columns ? left : blocking.columns;
-          A* out = to + (block * width + column) * inner + first - column;
-          const int64_t* offset = offsets + first;
-          // Leading elements that there are, and the distance of all of them, or 0.
-          int64_t count = used - first < lanes ? used - first : lanes;
-          const bool one_tap = channels % lanes == 0;
-          if (one_tap && there - first % channels < count) count = there - first % channels;
-          if (count < 0) count = 0;
-          int64_t step = count > 1 ? offset[1] - offset[0] : 1;
-          for (int64_t j = 1; j < count; ++j) {
-            if (offset[j] - offset[j - 1] != step) step = 0;
-          }
-          if ((!one_tap && there < channels) || (count < lanes && step != 1)) step = 0;
-          for (int64_t k = k_begin; k < k_end; ++k) {
-            const T* at = from + k / p.depth * strides.axis[0] + k % p.depth * strides.depth;
-            if (step == 1) {
-              store(out + k * pitch, load_partial(at + offset[0], count));
-            } else if (step != 0) {
-              store(out + k * pitch, load_strided(at + offset[0], step));
-            } else {
-              alignas(64) A values[lanes] = {};
-              for (int64_t j = 0; j < count; ++j) {
-                if ((first + j) % channels < there) values[j] = widen(at[offset[j]]);
-              }
-              store(out + k * pitch, load(values));
-            }
-          }
+
+  void pack(A* to) const {
+    // A piece is some of K times all columns, which lie side by side in most layouts.
+    const int64_t slices = ceil_div(inner_, kTapColumnStreams);
+    const int64_t work = kTapColumnStreams * blocking_.width * blocking_.channel_blocks;
+    parallel_for(p_.groups * slices, ceil_div(16384, work), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        for (int64_t number = 0; number < blocking_.channel_blocks; ++number) {
+          pack_slice(i / slices, number, i % slices * kTapColumnStreams, to);
         }
       }
+    });
+  }
+
+ private:
+  /// A register of columns: how many of its leading elements there are, and the distance of all of
+  /// them, or 0.
+  struct Register {
+    int64_t first, count, step;
+  };
+
+  /// The register from column `first` on of a block with `channels` channels.
+  Register columns(int64_t first, int64_t channels) const {
+    const int64_t block = blocking_.channel_block, *offset = offsets_ + first;
+    const bool one_tap = block % lanes == 0;
+    int64_t count = used_ - first < lanes ? used_ - first : lanes;
+    if (one_tap && channels - first % block < count) count = channels - first % block;
+    if (count < 0) count = 0;
+    int64_t step = count > 1 ? offset[1] - offset[0] : 1;
+    for (int64_t j = 1; j < count; ++j) {
+      if (offset[j] - offset[j - 1] != step) step = 0;
     }
-  });
-}
+    if ((!one_tap && channels < block) || (count < lanes && step != 1)) step = 0;
+    return {first, count, step};
+  }
+
+  /// Packs some of K from `k` on of block `number` of a group.
+  void pack_slice(int64_t group, int64_t number, int64_t k, A* to) const {
+    const int64_t end = k + kTapColumnStreams < inner_ ? k + kTapColumnStreams : inner_;
+    const int64_t channels = channels_of_block(p_, blocking_.channel_block, number);
+    const WeightStrides& strides = p_.weight_strides;
+    const T* from =
+        p_.weight + group * strides.group + number * blocking_.channel_block * strides.row;
+    to += (group * blocking_.channel_blocks + number) * blocking_.width * inner_;
+    for (int64_t first = 0; first < blocking_.width; first += lanes) {
+      const int64_t column = first / blocking_.columns * blocking_.columns;
+      const int64_t left = blocking_.width - column;
+      const int64_t pitch = left < blocking_.columns ? left : blocking_.columns;
+      A* out = to + column * inner_ + first - column;
+      const Register piece = columns(first, channels);
+      for (int64_t i = k; i < end; ++i) {
+        const T* at = from + i / p_.depth * strides.axis[0] + i % p_.depth * strides.depth;
+        store(out + i * pitch, read(piece, channels, at));
+      }
+    }
+  }
+
+  /// A register of columns, from those at `at` on; those that there are not are zero.
+  Vec<A> read(const Register& piece, int64_t channels, const T* at) const {
+    const int64_t* offset = offsets_ + piece.first;
+    if (piece.step == 1) return load_partial(at + *offset, piece.count);
+    if (piece.step != 0) return load_strided(at + *offset, piece.step);
+    alignas(64) A values[lanes] = {};
+    for (int64_t j = 0; j < piece.count; ++j) {
+      if ((piece.first + j) % blocking_.channel_block < channels) values[j] = widen(at[offset[j]]);
+    }
+    return load(values);
+  }
+
+  const InputGradient<T>& p_;
+  const FoldTapsChannelsLastBlocking<T>& blocking_;
+  int64_t used_, inner_;  // columns that are not padding; K
+  const int64_t* offsets_;
+};
 
 /// dest[i] = bias + the sum of from[0..count)[i], for `channels` channels of `pixels` pixels, which
 /// lie `from_step` and `to_step` apart. kCount is `count`, or 0 for any.
@@ -170,151 +211,226 @@ inline void fold_pixels(const Accumulator<T>* const* from, int64_t count, int64_
   fold(from, count, from_step, bias, channels, pixels, to, to_step);
 }
 
+/// Pixels [first, last) of an item, and some of the columns of their products.
+struct FoldTile {
+  int64_t first, last;
+  int64_t column, columns;
+};
+
+/// What a thread makes items with.
 template <class T>
-void fold_taps_channels_last(const InputGradient<T>& p) {
+class FoldTapsChannelsLastThread {
   using A = Accumulator<T>;
-  constexpr bool in_place = __is_same(T, A);
-  const FoldTapsChannelsLastBlocking<T> blocking(p);
-  const ConvAxis &deep = p.axis[0], &high = p.axis[1], &wide = p.axis[2];
-  const int64_t width = blocking.width, inner = deep.kernel * p.depth;
+  static constexpr bool in_place = __is_same(T, A);
 
-  Scratch packed(blocking.packed_bytes);
-  Scratch offsets(blocking.column_bytes);
-  pack_tap_columns(p, blocking, offsets.as<int64_t>(), packed.as<A>());
+ public:
+  /// `packed` is the weight, where threads share it; else null.
+  FoldTapsChannelsLastThread(const InputGradient<T>& p,
+                             const FoldTapsChannelsLastBlocking<T>& blocking,
+                             const TapColumns<T>& weight, const A* packed)
+      : p_(p),
+        blocking_(blocking),
+        weight_(weight),
+        packed_(packed),
+        own_(blocking.shares ? 0 : blocking.packed_bytes),
+        pointers_(blocking.pointer_bytes),
+        widened_(blocking.pixel_bytes),
+        products_(blocking.product_bytes),
+        taps_(blocking.tap_bytes),
+        pixels_(pointers_.as<const T*>()),
+        bias_(taps_.as<A>()),
+        rows_(reinterpret_cast<const A**>(bias_ + blocking.width)),
+        reaching_(rows_ + p.axis[1].kernel),
+        width_taps_(reinterpret_cast<WidthTap*>(reaching_ + blocking.taps)),
+        first_tap_(reinterpret_cast<int64_t*>(width_taps_ + p.axis[2].kernel)) {}
 
-  const int64_t items = p.groups * deep.input * blocking.blocks.count() * blocking.channel_blocks;
-  const int64_t item_work = width * p.depth * blocking.blocks.pixels();
-  parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
-    Scratch pointer_table(blocking.pointer_bytes);
-    Scratch widened(blocking.pixel_bytes);
-    Scratch product_buffer(blocking.product_bytes);
-    Scratch tap_buffer(blocking.tap_bytes);
-    const T** pixel = pointer_table.as<const T*>();
-    A* products = product_buffer.as<A>();
-    A* bias = tap_buffer.as<A>();
-    const A** rows_of = reinterpret_cast<const A**>(bias + width);
-    const A** from = rows_of + high.kernel;
-    WidthTap* width_taps = reinterpret_cast<WidthTap*>(from + blocking.taps);
-    int64_t* first_tap = reinterpret_cast<int64_t*>(width_taps + wide.kernel);
-
-    for (int64_t item = begin; item < end; ++item) {
-      const FoldBlock block(p, p.axis, blocking.blocks, item / blocking.channel_blocks);
-      const int64_t number = item % blocking.channel_blocks;
-      const int64_t channels = channels_of_block(p, blocking.channel_block, number);
-      const int64_t channel = block.group * p.rows + number * blocking.channel_block;
-      const A* weight =
-          packed.as<A>() + (block.group * blocking.channel_blocks + number) * width * inner;
-
-      const int64_t run = blocking.run(p, channels);
-      for (int64_t c = 0; c < round_up(run, kLanes<A>); ++c) {
-        bias[c] = p.bias != nullptr && c < run ? widen(p.bias[channel + c % channels]) : A(0);
+  void make(const FoldItem& item) {
+    if (packed_ == nullptr) {
+      weight_.pack(own_.as<A>());
+      packed_ = own_.as<A>();
+    }
+    const int64_t run = blocking_.run(p_, item.channels);
+    for (int64_t c = 0; c < round_up(run, kLanes<A>); ++c) {
+      const int64_t channel = item.first_channel + c % item.channels;
+      bias_[c] = p_.bias != nullptr && c < run ? widen(p_.bias[channel]) : A(0);
+    }
+    point(item.block);
+    const int64_t pixels = item.block.pixels(), width = blocking_.width;
+    for (int64_t first = 0; first < pixels; first += kPixelBlock) {
+      const int64_t last = first + kPixelBlock < pixels ? first + kPixelBlock : pixels;
+      for (int64_t column = 0; column < width; column += blocking_.columns) {
+        const int64_t left = width - column;
+        multiply_tile(item,
+                      {first, last, column, left < blocking_.columns ? left : blocking_.columns});
       }
-      const int64_t pixels = block.pixels();
-      const T** next = pixel;
-      for (int64_t i = 0; i < block.images; ++i) {
-        for (int64_t y = block.height.low; y < block.height.high; ++y) {
-          const T* row = p.source + (block.image + i) * p.source_strides.batch +
-                         y * p.source_strides.axis[1] + block.group * p.depth;
-          for (int64_t x = block.width.low; x < block.width.high; ++x) {
-            *next++ = row + x * p.source_strides.axis[2];
-          }
-        }
-      }
-      // Where tiles write: the first destination of a source pixel.
-      const int64_t of_row = block.width.sources(), of_plane = of_row * block.height.sources();
-      const int64_t pitch = blocking.stores ? wide.stride * p.dest_strides.axis[2] : width;
-      const auto stored = [&](int64_t i) {
-        const int64_t y = block.height.low + i % of_plane / of_row;
-        return reinterpret_cast<A*>(p.dest) + (block.image + i / of_plane) * p.dest_strides.batch +
-               block.depth * p.dest_strides.axis[0] + y * high.stride * p.dest_strides.axis[1] +
-               block.width.begin * p.dest_strides.axis[2] + i % of_row * pitch + channel;
-      };
-      for (int64_t first = 0; first < pixels; first += kPixelBlock) {
-        const int64_t end_pixel = first + kPixelBlock < pixels ? first + kPixelBlock : pixels;
-        for (int64_t column = 0; column < width; column += blocking.columns) {
-          const int64_t left = width - column;
-          const int64_t columns = left < blocking.columns ? left : blocking.columns;
-          const int64_t taps_w = blocking.joined ? 1 : wide.kernel, tap = column / run;
-          const int64_t kernel_place = tap / taps_w * p.dest_strides.axis[1] +
-                                       tap % taps_w * p.dest_strides.axis[2] + column % run;
-          bool accumulate = false;
-          for_each_reaching(deep, block.depth, [&](int64_t kd, int64_t z) {
-            for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
-              const int64_t to_go = p.depth - k;
-              const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
-              const int64_t start = z * p.source_strides.axis[0] + k;
-              const A* slice = weight + column * inner + (kd * p.depth + k) * columns;
-              int some;
-              for (int64_t i = first; i < end_pixel; i += some) {
-                const int64_t row_end = blocking.stores ? i / of_row * of_row + of_row : end_pixel;
-                some = tile_rows((row_end < end_pixel ? row_end : end_pixel) - i);
-                const A* rows[kTileRows];
-                for (int r = 0; r < some; ++r) {
-                  if constexpr (in_place) {
-                    rows[r] = pixel[i + r] + start;
-                  } else {
-                    A* copied = widened.as<A>() + r * depth;
-                    copy_strided(pixel[i + r] + start, 1, depth, copied);
-                    rows[r] = copied;
-                  }
-                }
-                TileOperands<A> tile{rows, 0, 1, depth, 1, slice, columns};
-                if (blocking.stores && depth == to_go) tile.column_bias = bias + column % run;
-                A* to = blocking.stores ? stored(i) + kernel_place : products + i * width + column;
-                multiply<A>(tile, to, pitch, accumulate, some, vectors_for<A>(columns));
-              }
-              accumulate = true;
-            }
-          });
-        }
-      }
-      if (blocking.stores) continue;
+    }
+    if (!blocking_.stores) fold(item, run);
+  }
 
-      bool reached = false;
-      for_each_reaching(deep, block.depth, [&](int64_t, int64_t) { reached = true; });
-      list_width_taps(wide, block.width, width_taps, first_tap);
-      for (int64_t i = 0; i < block.images; ++i) {
-        for (int64_t h = block.height.begin; h < block.height.end; ++h) {
-          T* row = p.dest + (block.image + i) * p.dest_strides.batch +
-                   block.depth * p.dest_strides.axis[0] + h * p.dest_strides.axis[1] +
-                   block.width.begin * p.dest_strides.axis[2] + channel;
-          int64_t count = 0;
-          for_each_reaching(high, h, [&](int64_t kh, int64_t y) {
-            const int64_t at = (i * block.height.sources() + y - block.height.low);
-            if (reached) {
-              rows_of[count++] = products + at * block.width.sources() * width +
-                                 kh * wide.kernel * blocking.channel_block;
-            }
-          });
-          if (blocking.joined) {
-            fold_pixels(rows_of, count, width, bias, run, block.width.sources(), row,
-                        wide.stride * p.dest_strides.axis[2]);
-            continue;
-          }
-          for (int64_t phase = 0; phase < wide.stride; ++phase) {
-            const int64_t strides = ceil_div(block.width.count() - phase, wide.stride);
-            const WidthTap *tap = width_taps + first_tap[phase],
-                           *last = width_taps + first_tap[phase + 1];
-            for (int64_t j = 0, until; j < strides; j = until) {
-              // The taps that reach position j, and up to where they are the same.
-              until = strides;
-              int64_t reaching = 0;
-              for (const WidthTap* t = tap; t < last; ++t) {
-                const int64_t change = j < t->begin ? t->begin : j < t->end ? t->end : strides;
-                until = change < until ? change : until;
-                if (j < t->begin || j >= t->end) continue;
-                for (int64_t r = 0; r < count; ++r) {
-                  from[reaching++] =
-                      rows_of[r] + (j + t->offset) * width + t->kernel * blocking.channel_block;
-                }
-              }
-              fold_pixels(from, reaching, width, bias, run, until - j,
-                          row + (j * wide.stride + phase) * p.dest_strides.axis[2],
-                          wide.stride * p.dest_strides.axis[2]);
-            }
-          }
+ private:
+  /// Points to the source pixels of a block.
+  void point(const FoldBlock& block) {
+    const T** next = pixels_;
+    for (int64_t i = 0; i < block.images; ++i) {
+      for (int64_t y = block.height.low; y < block.height.high; ++y) {
+        const T* row = p_.source + (block.image + i) * p_.source_strides.batch +
+                       y * p_.source_strides.axis[1] + block.group * p_.depth;
+        for (int64_t x = block.width.low; x < block.width.high; ++x) {
+          *next++ = row + x * p_.source_strides.axis[2];
         }
       }
     }
+  }
+
+  /// Multiplies all source channels of some pixels with some columns of the weight.
+  void multiply_tile(const FoldItem& item, const FoldTile& tile) {
+    const int64_t inner = p_.axis[0].kernel * p_.depth;
+    const A* weight = packed_ + (item.channel_block * blocking_.width + tile.column) * inner;
+    bool accumulate = false;
+    for_each_reaching(p_.axis[0], item.block.depth, [&](int64_t kd, int64_t z) {
+      for (int64_t k = 0; k < p_.depth; k += blocking_.depth_block) {
+        const int64_t left = p_.depth - k;
+        const bool last = left <= blocking_.depth_block;
+        TileOperands<A> operands{nullptr,     0,
+                                 1,           last ? left : blocking_.depth_block,
+                                 1,           weight + (kd * p_.depth + k) * tile.columns,
+                                 tile.columns};
+        if (blocking_.stores && last) {
+          operands.column_bias = bias_ + tile.column % blocking_.run(p_, item.channels);
+        }
+        multiply_slice(item, tile, z * p_.source_strides.axis[0] + k, operands, accumulate);
+        accumulate = true;
+      }
+    });
+  }
+
+  /// Multiplies the source channels that start `start` elements from where pixels do.
+  void multiply_slice(const FoldItem& item, const FoldTile& tile, int64_t start,
+                      TileOperands<A>& operands, bool accumulate) {
+    const int64_t of_row = item.block.width.sources();
+    int some;
+    for (int64_t i = tile.first; i < tile.last; i += some) {
+      const int64_t row_end = blocking_.stores ? i / of_row * of_row + of_row : tile.last;
+      some = tile_rows((row_end < tile.last ? row_end : tile.last) - i);
+      const A* rows[kTileRows];
+      for (int r = 0; r < some; ++r) {
+        if constexpr (in_place) {
+          rows[r] = pixels_[i + r] + start;
+        } else {
+          A* copied = widened_.as<A>() + r * operands.run;
+          copy_strided(pixels_[i + r] + start, 1, operands.run, copied);
+          rows[r] = copied;
+        }
+      }
+      operands.rows = rows;
+      const Rows<A> to = blocking_.stores ? stored(item, i, tile.column)
+                                          : Rows<A>{product(i) + tile.column, blocking_.width};
+      multiply<A>(operands, to.data, to.pitch, accumulate, some, vectors_for<A>(tile.columns));
+    }
+  }
+
+  A* product(int64_t pixel) const { return products_.as<A>() + pixel * blocking_.width; }
+
+  /// Where tiles write that store the destination: for source pixel `i` of an item, `column`.
+  Rows<A> stored(const FoldItem& item, int64_t i, int64_t column) const {
+    const FoldBlock& block = item.block;
+    const Strides& strides = p_.dest_strides;
+    const int64_t of_row = block.width.sources(), of_plane = of_row * block.height.sources();
+    const int64_t y = block.height.low + i % of_plane / of_row;
+    const int64_t pitch = p_.axis[2].stride * strides.axis[2];
+    const int64_t run = blocking_.run(p_, item.channels), tap = column / run;
+    const int64_t taps_w = blocking_.joined ? 1 : p_.axis[2].kernel;
+    T* pixel = p_.dest + (block.image + i / of_plane) * strides.batch +
+               block.depth * strides.axis[0] + y * p_.axis[1].stride * strides.axis[1] +
+               block.width.begin * strides.axis[2] + i % of_row * pitch + item.first_channel;
+    T* to = pixel + tap / taps_w * strides.axis[1] + tap % taps_w * strides.axis[2] + column % run;
+    return {reinterpret_cast<A*>(to), pitch};
+  }
+
+  /// Adds up the products of an item, row by row; `run` are neighbours in the destination.
+  void fold(const FoldItem& item, int64_t run) {
+    const FoldBlock& block = item.block;
+    bool reached = false;
+    for_each_reaching(p_.axis[0], block.depth, [&](int64_t, int64_t) { reached = true; });
+    list_width_taps(p_.axis[2], block.width, width_taps_, first_tap_);
+    for (int64_t i = 0; i < block.images; ++i) {
+      for (int64_t h = block.height.begin; h < block.height.end; ++h) {
+        T* row = p_.dest + (block.image + i) * p_.dest_strides.batch +
+                 block.depth * p_.dest_strides.axis[0] + h * p_.dest_strides.axis[1] +
+                 block.width.begin * p_.dest_strides.axis[2] + item.first_channel;
+        int64_t count = 0;
+        for_each_reaching(p_.axis[1], h, [&](int64_t kh, int64_t y) {
+          if (!reached) return;
+          const int64_t of_rows = i * block.height.sources() + y - block.height.low;
+          rows_[count++] = product(of_rows * block.width.sources()) +
+                           kh * p_.axis[2].kernel * blocking_.channel_block;
+        });
+        if (blocking_.joined) {
+          fold_pixels(rows_, count, blocking_.width, bias_, run, block.width.sources(), row,
+                      p_.axis[2].stride * p_.dest_strides.axis[2]);
+        } else {
+          fold_row(block.width, count, run, row);
+        }
+      }
+    }
+  }
+
+  /// Adds up what `count` rows of products have for a destination row, phase by phase.
+  void fold_row(const FoldRange& width, int64_t count, int64_t run, T* to) {
+    const ConvAxis& wide = p_.axis[2];
+    const int64_t pixel = p_.dest_strides.axis[2], step = wide.stride * pixel;
+    for (int64_t phase = 0; phase < wide.stride; ++phase, to += pixel) {
+      const int64_t strides = ceil_div(width.count() - phase, wide.stride);
+      const WidthTap *tap = width_taps_ + first_tap_[phase],
+                     *last = width_taps_ + first_tap_[phase + 1];
+      for (int64_t j = 0, until; j < strides; j = until) {
+        // The taps that reach position j, and up to where they are the same.
+        until = strides;
+        int64_t reaching = 0;
+        for (const WidthTap* t = tap; t < last; ++t) {
+          const int64_t change = j < t->begin ? t->begin : j < t->end ? t->end : strides;
+          until = change < until ? change : until;
+          if (j < t->begin || j >= t->end) continue;
+          const int64_t at =
+              (j + t->offset) * blocking_.width + t->kernel * blocking_.channel_block;
+          for (int64_t r = 0; r < count; ++r) reaching_[reaching++] = rows_[r] + at;
+        }
+        fold_pixels(reaching_, reaching, blocking_.width, bias_, run, until - j, to + j * step,
+                    step);
+      }
+    }
+  }
+
+  const InputGradient<T>& p_;
+  const FoldTapsChannelsLastBlocking<T>& blocking_;
+  const TapColumns<T>& weight_;
+  const A* packed_;
+  Scratch own_, pointers_, widened_, products_, taps_;
+  const T** pixels_;      // of an item
+  A* bias_;               // of a run of channels
+  const A** rows_;        // of products that reach a destination row
+  const A** reaching_;    // products that reach a destination
+  WidthTap* width_taps_;  // by phases,
+  int64_t* first_tap_;    // of which each starts here
+};
+
+template <class T>
+void fold_taps_channels_last(const InputGradient<T>& p) {
+  using A = Accumulator<T>;
+  const FoldTapsChannelsLastBlocking<T> blocking(p);
+  Scratch offsets(blocking.column_bytes);
+  const TapColumns<T> weight(p, blocking, offsets.as<int64_t>());
+  Scratch packed(blocking.shares ? blocking.packed_bytes : 0);
+  if (blocking.shares) weight.pack(packed.as<A>());
+
+  const int64_t items =
+      p.groups * p.axis[0].input * blocking.blocks.count() * blocking.channel_blocks;
+  const int64_t work = blocking.width * p.depth * blocking.blocks.pixels();
+  parallel_threads(items, ceil_div(kSmallestWork, work), [&](ThreadItems& of_thread) {
+    FoldTapsChannelsLastThread<T> thread(p, blocking, weight,
+                                         blocking.shares ? packed.as<A>() : nullptr);
+    of_thread.for_each([&](int64_t i, bool) {
+      thread.make(FoldItem(p, p.axis, blocking.blocks, blocking.channel_block, i));
+    });
   });
 }

@@ -7,7 +7,7 @@
 // kTileColumns pixels are read in place, or copied where they are no whole registers of one run or
 // where planes compete for the same lines of a cache, once for all items of a thread if they are
 // few. A weight that only a few panels meet is read where it lies. Folding runs along destination
-// rows: the phases of the width are registers of sums, shuffled into the order of the row.
+// rows (folded_rows.h); of kernels that lie side by side products are destinations (tiled_dest.h).
 
 /// Rows of products of an item.
 constexpr int64_t kFoldRows = 8 * kTileRows;
@@ -26,18 +26,9 @@ constexpr int64_t kKeptPanelBytes = 1 << 19;
 /// tile's rows, which are pages apart.
 constexpr int64_t kPanelsInPlace = 2;
 
-/// Whether every destination is one product, with stride-sized kernels side by side, whose phases
-/// are shuffled in registers.
-template <class T>
-bool taps_tile_dest(const InputGradient<T>& p) {
-  for (const ConvAxis& axis : p.axis) {
-    const bool apart = axis.kernel == 1 || axis.dilation == 1;
-    if (axis.kernel != axis.stride || axis.pad_begin != 0 || !apart) return false;
-    if (axis.input != axis.output * axis.stride) return false;
-  }
-  const int64_t phases = p.axis[2].stride;
-  return p.dest_strides.axis[2] == 1 && (phases == 2 || phases == 4 || phases == 8);
-}
+/// How tiles read the weight: packed for the call, or by each thread, or each block of channels by
+/// its only item; or where it lies.
+enum class TapWeights { packed, packed_by_thread, packed_by_item, in_place };
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -54,11 +45,10 @@ struct FoldTapsPlanarBlocking {
   int64_t pitch;          // of products: those of a panel, or of a block
   int64_t line;           // elements of a destination row of a block, in whole registers
   int64_t block_weights;  // of a block of channels, packed
-  bool packs_blocks;      // each by the item that multiplies it, the only one
-  bool reads_weight;      // tiles do, where it lies
-  bool keeps_panels;      // of all source channels, for the items that follow
-  int64_t packed_bytes;   // of the call
-  int64_t panel_bytes, product_bytes, line_bytes, tap_bytes, block_bytes;
+  TapWeights weights;
+  bool keeps_panels;     // of all source channels, for the items that follow
+  int64_t packed_bytes;  // of the call
+  int64_t panel_bytes, product_bytes, line_bytes, tap_bytes, own_bytes;
 
   explicit FoldTapsPlanarBlocking(const InputGradient<T>& p)
       : taps(p.axis[1].kernel * p.axis[2].kernel),
@@ -74,12 +64,19 @@ struct FoldTapsPlanarBlocking {
     block_weights = p.axis[0].kernel * tiles * kTileRows * p.depth;
     const int64_t panels = EvenBlocks<A>(blocks.pixels()).count;
     const int64_t kept_bytes = sizeof(A) * columns * panels * p.depth;
-    const bool is_block = blocks.count() * p.axis[0].input == 1;
+    const int64_t pixel_blocks = blocks.count() * p.axis[0].input;
+    const int64_t block_weight_bytes = sizeof(A) * block_weights;
+    const int64_t all_bytes = p.groups * channel_blocks * block_weight_bytes;
+    const bool own = packs_own(all_bytes, p.groups, pixel_blocks, channel_blocks);
     keeps_panels = p.axis[0].kernel == 1 && kept_bytes <= kKeptPanelBytes;
-    reads_weight = is_block && panels <= kPanelsInPlace && __is_same(T, A);
-    packs_blocks = is_block && !reads_weight;
-    packed_bytes = is_block ? 0 : sizeof(A) * p.groups * channel_blocks * block_weights;
-    block_bytes = packs_blocks ? sizeof(A) * block_weights : 0;
+    const bool in_place = panels <= kPanelsInPlace && __is_same(T, A);
+    weights = pixel_blocks == 1 ? in_place ? TapWeights::in_place : TapWeights::packed_by_item
+              : own             ? TapWeights::packed_by_thread
+                                : TapWeights::packed;
+    packed_bytes = weights == TapWeights::packed ? all_bytes : 0;
+    own_bytes = weights == TapWeights::packed_by_thread ? all_bytes
+                : weights == TapWeights::packed_by_item ? block_weight_bytes
+                                                        : 0;
     panel_bytes = keeps_panels ? kept_bytes : sizeof(A) * columns * depth_block;
     // A register before the first row and one after the last: see sum_taps.
     product_bytes = sizeof(A) * (channel_block * taps * pitch + 2 * lanes);
@@ -95,214 +92,7 @@ struct FoldTapsPlanarBlocking {
 
   Footprint footprint() const {
     return {kTileRows, columns, packed_bytes,
-            panel_bytes + product_bytes + line_bytes + tap_bytes + block_bytes};
-  }
-};
-
-/// The products that make a destination row of one channel: for each tap of the height that reaches
-/// it where the row of the first tap of the width starts, `pitch` elements before that of the next.
-template <class A>
-struct FoldedRow {
-  const A* products;
-  const int64_t* offsets;
-  int64_t count;
-  int64_t pitch;
-};
-
-/// The sums of taps [tap, end) for the destinations of a phase from j on, zero where no tap
-/// reaches. Reads up to a register before and after what a tap reaches, and leaves it out.
-template <class A>
-inline Vec<A> sum_taps(const FoldedRow<A>& row, const WidthTap* tap, const WidthTap* end,
-                       int64_t j) {
-  constexpr int lanes = kLanes<A>;
-  using Index = typename IndexOf<sizeof(A)>::type;
-  Vec<A> sum{};
-  for (; tap < end; ++tap) {
-    if (tap->begin >= j + lanes || tap->end <= j) continue;
-    const int64_t at = tap->kernel * row.pitch + tap->offset + j;
-    Vec<A> part{};
-    for (int64_t i = 0; i < row.count; ++i) part += load(row.products + row.offsets[i] + at);
-    if (tap->begin > j || tap->end < j + lanes) {
-      Vec<Index> lane;
-      for (int i = 0; i < lanes; ++i) lane[i] = i;
-      const int64_t left = tap->end - j < lanes ? tap->end - j : lanes;
-      part = (lane >= Index(tap->begin > j ? tap->begin - j : 0)) & (lane < Index(left)) ? part
-                                                                                         : Vec<A>{};
-    }
-    sum += part;
-  }
-  return sum;
-}
-
-/// Sums of a destination row of `strides` strides, in order; those of phase i come from the taps
-/// [first[i], first[i + 1]).
-template <int kPhases, class A>
-void fold_row(const FoldedRow<A>& row, const WidthTap* taps, const int64_t* first, int64_t strides,
-              A* to) {
-  constexpr int lanes = kLanes<A>;
-  for (int64_t j = 0; j < strides; j += lanes) {
-    Vec<A> phase[kPhases];
-#pragma GCC unroll 16
-    for (int i = 0; i < kPhases; ++i) {
-      phase[i] = sum_taps(row, taps + first[i], taps + first[i + 1], j);
-    }
-    interleave_all<kPhases, A>(phase);
-#pragma GCC unroll 16
-    for (int i = 0; i < kPhases; ++i) store(to + j * kPhases + i * lanes, phase[i]);
-  }
-}
-
-/// The same for `phases` phases, whatever their number.
-template <class A>
-void fold_row(const FoldedRow<A>& row, const WidthTap* taps, const int64_t* first, int64_t strides,
-              A* to, int64_t phases) {
-  switch (phases) {
-    case 1: return fold_row<1, A>(row, taps, first, strides, to);
-    case 2: return fold_row<2, A>(row, taps, first, strides, to);
-    case 3: return fold_row<3, A>(row, taps, first, strides, to);
-    case 4: return fold_row<4, A>(row, taps, first, strides, to);
-    case 8: return fold_row<8, A>(row, taps, first, strides, to);
-    case 16: return fold_row<16, A>(row, taps, first, strides, to);
-  }
-  for (int64_t j = 0; j < strides; j += kLanes<A>) {
-    for (int64_t i = 0; i < phases; ++i) {
-      store_strided(to + j * phases + i, sum_taps(row, taps + first[i], taps + first[i + 1], j),
-                    phases);
-    }
-  }
-}
-
-/// The source pixels of a block, as matrices [K x pixels] of one depth.
-template <class T>
-struct FoldSource {
-  using A = Accumulator<T>;
-  const InputGradient<T>& p;
-  const FoldBlock& block;
-  const T* channels;  // channel 0 of the first image, at the block's first pixel
-  int64_t run;        // pixels that lie side by side
-
-  FoldSource(const InputGradient<T>& of, const FoldBlock& in) : p(of), block(in) {
-    const Strides& strides = p.source_strides;
-    channels = p.source + block.image * strides.batch + block.group * p.depth * strides.channel +
-               block.height.low * strides.axis[1] + block.width.low * strides.axis[2];
-    run = block.width.sources() == p.axis[2].output ? block.plane() : block.width.sources();
-  }
-
-  /// Pixel `number` of depth `z` in channel 0.
-  const T* at(int64_t z, int64_t number) const {
-    const int64_t image = number / block.plane(), in_plane = number % block.plane();
-    return channels + image * p.source_strides.batch + z * p.source_strides.axis[0] +
-           in_plane / block.width.sources() * p.source_strides.axis[1] +
-           in_plane % block.width.sources() * p.source_strides.axis[2];
-  }
-
-  /// Whether tiles may read pixels [first, first + count) where they lie.
-  bool in_place(int64_t first, int64_t count) const {
-    return __is_same(T, A) && count % kLanes<A> == 0 && first % run + count <= run &&
-           !planes_compete(p.source_strides.channel * int64_t(sizeof(T)));
-  }
-
-  /// Copies those of channels [channel, channel + depth), `pitch` elements a row; what is left of
-  /// the last register becomes zero.
-  void copy(int64_t z, int64_t first, int64_t count, int64_t channel, int64_t depth, A* to,
-            int64_t pitch) const {
-    for (int64_t c = 0; pitch > count && c < depth; ++c) {
-      store(to + (c + 1) * pitch - kLanes<A>, Vec<A>{});
-    }
-    for (int64_t done = 0; done < count;) {
-      const int64_t rest = run - (first + done) % run;
-      const int64_t some = rest < count - done ? rest : count - done;
-      const T* from = at(z, first + done) + channel * p.source_strides.channel;
-      for (int64_t c = 0; c < depth; ++c) {
-        copy_strided(from + c * p.source_strides.channel, 1, some, to + c * pitch + done);
-      }
-      done += some;
-    }
-  }
-};
-
-/// Where the products of some source pixels of a block go if each is a destination.
-template <class T>
-struct TiledDest {
-  using A = Accumulator<T>;
-  const FoldSource<T>& source;
-  int64_t first_channel;
-
-  /// Calls f(pixel, count, where the first of their destinations in the first channel lies) for
-  /// runs of neighbours in a row among `pixels` from number `first` of the block on.
-  template <class F>
-  void for_each_run(int64_t first, int64_t pixels, const F& f) const {
-    const InputGradient<T>& p = source.p;
-    const FoldBlock& block = source.block;
-    const int64_t width = block.width.sources();
-    for (int64_t done = 0, count; done < pixels; done += count) {
-      const int64_t image = (first + done) / block.plane();
-      const int64_t y = (first + done) % block.plane() / width, x = (first + done) % width;
-      count = width - x < pixels - done ? width - x : pixels - done;
-      f(done, count,
-        p.dest + (block.image + image) * p.dest_strides.batch +
-            first_channel * p.dest_strides.channel + block.depth * p.dest_strides.axis[0] +
-            (block.height.low + y) * p.axis[1].stride * p.dest_strides.axis[1] +
-            (block.width.low + x) * p.axis[2].stride);
-    }
-  }
-
-  /// Fetches the lines of channels [begin, end), to be written.
-  void fetch(int64_t first, int64_t pixels, int64_t begin, int64_t end) const {
-    const InputGradient<T>& p = source.p;
-    for_each_run(first, pixels, [&](int64_t, int64_t count, const T* to) {
-      for (int64_t m = begin; m < end; ++m) {
-        for (int64_t kh = 0; kh < p.axis[1].kernel; ++kh) {
-          const T* row = to + m * p.dest_strides.channel + kh * p.dest_strides.axis[1];
-          for (int64_t i = 0; i < count * p.axis[2].stride; i += 64 / sizeof(T)) {
-            __builtin_prefetch(row + i, 1);
-          }
-        }
-      }
-    });
-  }
-
-  /// Stores the products of all `channels`, those with a (channel, tap) `pitch` elements apart.
-  /// Reads up to a register past the last.
-  template <int kPhases>
-  void store_phases(int64_t first, int64_t pixels, int64_t channels, const A* products,
-                    int64_t pitch) const {
-    constexpr int lanes = kLanes<A>;
-    const InputGradient<T>& p = source.p;
-    for_each_run(first, pixels, [&](int64_t done, int64_t count, T* to) {
-      const A* from = products + done;
-      for (int64_t m = 0; m < channels; ++m, to += p.dest_strides.channel) {
-        const A bias = p.bias != nullptr ? widen(p.bias[first_channel + m]) : A(0);
-        for (int64_t kh = 0; kh < p.axis[1].kernel; ++kh, from += kPhases * pitch) {
-          T* row = to + kh * p.dest_strides.axis[1];
-          for (int64_t j = 0; j < count; j += lanes, row += kPhases * lanes) {
-            Vec<A> phase[kPhases];
-#pragma GCC unroll 8
-            for (int i = 0; i < kPhases; ++i) phase[i] = load(from + i * pitch + j) + bias;
-            interleave_all<kPhases, A>(phase);
-            const int64_t left = (count - j) * kPhases;
-#pragma GCC unroll 8
-            for (int i = 0; i < kPhases; ++i) {
-              if (left >= (i + 1) * lanes) {
-                store_narrow(row + i * lanes, phase[i]);
-              } else if (left > i * lanes) {
-                store_partial(row + i * lanes, phase[i], left - i * lanes);
-              }
-            }
-          }
-        }
-      }
-    });
-  }
-
-  /// The same for any number of phases that taps_tile_dest is true for.
-  void store(int64_t first, int64_t pixels, int64_t channels, const A* products,
-             int64_t pitch) const {
-    switch (source.p.axis[2].stride) {
-      case 2: return store_phases<2>(first, pixels, channels, products, pitch);
-      case 4: return store_phases<4>(first, pixels, channels, products, pitch);
-      default: return store_phases<8>(first, pixels, channels, products, pitch);
-    }
+            panel_bytes + product_bytes + line_bytes + tap_bytes + own_bytes};
   }
 };
 
@@ -381,128 +171,217 @@ void pack_tap_rows(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& b
   });
 }
 
+/// What the tiles of an item read.
 template <class T>
-void fold_taps_planar(const InputGradient<T>& p) {
+struct FoldTapsPlanarOperands {
+  const FoldItem& item;
+  FoldSource<T> source;
+  EvenBlocks<Accumulator<T>> panels;  // of the source pixels
+  bool copies;                        // panels that cannot be read in place
+  TapRows<T> rows, following;         // of the weight, and of the item that comes next
+  bool fetches;                       // brings the latter
+  const Accumulator<T>* packed;       // rows, unless they are read in place
+};
+
+/// Some pixels of an item; and some source channels of one of the depths that reach it.
+struct FoldPanel {
+  int64_t index, first, count;
+};
+struct FoldSlice {
+  int64_t tap, z;  // of the depth
+  int64_t k, depth;
+  bool last;  // of the channels
+};
+
+/// What a thread makes items with.
+template <class T>
+class FoldTapsPlanarThread {
   using A = Accumulator<T>;
-  constexpr int lanes = kLanes<A>;
-  const FoldTapsPlanarBlocking<T> blocking(p);
-  const ConvAxis &deep = p.axis[0], &high = p.axis[1], &wide = p.axis[2];
-  const int64_t taps = blocking.taps, pitch = blocking.pitch;
+  static constexpr int lanes = kLanes<A>;
 
-  Scratch packed(blocking.packed_bytes);
-  if (blocking.packed_bytes > 0) pack_tap_rows(p, blocking, packed.as<A>());
+ public:
+  /// `packed` is the weight, where it is packed for the call; else null.
+  FoldTapsPlanarThread(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& blocking,
+                       const A* packed)
+      : p_(p),
+        blocking_(blocking),
+        packed_(packed),
+        panels_(blocking.panel_bytes),
+        products_(blocking.product_bytes),
+        line_(blocking.line_bytes),
+        taps_(blocking.tap_bytes),
+        weights_(blocking.own_bytes) {}
 
-  const int64_t items = p.groups * deep.input * blocking.blocks.count() * blocking.channel_blocks;
-  const int64_t item_work = blocking.channel_block * taps * p.depth * blocking.blocks.pixels();
-  parallel_for(items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
-    Scratch panel_buffer(blocking.panel_bytes);
-    Scratch product_buffer(blocking.product_bytes);
-    Scratch line_buffer(blocking.line_bytes);
-    Scratch tap_buffer(blocking.tap_bytes);
-    Scratch block_buffer(blocking.block_bytes);
-    A* panel = panel_buffer.as<A>();
-    A* products = product_buffer.as<A>() + lanes;
-    A* line = line_buffer.as<A>();
-    WidthTap* width_taps = tap_buffer.as<WidthTap>();
+  /// Makes an item, after which comes the next unless it is the `last`.
+  void make(const FoldItem& item, bool last) {
+    const FoldTapsPlanarOperands<T> in = operands(item, last);
+    const int64_t pixels = item.block.pixels();
+    for (int64_t i = 0; i < in.panels.count; ++i) {
+      const int64_t first = in.panels.begin(i), next = in.panels.begin(i + 1);
+      const FoldPanel panel{i, first, (next < pixels ? next : pixels) - first};
+      multiply_panel(in, panel);
+      if (blocking_.at_once) {
+        const TiledDest<T> dest{in.source, item.first_channel};
+        dest.store(panel.first, panel.count, item.channels, products(), blocking_.pitch);
+      }
+    }
+    if (!blocking_.at_once) fold(item);
+  }
+
+ private:
+  /// After a register that may be read.
+  A* products() const { return products_.as<A>() + lanes; }
+
+  FoldTapsPlanarOperands<T> operands(const FoldItem& item, bool last) {
+    const TapRows<T> rows(p_, blocking_, item.channel_block);
+    const A* packed = weights_.as<A>();
+    if (blocking_.weights == TapWeights::packed_by_thread && packed_ == nullptr) {
+      pack_tap_rows(p_, blocking_, weights_.as<A>());
+      packed_ = packed;
+    }
+    if (blocking_.weights == TapWeights::packed_by_item) {
+      rows.pack(weights_.as<A>());
+    } else if (packed_ != nullptr) {
+      packed = packed_ + item.channel_block * blocking_.block_weights;
+    }
+    const bool copies = !blocking_.keeps_panels || item.of_pixels != copied_;
+    copied_ = item.of_pixels;
+    const bool fetches = packed_ == nullptr && !last;
+    const EvenBlocks<A> panels(item.block.pixels());
+    fetched_ = 0;
+    return {item,    FoldSource<T>(p_, item.block),
+            panels,  copies,
+            rows,    TapRows<T>(p_, blocking_, fetches ? item.channel_block + 1 : 0),
+            fetches, packed};
+  }
+
+  /// All products of a panel.
+  void multiply_panel(const FoldTapsPlanarOperands<T>& in, const FoldPanel& panel) {
+    bool accumulate = false;
+    for_each_reaching(p_.axis[0], in.item.block.depth, [&](int64_t tap, int64_t z) {
+      for (int64_t k = 0; k < p_.depth; k += blocking_.depth_block) {
+        const int64_t left = p_.depth - k;
+        const bool last = left <= blocking_.depth_block;
+        multiply_slice(in, panel, {tap, z, k, last ? left : blocking_.depth_block, last},
+                       accumulate);
+        accumulate = true;
+      }
+    });
+  }
+
+  void multiply_slice(const FoldTapsPlanarOperands<T>& in, const FoldPanel& panel,
+                      const FoldSlice& slice, bool accumulate) {
+    const int64_t taps = blocking_.taps, rows = in.item.channels * taps;
+    const int vectors = vectors_for<A>(panel.count);
+    const bool in_place = blocking_.weights == TapWeights::in_place;
+    TileOperands<A> tile{
+        nullptr,        0, 1, slice.depth, in_place ? p_.weight_strides.depth : kTileRows, nullptr,
+        vectors * lanes};
+    point_to_source(in, panel, slice, tile);
+    const A* packed = in.packed + (slice.tap * blocking_.tiles * p_.depth + slice.k) * kTileRows;
+    A* to = products() + (blocking_.at_once ? 0 : panel.first);
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int some = int(rows - row < kTileRows ? rows - row : kTileRows);
+      const A* weights[kTileRows];
+      if (in_place) {
+        in.rows.point(row, some, slice.tap, slice.k, weights);
+      } else {
+        for (int r = 0; r < some; ++r) weights[r] = packed + row * p_.depth + r;
+      }
+      tile.rows = weights;
+      if (blocking_.at_once && slice.last) {
+        // Those of the channels that begin in these rows are stored before long.
+        const TiledDest<T> dest{in.source, in.item.first_channel};
+        dest.fetch(panel.first, panel.count, ceil_div(row, taps), ceil_div(row + some, taps));
+      }
+      if (in.fetches) fetch_following(in);
+      multiply<A>(tile, to + row * blocking_.pitch, blocking_.pitch, accumulate, some, vectors);
+    }
+  }
+
+  /// Points a tile to the channels of a slice: in place, or copied.
+  void point_to_source(const FoldTapsPlanarOperands<T>& in, const FoldPanel& panel,
+                       const FoldSlice& slice, TileOperands<A>& tile) {
+    const int64_t channel = p_.source_strides.channel;
+    if (in.source.in_place(panel.first, panel.count)) {
+      const T* pixel = in.source.at(slice.z, panel.first) + slice.k * channel;
+      tile.b = reinterpret_cast<const A*>(pixel), tile.b_step = channel;
+      return;
+    }
+    const int64_t before = blocking_.keeps_panels ? panel.index * p_.depth + slice.k : 0;
+    A* copy = panels_.as<A>() + before * blocking_.columns;
+    if (in.copies) {
+      in.source.copy(slice.z, panel.first, panel.count, slice.k, slice.depth, copy, tile.b_step);
+    }
+    tile.b = copy;
+  }
+
+  /// Brings a part of the weight that the next item reads, of as many as this item has tiles.
+  void fetch_following(const FoldTapsPlanarOperands<T>& in) {
+    const int64_t slices = ceil_div(p_.depth, blocking_.depth_block);
+    const int64_t parts = in.panels.count * slices * blocking_.tiles;
+    fetch_rows(in.following.from, p_.weight_strides.depth, p_.depth,
+               in.following.rows * p_.axis[0].kernel, fetched_++, parts);
+  }
+
+  /// Adds up the products of an item, row by row.
+  void fold(const FoldItem& item) {
+    const FoldBlock& block = item.block;
+    const ConvAxis &high = p_.axis[1], &wide = p_.axis[2];
+    WidthTap* width_taps = taps_.as<WidthTap>();
     int64_t* first_tap = reinterpret_cast<int64_t*>(width_taps + wide.kernel);
     int64_t* offsets = first_tap + wide.stride + 1;
+    list_width_taps(wide, block.width, width_taps, first_tap);
+    bool reached = false;
+    for_each_reaching(p_.axis[0], block.depth, [&](int64_t, int64_t) { reached = true; });
 
-    int64_t copied = -1;  // the block of pixels whose panels are there
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t of_pixels = item / blocking.channel_blocks;
-      const FoldBlock block(p, p.axis, blocking.blocks, of_pixels);
-      const int64_t number = item % blocking.channel_blocks;
-      const int64_t channels = channels_of_block(p, blocking.channel_block, number);
-      const int64_t first_channel = block.group * p.rows + number * blocking.channel_block;
-      const FoldSource<T> source(p, block);
-      const TiledDest<T> dest{source, first_channel};
-
-      const int64_t pixels = block.pixels();
-      const EvenBlocks<A> panels(pixels);
-      const int64_t channel_block = block.group * blocking.channel_blocks + number;
-      const bool copies = !blocking.keeps_panels || copied != of_pixels;
-      copied = of_pixels;
-      const TapRows<T> rows_of_block(p, blocking, channel_block);
-      const A* weights = packed.as<A>() + channel_block * blocking.block_weights;
-      if (blocking.packs_blocks) {
-        rows_of_block.pack(block_buffer.as<A>());
-        weights = block_buffer.as<A>();
-      }
-      const bool fetches = blocking.packed_bytes == 0 && item + 1 < end;
-      const TapRows<T> following(p, blocking, fetches ? channel_block + 1 : 0);
-      const int64_t parts = panels.count * ceil_div(p.depth, blocking.depth_block) * blocking.tiles;
-      int64_t part = 0;
-      for (int64_t i = 0; i < panels.count; ++i) {
-        const int64_t first = panels.begin(i), next = panels.begin(i + 1);
-        const int64_t count = (next < pixels ? next : pixels) - first;
-        const int vectors = int((next - first) / lanes);
-        bool accumulate = false;
-        for_each_reaching(deep, block.depth, [&](int64_t kd, int64_t z) {
-          for (int64_t k = 0; k < p.depth; k += blocking.depth_block) {
-            const int64_t to_go = p.depth - k;
-            const int64_t depth = to_go < blocking.depth_block ? to_go : blocking.depth_block;
-            A* slice = blocking.keeps_panels ? panel + (i * p.depth + k) * blocking.columns : panel;
-            const int64_t step = blocking.reads_weight ? p.weight_strides.depth : kTileRows;
-            TileOperands<A> tile{nullptr, 0, 1, depth, step, slice, vectors * lanes};
-            if (source.in_place(first, count)) {
-              tile.b =
-                  reinterpret_cast<const A*>(source.at(z, first)) + k * p.source_strides.channel;
-              tile.b_step = p.source_strides.channel;
-            } else if (copies) {
-              source.copy(z, first, count, k, depth, slice, tile.b_step);
-            }
-            const A* weight = weights + (kd * blocking.tiles * p.depth + k) * kTileRows;
-            for (int64_t row = 0; row < channels * taps; row += kTileRows) {
-              const int64_t rows_left = channels * taps - row;
-              const int some = int(rows_left < kTileRows ? rows_left : kTileRows);
-              const A* from[kTileRows];
-              if (blocking.reads_weight) {
-                rows_of_block.point(row, some, kd, k, from);
-              } else {
-                for (int r = 0; r < some; ++r) from[r] = weight + row * p.depth + r;
-              }
-              tile.rows = from;
-              if (blocking.at_once && depth == to_go) {
-                // Those of the channels that begin in these rows are stored before long.
-                dest.fetch(first, count, ceil_div(row, taps), ceil_div(row + some, taps));
-              }
-              if (fetches) {
-                fetch_rows(following.from, p.weight_strides.depth, p.depth,
-                           following.rows * deep.kernel, part++, parts);
-              }
-              multiply<A>(tile, products + row * pitch + (blocking.at_once ? 0 : first), pitch,
-                          accumulate, some, vectors);
-            }
-            accumulate = true;
-          }
-        });
-        if (blocking.at_once) dest.store(first, count, channels, products, pitch);
-      }
-      if (blocking.at_once) continue;
-
-      bool reached = false;
-      for_each_reaching(deep, block.depth, [&](int64_t, int64_t) { reached = true; });
-      list_width_taps(wide, block.width, width_taps, first_tap);
-      const int64_t strides = ceil_div(block.width.count(), wide.stride);
-      for (int64_t h = block.height.begin; h < block.height.end; ++h) {
-        FoldedRow<A> row{nullptr, offsets, 0, pitch};
-        for_each_reaching(high, h, [&](int64_t kh, int64_t y) {
-          if (!reached) return;
-          offsets[row.count++] =
-              kh * wide.kernel * pitch + (y - block.height.low) * block.width.sources();
-        });
-        for (int64_t i = 0; i < block.images; ++i) {
-          T* to = p.dest + (block.image + i) * p.dest_strides.batch +
-                  first_channel * p.dest_strides.channel + block.depth * p.dest_strides.axis[0] +
-                  h * p.dest_strides.axis[1] + block.width.begin * p.dest_strides.axis[2];
-          for (int64_t m = 0; m < channels; ++m, to += p.dest_strides.channel) {
-            const A bias = p.bias != nullptr ? widen(p.bias[first_channel + m]) : A(0);
-            row.products = products + m * taps * pitch + i * block.plane();
-            fold_row(row, width_taps, first_tap, strides, line, wide.stride);
-            store_run(line, bias, block.width.count(), to, p.dest_strides.axis[2]);
-          }
+    const int64_t strides = ceil_div(block.width.count(), wide.stride), pitch = blocking_.pitch;
+    A* line = line_.as<A>();
+    for (int64_t h = block.height.begin; h < block.height.end; ++h) {
+      FoldedRow<A> row{nullptr, offsets, 0, pitch};
+      for_each_reaching(high, h, [&](int64_t kh, int64_t y) {
+        if (!reached) return;
+        offsets[row.count++] =
+            kh * wide.kernel * pitch + (y - block.height.low) * block.width.sources();
+      });
+      for (int64_t i = 0; i < block.images; ++i) {
+        T* to = p_.dest + (block.image + i) * p_.dest_strides.batch +
+                item.first_channel * p_.dest_strides.channel +
+                block.depth * p_.dest_strides.axis[0] + h * p_.dest_strides.axis[1] +
+                block.width.begin * p_.dest_strides.axis[2];
+        for (int64_t m = 0; m < item.channels; ++m, to += p_.dest_strides.channel) {
+          const A bias = p_.bias != nullptr ? widen(p_.bias[item.first_channel + m]) : A(0);
+          row.products = products() + m * blocking_.taps * pitch + i * block.plane();
+          fold_row(row, width_taps, first_tap, strides, line, wide.stride);
+          store_run(line, bias, block.width.count(), to, p_.dest_strides.axis[2]);
         }
       }
     }
+  }
+
+  const InputGradient<T>& p_;
+  const FoldTapsPlanarBlocking<T>& blocking_;
+  const A* packed_;
+  Scratch panels_, products_, line_, taps_, weights_;
+  int64_t copied_ = -1;  // the block of pixels whose panels are there
+  int64_t fetched_ = 0;  // parts of the weight of the next item
+};
+
+template <class T>
+void fold_taps_planar(const InputGradient<T>& p) {
+  using A = Accumulator<T>;
+  const FoldTapsPlanarBlocking<T> blocking(p);
+  Scratch packed(blocking.packed_bytes);
+  const bool packs = blocking.weights == TapWeights::packed;
+  if (packs) pack_tap_rows(p, blocking, packed.as<A>());
+
+  const int64_t items =
+      p.groups * p.axis[0].input * blocking.blocks.count() * blocking.channel_blocks;
+  const int64_t work = blocking.channel_block * blocking.taps * p.depth * blocking.blocks.pixels();
+  parallel_threads(items, ceil_div(kSmallestWork, work), [&](ThreadItems& of_thread) {
+    FoldTapsPlanarThread<T> thread(p, blocking, packs ? packed.as<A>() : nullptr);
+    of_thread.for_each([&](int64_t i, bool last) {
+      thread.make(FoldItem(p, p.axis, blocking.blocks, blocking.channel_block, i), last);
+    });
   });
 }

@@ -261,14 +261,17 @@ void pair_products(const Contraction<bfloat16>& p) {
   const PairPacking packing(p, blocking, offsets.as<int64_t>());
   const auto* weights = static_cast<const bfloat16*>(p.prepared);
   Scratch packed(weights != nullptr ? 0 : blocking.packed_bytes());
-  if (weights == nullptr && !blocking.packs_slices) {
+  if (weights == nullptr && blocking.shares) {
     packing.pack(packed.as<bfloat16>());
     weights = packed.as<bfloat16>();
   }
+  const int64_t own_bytes = weights != nullptr ? 0 : blocking.own_bytes();
   const int64_t items = p.groups * blocking.pixel_blocks * blocking.parts;
-  parallel_for(items, 1, [&](int64_t begin, int64_t end) {
-    PairThread<Unit> thread(p, blocking, packing, weights);
-    for (int64_t item = begin; item < end; ++item) thread.run(item);
+  parallel_threads(items, 1, [&](ThreadItems& of_thread) {
+    Scratch own(own_bytes);
+    if (own_bytes > 0) packing.pack(own.as<bfloat16>());
+    PairThread<Unit> thread(p, blocking, packing, own_bytes > 0 ? own.as<bfloat16>() : weights);
+    of_thread.for_each([&](int64_t item, bool) { thread.run(item); });
   });
 }
 

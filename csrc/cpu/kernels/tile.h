@@ -51,7 +51,7 @@ struct alignas(64) TileOperands {
   const A* bias = nullptr;        // one for each row of C, added at the end
   const A* column_bias = nullptr;  // one for each column of C, likewise
   A* copy = nullptr;  // where B is copied to as it is read, rows of whole registers side by side
-  LineFetches<A> fetches;  // unless B is copied
+  LineFetches<A> fetches = {};  // unless B is copied
 };
 
 /// What a tile does beside multiplying: nothing, copy B, or fetch.

@@ -192,9 +192,14 @@ void weight_broadcast_pixels(const WeightContraction<T>& p) {
             copy_grad_block(p, grad + column * of.channel, block, left < width ? left : width,
                             width, grad_buffer.as<A>());
           }
-          AffineOperands<A> tile{source, of_tiles.step, rows, block.rows, block.width, source_step};
-          tile.b = in_place ? grad_in_place + column : grad_buffer.as<A>();
-          tile.b_step = in_place ? of.axis[2] : width;
+          AffineOperands<A> tile{source,
+                                 of_tiles.step,
+                                 rows,
+                                 block.rows,
+                                 block.width,
+                                 source_step,
+                                 in_place ? grad_in_place + column : grad_buffer.as<A>(),
+                                 in_place ? of.axis[2] : width};
           tile.copy = in_place && copies_first ? grad_buffer.as<A>() : nullptr;
           for (int64_t run = 0; run < of_tiles.count; ++run) {
             int some;

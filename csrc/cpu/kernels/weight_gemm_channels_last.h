@@ -187,151 +187,241 @@ struct WeightGemmChannelsLastBlocking {
   }
 };
 
+/// A chunk of pixels as the tiles of an item read it: rows of strips, or of the source itself.
+template <class T>
+struct WeightChunk {
+  Strips::Chunk chunk;
+  bool in_place;                 // the source is the strip,
+  const Accumulator<T>* source;  // from here on
+  const T* grad;                 // of the item's group
+  int64_t kept;                  // rows that are not all padding
+  int64_t strip_row;             // elements
+  bool joined;                   // rows of strips follow each other without a gap, and are one run
+  int64_t runs, run;
+
+  int64_t pixels() const { return chunk.pixels(); }
+};
+
+/// What a thread makes items with.
+template <class T>
+class WeightGemmChannelsLastThread {
+  using A = Accumulator<T>;
+
+  /// Rows [first, first + count) of grad under a chunk, whose pixels are `distance` apart.
+  struct GradRows {
+    int64_t first, count;
+    const A* from;
+    int64_t distance;
+  };
+
+ public:
+  /// `offsets` are those of the taps in the weight, and `sums` are those of all splits.
+  WeightGemmChannelsLastThread(const WeightContraction<T>& p,
+                               const WeightGemmChannelsLastBlocking<T>& blocking,
+                               const int64_t* offsets, A* sums)
+      : p_(p),
+        blocking_(blocking),
+        strips_(blocking.strips),
+        blocks_(blocking.blocks),
+        offsets_(offsets),
+        sums_(sums),
+        strip_(blocking.strip_bytes),
+        grad_(blocking.grad_bytes),
+        pointers_(blocking.pointer_bytes) {
+    if (blocking.reads_gaps) fill(strip_.as<A>(), blocking.strip_elements, A(0));
+  }
+
+  void make(const WeightItem& item) {
+    const int64_t begin = item.split * blocking_.chunks_of_split;
+    const int64_t last = begin + blocking_.chunks_of_split;
+    const int64_t end = last < strips_.chunks() ? last : strips_.chunks();
+    if (begin >= end) return clear(item);
+    for (int64_t i = begin; i < end; ++i) {
+      const WeightChunk<T> chunk = read(item, i);
+      for (int64_t row = item.row_begin; row < item.row_end; row += blocking_.row_block) {
+        const int64_t left = item.row_end - row;
+        const int64_t rows = left < blocking_.row_block ? left : blocking_.row_block;
+        multiply_rows(item, chunk, point_to_grad(chunk, row, rows), i > begin);
+      }
+    }
+  }
+
+ private:
+  /// Pointers to grad, [tile][run][kTileRows], and the rows of a chunk that are not all padding.
+  const A** pointers() const { return pointers_.as<const A*>(); }
+  int64_t* kept_rows() const { return reinterpret_cast<int64_t*>(pointers() + blocking_.pointers); }
+
+  int64_t first_channel(const WeightItem& item) const { return blocks_.begin(item.block_begin); }
+  int64_t sums_pitch() const {
+    return blocking_.direct ? p_.dest_strides.row : blocking_.layout.pitch;
+  }
+  /// The sums of row 0 of an item, for a tap of its line and channel 0.
+  A* sums_of(const WeightItem& item, int64_t tap) const {
+    if (blocking_.direct) {
+      T* group = p_.dest + item.group * p_.dest_strides.group;
+      return reinterpret_cast<A*>(group) + offsets_[item.line * blocking_.layout.taps + tap];
+    }
+    return sums_ + item.split * blocking_.set + item.group * p_.rows * blocking_.layout.pitch +
+           item.line * blocking_.layout.line + tap * blocking_.layout.tap;
+  }
+
+  /// The sums of an item that no pixel adds to.
+  void clear(const WeightItem& item) {
+    const int64_t end = blocks_.begin(item.block_end), first = first_channel(item);
+    const int64_t count =
+        (blocking_.direct && end > blocking_.depth ? blocking_.depth : end) - first;
+    for (int64_t row = item.row_begin; row < item.row_end; ++row) {
+      for (int64_t tap = 0; tap < blocking_.taps; ++tap) {
+        fill(sums_of(item, tap) + row * sums_pitch() + first, count, A(0));
+      }
+    }
+  }
+
+  /// Copies the strips of chunk `index`, unless the source can be read in place.
+  WeightChunk<T> read(const WeightItem& item, int64_t index) {
+    const Strips::Chunk chunk = strips_.chunk(index);
+    const int64_t pixel = p_.source_strides.axis[2], first = strips_.first_pixel(chunk);
+    const int64_t channel = first_channel(item), left = p_.depth - channel;
+    const int64_t used = blocking_.merged ? p_.depth : blocks_.begin(item.block_end) - channel;
+    const Strips::Line line = strips_.line(item.line);
+    const T* source = p_.source + item.group * p_.depth;
+    WeightChunk<T> to{};
+    to.chunk = chunk;
+    to.in_place = blocking_.in_place && !(blocking_.reads_gaps && index + 1 == strips_.chunks());
+    to.source = reinterpret_cast<const A*>(source) + first * pixel;
+    to.grad = p_.grad + first * p_.grad_strides.axis[2] + item.group * p_.rows;
+    to.strip_row = strips_.positions(chunk.width) * blocking_.pitch;
+    // Rows of padding add nothing.
+    for (int64_t r = 0; r < chunk.rows; ++r) {
+      const T* row = strips_.source_row(source, p_.source_strides, chunk.row + r, item.line);
+      if (row == nullptr) continue;
+      if (!to.in_place) {
+        strips_.copy_pixel_row(line, row + channel, pixel, left < used ? left : used, chunk.x,
+                               chunk.width, blocking_.pitch,
+                               strip_.as<A>() + to.kept * to.strip_row);
+      }
+      kept_rows()[to.kept++] = r;
+    }
+    to.joined =
+        to.strip_row == chunk.width * strips_.step * blocking_.pitch && to.kept == chunk.rows;
+    to.runs = to.joined ? 1 : to.kept;
+    to.run = to.joined ? chunk.pixels() : chunk.width;
+    return to;
+  }
+
+  /// Points to some rows of grad, which are copied closer together unless they are close.
+  GradRows point_to_grad(const WeightChunk<T>& chunk, int64_t first, int64_t count) {
+    const int64_t pixel = p_.grad_strides.axis[2];
+    const T* from = chunk.grad + first;
+    GradRows grad{first, count, reinterpret_cast<const A*>(from), pixel};
+    if (!blocking_.grad_in_place) {
+      for (int64_t i = 0; i < chunk.pixels(); ++i) {
+        copy_strided(from + i * pixel, 1, count, grad_.as<A>() + i * count);
+      }
+      grad.from = grad_.as<A>(), grad.distance = count;
+    }
+    const A** pointer = pointers();
+    for (int64_t row = 0, rows; row < count; row += rows) {
+      rows = tile_rows(count - row);
+      for (int64_t r = 0; r < chunk.runs; ++r, pointer += kTileRows) {
+        const A* run = grad.from + kept_rows()[r] * chunk.run * grad.distance + row;
+        for (int i = 0; i < rows; ++i) pointer[i] = run + i;
+      }
+    }
+    return grad;
+  }
+
+  /// Multiplies some rows of grad with all taps and channels of an item.
+  void multiply_rows(const WeightItem& item, const WeightChunk<T>& chunk, const GradRows& grad,
+                     bool accumulate) {
+    const int64_t step = strips_.step * blocking_.pitch;
+    TileOperands<A> tile{nullptr, 0, chunk.runs, chunk.run, grad.distance, nullptr, step};
+    tile.b_tap = chunk.strip_row;
+    for (int64_t tap = 0; tap < blocking_.taps; ++tap) {
+      int64_t outside = 0;  // pixels that read padding, before those that do not
+      if (!chunk.joined && !blocking_.merged) {
+        const Inside reads = strips_.reads_inside(item.line, tap, chunk.chunk);
+        outside = reads.begin, tile.run = reads.end - reads.begin;
+        tile.start = outside * grad.distance;
+      }
+      for (int64_t b = item.block_begin; b < item.block_end; ++b) {
+        const int64_t channel = blocks_.begin(b) - first_channel(item);
+        tile.b = strip_.as<A>() + strips_.start(tap) * blocking_.pitch + channel + outside * step;
+        tile.b_step = step;
+        const bool ends = blocking_.direct && blocks_.begin(b + 1) > blocking_.depth;
+        tile.last = ends ? blocking_.depth % kLanes<A> : kLanes<A>;
+        multiply_panel(item, chunk, grad, b, sums_of(item, tap) + blocks_.begin(b), tile,
+                       accumulate);
+      }
+    }
+  }
+
+  /// Multiplies some rows of grad with block `b` of channels of a tap, whose sums start at `sums`.
+  void multiply_panel(const WeightItem& item, const WeightChunk<T>& chunk, const GradRows& grad,
+                      int64_t b, A* sums, TileOperands<A>& tile, bool accumulate) {
+    const int vectors = vectors_for<A>(blocks_.begin(b + 1) - blocks_.begin(b));
+    tile.rows = pointers();
+    for (int64_t row = 0, nth = 0, rows; row < grad.count; row += rows, ++nth) {
+      rows = tile_rows(grad.count - row);
+      if (chunk.in_place) {
+        point_to_panel(item, chunk, grad.first == item.row_begin && row == 0, b, tile);
+        tile.fetches = fetches(item, chunk, grad, b, nth - 1);
+      }
+      multiply<A>(tile, sums + (grad.first + row) * sums_pitch(), sums_pitch(), accumulate,
+                  int(rows), vectors);
+      tile.rows += chunk.runs * kTileRows;
+    }
+  }
+
+  /// Points a tile to the source in place: the `first` copies its panel, closer together, for the
+  /// others.
+  void point_to_panel(const WeightItem& item, const WeightChunk<T>& chunk, bool first, int64_t b,
+                      TileOperands<A>& tile) const {
+    A* panel = strip_.as<A>() + (blocks_.begin(b) - first_channel(item)) * chunk.pixels();
+    tile.b = first ? chunk.source + blocks_.begin(b) : panel;
+    tile.b_step = first ? p_.source_strides.axis[2] : blocks_.begin(b + 1) - blocks_.begin(b);
+    tile.copy = first && blocking_.item_rows > kTileRows ? panel : nullptr;
+  }
+
+  /// What tile `nth` after the first of a panel brings: a line of all pixels of what is read next,
+  /// the columns of another panel and, at the end of the chunk, grad.
+  LineFetches<A> fetches(const WeightItem& item, const WeightChunk<T>& chunk, const GradRows& grad,
+                         int64_t b, int64_t nth) const {
+    constexpr int lanes = kLanes<A>;
+    const int64_t of_panel = (blocks_.begin(b + 1) - blocks_.begin(b)) / lanes;
+    if (nth < 0) return {};
+    const bool ends_chunk = b + 1 == item.block_end;
+    const int64_t ahead = ends_chunk ? chunk.pixels() : 0;
+    if (nth < of_panel) {
+      const int64_t pixel = p_.source_strides.axis[2];
+      const int64_t channel = blocks_.begin(ends_chunk ? item.block_begin : b + 1);
+      return {chunk.source + ahead * pixel + channel + nth * lanes, pixel};
+    }
+    if (!ends_chunk) return {};
+    return {grad.from + ahead * grad.distance + (nth - of_panel) * lanes, grad.distance};
+  }
+
+  const WeightContraction<T>& p_;
+  const WeightGemmChannelsLastBlocking<T>& blocking_;
+  const Strips& strips_;
+  const EvenBlocks<A>& blocks_;
+  const int64_t* offsets_;
+  A* sums_;
+  Scratch strip_, grad_, pointers_;
+};
+
 template <class T>
 void weight_gemm_channels_last(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
   const WeightGemmChannelsLastBlocking<T> blocking(p);
-  const Strips& strips = blocking.strips;
-  const EvenBlocks<A>& blocks = blocking.blocks;
-  const bool direct = blocking.direct;
-  const int64_t pitch = blocking.pitch;
-  const int64_t sums_pitch = direct ? p.dest_strides.row : blocking.layout.pitch;
-  const int64_t pixel = p.grad_strides.axis[2];  // also from row to row and image to image
-
   Scratch table(blocking.table_bytes);
   int64_t* offsets = table.as<int64_t>();  // of the taps in the weight
   tap_offsets(p, p.dest_strides, offsets);
-
-  Scratch workspace(blocking.sum_bytes);
-  parallel_for(blocking.items(p), 1, [&](int64_t begin, int64_t end) {
-    Scratch strip_buffer(blocking.strip_bytes);
-    Scratch grad_buffer(blocking.grad_bytes);
-    Scratch pointer_buffer(blocking.pointer_bytes);
-    A* strip = strip_buffer.as<A>();
-    A* grad = grad_buffer.as<A>();
-    const A** pointers = pointer_buffer.as<const A*>();
-    int64_t* kept = reinterpret_cast<int64_t*>(pointers + blocking.pointers);
-    if (blocking.reads_gaps) fill(strip, blocking.strip_elements, A(0));
-    for (int64_t item = begin; item < end; ++item) {
-      const auto [group, line, split, row_begin, row_end, block_begin, block_end] =
-          blocking.item(p, item);
-      const int64_t first_channel = blocks.begin(block_begin);
-      const int64_t used = blocking.merged ? p.depth : blocks.begin(block_end) - first_channel;
-      const int64_t channels_left = p.depth - first_channel;
-      const int64_t channels = channels_left < used ? channels_left : used;
-      const Strips::Line walk = strips.line(line);
-      A* sums = direct ? reinterpret_cast<A*>(p.dest) + group * p.dest_strides.group
-                       : workspace.as<A>() + split * blocking.set + group * p.rows * sums_pitch +
-                             line * blocking.layout.line;
-      const int64_t* of_line = offsets + line * blocking.layout.taps;
-      const auto of_tap = [&](int64_t tap) {
-        return direct ? of_line[tap] : tap * blocking.layout.tap;
-      };
-      const int64_t chunk_begin = split * blocking.chunks_of_split;
-      const int64_t chunk_last = chunk_begin + blocking.chunks_of_split;
-      const int64_t chunk_end = chunk_last < strips.chunks() ? chunk_last : strips.chunks();
-      const int64_t sums_end = blocks.begin(block_end);
-      const int64_t sums_here =
-          (direct && sums_end > blocking.depth ? blocking.depth : sums_end) - first_channel;
-      for (int64_t row = row_begin; chunk_begin >= chunk_end && row < row_end; ++row) {
-        for (int64_t tap = 0; tap < blocking.taps; ++tap) {
-          fill(sums + row * sums_pitch + of_tap(tap) + first_channel, sums_here, A(0));
-        }
-      }
-      for (int64_t index = chunk_begin; index < chunk_end; ++index) {
-        const Strips::Chunk chunk = strips.chunk(index);
-        const bool in_place =
-            blocking.in_place && !(blocking.reads_gaps && index + 1 == strips.chunks());
-        const int64_t strip_row = strips.positions(chunk.width) * pitch;
-        const T* source = p.source + group * p.depth;
-        // Rows of padding add nothing.
-        int64_t kept_count = 0;
-        for (int64_t r = 0; r < chunk.rows; ++r) {
-          const T* row = strips.source_row(source, p.source_strides, chunk.row + r, line);
-          if (row == nullptr) continue;
-          if (!in_place) {
-            strips.copy_pixel_row(walk, row + first_channel, p.source_strides.axis[2], channels,
-                                  chunk.x, chunk.width, pitch, strip + kept_count * strip_row);
-          }
-          kept[kept_count++] = r;
-        }
-        const A* place = reinterpret_cast<const A*>(source) +
-                         strips.first_pixel(chunk) * p.source_strides.axis[2];
-        // Rows of strips that follow each other without a gap are one.
-        const bool joined =
-            strip_row == chunk.width * strips.step * pitch && kept_count == chunk.rows;
-        const int64_t runs = joined ? 1 : kept_count, run = joined ? chunk.pixels() : chunk.width;
-        const T* from = p.grad + strips.first_pixel(chunk) * pixel + group * p.rows;
-        for (int64_t block = row_begin; block < row_end; block += blocking.row_block) {
-          const int64_t rows_left = row_end - block;
-          const int64_t rows_here = rows_left < blocking.row_block ? rows_left : blocking.row_block;
-          const A* close = grad;
-          int64_t distance = rows_here;
-          if (blocking.grad_in_place) {
-            close = reinterpret_cast<const A*>(from) + block, distance = pixel;
-          } else {
-            for (int64_t i = 0; i < chunk.pixels(); ++i) {
-              copy_strided(from + i * pixel + block, 1, rows_here, grad + i * rows_here);
-            }
-          }
-          const A** pointer = pointers;
-          for (int64_t row = 0, rows; row < rows_here; row += rows) {
-            rows = tile_rows(rows_here - row);
-            for (int64_t r = 0; r < runs; ++r, pointer += kTileRows) {
-              for (int i = 0; i < rows; ++i)
-                pointer[i] = close + kept[r] * run * distance + row + i;
-            }
-          }
-          TileOperands<A> tile{nullptr, 0, runs, run, distance, nullptr, strips.step * pitch};
-          tile.b_tap = strip_row;
-          for (int64_t tap = 0; tap < blocking.taps; ++tap) {
-            if (!joined && !blocking.merged) {
-              const Inside reads = strips.reads_inside(line, tap, chunk);
-              tile.start = reads.begin * distance, tile.run = reads.end - reads.begin;
-            }
-            for (int64_t b = block_begin; b < block_end; ++b) {
-              const int64_t width = blocks.begin(b + 1) - blocks.begin(b);
-              tile.b = strip + strips.start(tap) * pitch + blocks.begin(b) - first_channel;
-              if (!joined) tile.b += tile.start / distance * tile.b_step;
-              const bool ends = direct && blocks.begin(b + 1) > blocking.depth;
-              tile.last = ends ? blocking.depth % kLanes<A> : kLanes<A>;
-              A* to = sums + block * sums_pitch + of_tap(tap) + blocks.begin(b);
-              tile.rows = pointers;
-              for (int64_t row = 0, nth = 0, rows; row < rows_here; row += rows, ++nth) {
-                rows = tile_rows(rows_here - row);
-                if (in_place) {
-                  // The first tile copies its panel, closer together, for the others.
-                  const bool reads_source = block == row_begin && row == 0;
-                  A* panel = strip + (blocks.begin(b) - first_channel) * chunk.pixels();
-                  tile.b = reads_source ? place + blocks.begin(b) : panel;
-                  tile.b_step = reads_source ? p.source_strides.axis[2] : width;
-                  tile.copy = reads_source && blocking.item_rows > kTileRows ? panel : nullptr;
-                  tile.fetches = {};
-                  // Each of the tiles after it brings a line of all pixels of what is read next:
-                  // the columns of another panel and, at the end of the chunk, grad.
-                  const int64_t piece = nth - 1, of_panel = width / kLanes<A>;
-                  const bool ends_chunk = b + 1 == block_end;
-                  const int64_t ahead = ends_chunk ? chunk.pixels() : 0;
-                  if (piece < of_panel) {
-                    tile.fetches.from = place + ahead * p.source_strides.axis[2] +
-                                        blocks.begin(ends_chunk ? block_begin : b + 1) +
-                                        piece * kLanes<A>;
-                    tile.fetches.step = p.source_strides.axis[2];
-                  } else if (ends_chunk) {
-                    tile.fetches.from = close + ahead * distance + (piece - of_panel) * kLanes<A>;
-                    tile.fetches.step = distance;
-                  }
-                }
-                multiply<A>(tile, to + row * sums_pitch, sums_pitch, index > chunk_begin, int(rows),
-                            vectors_for<A>(width));
-                tile.rows += runs * kTileRows;
-              }
-            }
-          }
-        }
-      }
-    }
+  Scratch sums(blocking.sum_bytes);
+  parallel_threads(blocking.items(p), 1, [&](ThreadItems& items) {
+    WeightGemmChannelsLastThread<T> thread(p, blocking, offsets, sums.as<A>());
+    items.for_each([&](int64_t i, bool) { thread.make(blocking.item(p, i)); });
   });
-  if (direct) return;
-  store_weight_channels_last(p, workspace.as<A>(), blocking.layout, offsets, blocking.splits);
+  if (blocking.direct) return;
+  store_weight_channels_last(p, sums.as<A>(), blocking.layout, offsets, blocking.splits);
 }

@@ -19,9 +19,10 @@ constexpr int64_t kDotBytes = 2048;
 constexpr int64_t kDotTiles = 2;
 
 /// Bytes of the sums of an item, which stay in L2 beside a chunk; and rows of an item, at most and,
-/// for having more items, at least.
-constexpr int64_t kDotSumBytes = 256 << 10;
-constexpr int64_t kMostDotRows = 64, kLeastDotRows = 16;
+/// for having more items, at least. Each item reads all of the source of its pixels, so that shares
+/// of the pixels make better items where these are enough.
+constexpr int64_t kDotSumBytes = 768 << 10;
+constexpr int64_t kMostDotRows = 64, kLeastDotRows = 16, kLeastDotRowsOfShares = 32;
 
 /// Pixels of a split at least: adding up the lanes of a pair takes about as long as 200 of them.
 constexpr int64_t kMinDotPixels = 1536;
@@ -43,8 +44,10 @@ struct WeightPointwisePlanarBlocking {
     const int64_t chunks = p.batch * chunks_of_image;
 
     const int64_t fit = kDotSumBytes / (p.depth * lane_bytes);
-    const int64_t wanted = ceil_div(p.groups * p.rows, kWantedItems);
-    int64_t rows = wanted < kLeastDotRows ? kLeastDotRows : wanted;
+    const int64_t shares = p.batch * pixels / kMinDotPixels;
+    const int64_t least = shares > 1 ? kLeastDotRowsOfShares : kLeastDotRows;
+    const int64_t wanted = p.groups * p.rows * (shares > 1 ? shares : 1) / kWantedItems;
+    int64_t rows = wanted < least ? least : wanted;
     rows = rows < kMostDotRows ? rows : kMostDotRows;
     rows = rows < fit ? rows : fit < 1 ? 1 : fit;
     row_block = round_up(even_part(p.rows, rows), kDotRows);

@@ -12,9 +12,10 @@
 // back. It is these results that blocks add up, in order: products are larger than what is left of
 // them, so errors of long sums of products would be as well.
 //
-// Threads meet twice for each block. Weights of so few rows and channels that these are few items
-// have the blocks in shares instead, each of which a thread takes alone, and whose sums are added
-// in order at the end.
+// Threads meet twice for each block. Of a single block, unless it is large, each thread transforms
+// what its items multiply. Weights of so few rows and channels that these are few items have the
+// blocks in shares, each of which a thread takes alone, and whose sums are added in order at the
+// end.
 
 /// Tiles of a block: of 64 channels and one point they fit L1.
 constexpr int64_t kWeightTiles = 64;
@@ -25,6 +26,10 @@ constexpr int64_t kWeightTilePiece = 16;
 /// Rows of an item at most, a multiple of the tile's, and slices: 36 x 48 x 128 products take
 /// 864 KB.
 constexpr int64_t kWeightItemRows = 8 * kTileRows, kWeightItemSlices = 2;
+
+/// Transformed tiles of so many bytes take less time to make again than to fetch from the thread
+/// that has made them.
+constexpr int64_t kOwnTileBytes = 2 << 20;
 
 template <class T>
 struct WeightWinogradBlocking {
@@ -47,6 +52,7 @@ struct WeightWinogradBlocking {
   int64_t item_elements;                      // of one, for each point or tap: [row][channel]
   int64_t tile_bytes, product_bytes;          // of a block; of an item
   int64_t sum_bytes;                          // [share][item][tap][row][channel]
+  bool own_tiles;                             // of each thread
 
   /// `alone`: no other thread takes part.
   WeightWinogradBlocking(const WeightContraction<T>& contraction, const FormTransforms& transforms,
@@ -82,10 +88,11 @@ struct WeightWinogradBlocking {
     shares = few_items ? choose_splits(items(), blocks, share_bytes) : 1;
     share_blocks = ceil_div(blocks, shares);
     sum_bytes = blocks > 1 ? share_bytes * shares : 0;
+    own_tiles = shares > 1 || (blocks == 1 && tile_bytes <= kOwnTileBytes);
   }
 
   Footprint footprint() const {
-    const int64_t of_thread = shares > 1 ? tile_bytes : 0;
+    const int64_t of_thread = own_tiles ? tile_bytes : 0;
     return {kTileRows, columns, tile_bytes - of_thread + sum_bytes, product_bytes + of_thread};
   }
 
@@ -120,6 +127,18 @@ struct WeightWinogradBlocking {
         }
       }
     });
+  }
+
+  /// Transforms all tiles, of a single block, for slices [begin, end): those of the input, and
+  /// after them those of grad.
+  void transform_slices(int64_t begin, int64_t end, float* inputs, float* grads) const {
+    for (int64_t slice = begin; slice < end; ++slice) {
+      if (slice < slices) {
+        transform(input, 0, 0, input.tiles, slice, inputs);
+      } else {
+        transform(grad, 0, 0, input.tiles, slice - slices, grads);
+      }
+    }
   }
 
   /// The products [point][row][channel] of `count` tiles for an item.
@@ -273,8 +292,36 @@ void weight_winograd_blocks(const WeightWinogradBlocking<T>& blocking, int64_t b
   }
 }
 
+/// A single block: each thread transforms all of grad, and the slices of the input that its items
+/// multiply.
+template <class T>
+void weight_winograd_block(const WeightWinogradBlocking<T>& blocking) {
+  parallel_threads(blocking.items(), 1, [&](ThreadItems& items) {
+    const int64_t slices = blocking.slices, tiles = blocking.input.tiles;
+    Scratch tile_buffer(blocking.tile_bytes);
+    Scratch products(blocking.product_bytes);
+    float* inputs = tile_buffer.as<float>();
+    float* grads = inputs + blocking.slice_elements(blocking.input) * slices;
+    int64_t transformed = -1;
+    items.for_each([&](int64_t item, bool) {
+      const int64_t of_slices = item / blocking.row_items, first = of_slices * kWeightItemSlices;
+      const int64_t last = first + kWeightItemSlices;
+      if (transformed < 0) {
+        blocking.transform_slices(slices, slices + blocking.grad.chunks, inputs, grads);
+      }
+      if (of_slices != transformed) {
+        blocking.transform_slices(first, last < slices ? last : slices, inputs, grads);
+      }
+      transformed = of_slices;
+      blocking.multiply_points(inputs, grads, tiles, item, products.as<float>());
+      blocking.store_products(products.as<float>(), item, true, true, nullptr);
+    });
+  });
+}
+
 template <class T>
 void weight_winograd_group(const WeightWinogradBlocking<T>& blocking) {
+  if (blocking.blocks == 1 && blocking.own_tiles) return weight_winograd_block(blocking);
   Scratch sum_buffer(blocking.sum_bytes);
   float* sums = sum_buffer.as<float>();
   parallel_for(blocking.shares, 1, [&](int64_t begin, int64_t end) {

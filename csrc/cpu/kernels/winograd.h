@@ -11,16 +11,18 @@
 //
 // Tiles are cut into blocks, rows (destination channels) into groups of kWinogradRows, source
 // channels into chunks of kWinogradChannels, which together with a group of taps are a slice. With
-// many tiles a block of them is an item of work, and all weights are transformed first and shared.
-// With few, or with weights too large for a cache, the input of a block is transformed first and a
-// group is the item: its weights are transformed some slices at a time where they are used, in L2.
-// Small maps come with large weights, whose transform is never written to memory this way.
+// many tiles a block of them is an item of work, and all weights are transformed first, by each
+// thread or, if they are large, by all of them. With few, or with weights too large for a cache,
+// the input of a block is transformed first and a group is the item: its weights are transformed
+// some slices at a time where they are used, in L2. Small maps come with large weights, whose
+// transform is never written to memory this way.
 //
 // All points of a tile or kernel lie close together, [tile][slice][point][channel] and
 // [group][slice][point][channel][row]: matrices of one point far apart would make every store of a
 // transform go to another page, which costs more than the transform itself.
 
-/// Destination channels of a group.
+/// Destination channels of a group, at most. Groups have as many each, and their number is even:
+/// where they are items, one thread has as many as another.
 constexpr int64_t kWinogradRows = 64;
 
 /// Transformed tiles and products of a block take about this much: they stay in L2 with a slice of
@@ -75,6 +77,7 @@ struct WinogradConvolution {
     }
     padded_rows = round_up(p.rows, lanes);
     groups = ceil_div(p.rows, kWinogradRows);
+    if (groups > 1) groups = round_up(groups, 2);
   }
   WinogradConvolution(const WinogradConvolution&) = delete;  // the tiles refer to the taps
 
@@ -100,10 +103,12 @@ struct WinogradConvolution {
 
   // ---- weights: [group][slice][point][column block][channel][columns of the block] ----
 
-  int64_t group_rows(int64_t group) const {
-    const int64_t left = padded_rows - group * kWinogradRows;
-    return left < kWinogradRows ? left : kWinogradRows;
+  /// The first row of a group, and how many it has; the first group has the most.
+  int64_t group_begin(int64_t group) const {
+    return ceil_div(group * (padded_rows / lanes), groups) * lanes;
   }
+  int64_t group_of_row(int64_t row) const { return row / lanes * groups / (padded_rows / lanes); }
+  int64_t group_rows(int64_t group) const { return group_begin(group + 1) - group_begin(group); }
   /// Elements of a point of a group and slice, and of all its points.
   int64_t point_elements(int64_t group, int64_t slice) const {
     return input.slice_channels(slice) * group_rows(group) + kPointGap;
@@ -114,7 +119,7 @@ struct WinogradConvolution {
   /// Where the weights of a group and slice start.
   int64_t weight_offset(int64_t group, int64_t slice) const {
     const int64_t tap_groups = taps.all_groups, rows = group_rows(group);
-    const int64_t before = group * kWinogradRows * p.depth * tap_groups;
+    const int64_t before = group_begin(group) * p.depth * tap_groups;
     const int64_t channels = slice / tap_groups * tap_groups * kWinogradChannels +
                              slice % tap_groups * input.slice_channels(slice);
     return points * (before + rows * channels + (group * slices + slice) * kPointGap);
@@ -155,7 +160,7 @@ struct WinogradConvolution {
     for (int64_t c = 0; c < channels; c += at_once) {
       const int64_t count = channels - c < at_once ? channels - c : at_once;
       const int64_t from = begin / taps.all_groups * kWinogradChannels + c;
-      read_weight_columns(p, offsets, 0, group * kWinogradRows + first, from, from + count,
+      read_weight_columns(p, offsets, 0, group_begin(group) + first, from, from + count,
                           [&](int64_t tap, int64_t channel, Vec<float> v) {
                             store(kernels[0] + (channel - from) * step + tap * lanes, v);
                           });
@@ -169,12 +174,11 @@ struct WinogradConvolution {
 
   /// Transforms all weights, on all threads.
   void transform_weights(float* to) const {
-    const int64_t pieces = padded_rows / lanes, of_group = kWinogradRows / lanes;
-    parallel_for(pieces * input.chunks, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(padded_rows / lanes * input.chunks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t piece = i / input.chunks, group = piece / of_group;
+        const int64_t row = i / input.chunks * lanes, group = group_of_row(row);
         const int64_t first = i % input.chunks * taps.all_groups;
-        transform_weight(group, piece % of_group * lanes, first, first + taps.all_groups,
+        transform_weight(group, row - group_begin(group), first, first + taps.all_groups,
                          to + weight_offset(group, first));
       }
     });
@@ -230,7 +234,7 @@ struct WinogradConvolution {
                      int64_t group) const {
     const bool in_place = p.dest_strides.channel == 1;
     const int64_t most = in_place ? 1 : count, step = in_place ? 1 : part_tiles();
-    const int64_t width = group_rows(group), base = group * kWinogradRows;
+    const int64_t width = group_rows(group), base = group_begin(group);
     for (int64_t tile = 0; tile < count;) {
       const TileRun run = input.run_at(first + tile, count - tile < most ? count - tile : most);
       for (int64_t c = 0; c < width && base + c < p.rows; c += lanes) {
@@ -329,6 +333,7 @@ template <class T>
 struct WinogradBlocking : WinogradConvolution<T> {
   static constexpr int64_t bytes = sizeof(float);
   bool by_rows;           // groups of rows are the items
+  bool shares;            // threads share what items do: tiles, or weights
   int64_t block_groups;   // groups of tiles of a block
   int64_t block;          // tiles of a block, at most
   int64_t product_pitch;  // elements from one point of the products to the next
@@ -353,41 +358,77 @@ struct WinogradBlocking : WinogradConvolution<T> {
     weight_bytes = p.prepared != nullptr ? 0
                    : by_rows ? bytes * this->slice_run() * this->weight_slice_elements(0, 0)
                              : bytes * this->weight_elements();
+    shares = by_rows || weight_bytes > kOwnBytes;
   }
 
+  int64_t blocks() const { return ceil_div(this->input.groups, block_groups); }
+  /// The first tile of a block.
+  int64_t begin(int64_t number) const { return this->input.group_begin(number * block_groups); }
+
   Footprint footprint() const {
-    const int64_t shared = by_rows ? input_bytes : weight_bytes;
+    const int64_t of_all = by_rows ? input_bytes : weight_bytes;
     const int64_t rest = by_rows ? weight_bytes : input_bytes;
-    return {kTileRows, this->columns, shared, rest + product_bytes};
+    return {kTileRows, this->columns, shares ? of_all : 0,
+            (shares ? 0 : of_all) + rest + product_bytes};
   }
 };
 
-/// Many tiles: blocks of them are the items, weights are shared.
+/// Many tiles: blocks of them are the items, which share the weights.
 template <class T>
 void winograd_by_tiles(const WinogradBlocking<T>& convolution, const float* transformed) {
-  const int64_t block_groups = convolution.block_groups;
-  const int64_t product_pitch = convolution.product_pitch;
-  Scratch weights(convolution.weight_bytes);
-  if (transformed == nullptr) convolution.transform_weights(weights.as<float>());
-  const float* weight = transformed != nullptr ? transformed : weights.as<float>();
+  const int64_t slices = convolution.slices, product_pitch = convolution.product_pitch;
+  const int64_t weight_bytes = convolution.weight_bytes;
+  Scratch shared(convolution.shares ? weight_bytes : 0);
+  if (transformed == nullptr && convolution.shares) {
+    convolution.transform_weights(shared.as<float>());
+    transformed = shared.as<float>();
+  }
 
-  parallel_for(
-      ceil_div(convolution.input.groups, block_groups), 1, [&](int64_t begin, int64_t end) {
-        Scratch input_buffer(convolution.input_bytes);
-        Scratch product_buffer(convolution.product_bytes);
-        float *inputs = input_buffer.as<float>(), *products = product_buffer.as<float>();
-        for (int64_t item = begin; item < end; ++item) {
-          const int64_t first = convolution.input.group_begin(item * block_groups);
-          const int64_t count = convolution.input.group_begin((item + 1) * block_groups) - first;
-          convolution.transform_input(first, count, 0, convolution.slices, inputs);
-          for (int64_t group = 0; group < convolution.groups; ++group) {
-            convolution.multiply_points(inputs, count, group,
-                                        weight + convolution.weight_offset(group, 0), 0,
-                                        convolution.slices, products, product_pitch);
-            convolution.store_outputs(products, product_pitch, first, count, group);
-          }
-        }
-      });
+  parallel_threads(convolution.blocks(), 1, [&](ThreadItems& items) {
+    Scratch weights(transformed == nullptr ? weight_bytes : 0);
+    Scratch input_buffer(convolution.input_bytes);
+    Scratch product_buffer(convolution.product_bytes);
+    float *inputs = input_buffer.as<float>(), *products = product_buffer.as<float>();
+    const float* weight = transformed;
+    items.for_each([&](int64_t item, bool) {
+      if (weight == nullptr) {
+        convolution.transform_weights(weights.as<float>());
+        weight = weights.as<float>();
+      }
+      const int64_t first = convolution.begin(item);
+      const int64_t count = convolution.begin(item + 1) - first;
+      convolution.transform_input(first, count, 0, slices, inputs);
+      for (int64_t group = 0; group < convolution.groups; ++group) {
+        convolution.multiply_points(inputs, count, group,
+                                    weight + convolution.weight_offset(group, 0), 0, slices,
+                                    products, product_pitch);
+        convolution.store_outputs(products, product_pitch, first, count, group);
+      }
+    });
+  });
+}
+
+/// The products of tiles [first, first + count) with the weights of a group, and what comes of
+/// them; weights that are not `transformed` yet come to `weights`, some slices at a time.
+template <class T>
+void multiply_group(const WinogradBlocking<T>& convolution, const float* transformed,
+                    const float* inputs, int64_t first, int64_t count, int64_t group,
+                    float* weights, float* products) {
+  const int64_t product_pitch = convolution.product_pitch;
+  for (int64_t slice = 0, end; slice < convolution.slices; slice = end) {
+    const float* weight = weights;
+    if (transformed != nullptr) {
+      end = convolution.slices;
+      weight = transformed + convolution.weight_offset(group, 0);
+    } else {
+      end = convolution.run_end(slice);
+      for (int64_t row = 0; row < convolution.group_rows(group); row += convolution.lanes) {
+        convolution.transform_weight(group, row, slice, end, weights);
+      }
+    }
+    convolution.multiply_points(inputs, count, group, weight, slice, end, products, product_pitch);
+  }
+  convolution.store_outputs(products, product_pitch, first, count, group);
 }
 
 /// Few tiles or large weights: groups of destination channels are the items, the tiles of a block
@@ -395,12 +436,11 @@ void winograd_by_tiles(const WinogradBlocking<T>& convolution, const float* tran
 template <class T>
 void winograd_by_rows(const WinogradBlocking<T>& convolution, const float* transformed) {
   constexpr int64_t piece = 8;  // tiles that a thread transforms at a time
-  const int64_t slices = convolution.slices, product_pitch = convolution.product_pitch;
+  const int64_t slices = convolution.slices;
   Scratch input_buffer(convolution.input_bytes);
   float* inputs = input_buffer.as<float>();
-  for (int64_t at = 0; at < convolution.input.groups; at += convolution.block_groups) {
-    const int64_t start = convolution.input.group_begin(at);
-    const int64_t tiles = convolution.input.group_begin(at + convolution.block_groups) - start;
+  for (int64_t block = 0; block < convolution.blocks(); ++block) {
+    const int64_t start = convolution.begin(block), tiles = convolution.begin(block + 1) - start;
     parallel_for(ceil_div(tiles, piece) * slices, 1, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t first = item / slices * piece, slice = item % slices;
@@ -410,28 +450,13 @@ void winograd_by_rows(const WinogradBlocking<T>& convolution, const float* trans
       }
     });
 
-    parallel_for(convolution.groups, 1, [&](int64_t begin, int64_t end) {
+    parallel_threads(convolution.groups, 1, [&](ThreadItems& items) {
       Scratch weights(convolution.weight_bytes);
-      Scratch product_buffer(convolution.product_bytes);
-      float* products = product_buffer.as<float>();
-      for (int64_t group = begin; group < end; ++group) {
-        if (transformed != nullptr) {
-          convolution.multiply_points(inputs, tiles, group,
-                                      transformed + convolution.weight_offset(group, 0), 0, slices,
-                                      products, product_pitch);
-        } else {
-          int64_t end = 0;
-          for (int64_t slice = 0; slice < slices; slice = end) {
-            end = convolution.run_end(slice);
-            for (int64_t row = 0; row < convolution.group_rows(group); row += convolution.lanes) {
-              convolution.transform_weight(group, row, slice, end, weights.as<float>());
-            }
-            convolution.multiply_points(inputs, tiles, group, weights.as<float>(), slice, end,
-                                        products, product_pitch);
-          }
-        }
-        convolution.store_outputs(products, product_pitch, start, tiles, group);
-      }
+      Scratch products(convolution.product_bytes);
+      items.for_each([&](int64_t group, bool) {
+        multiply_group(convolution, transformed, inputs, start, tiles, group, weights.as<float>(),
+                       products.as<float>());
+      });
     });
   }
 }
@@ -463,10 +488,7 @@ void winograd(const Contraction<T>& p) {
     const WinogradBlocking<T> blocking(group, form_transforms<kForm>);
     const float* transformed = static_cast<const float*>(p.prepared);
     if (transformed != nullptr) transformed += g * blocking.weight_elements();
-    if (blocking.by_rows) {
-      winograd_by_rows(blocking, transformed);
-    } else {
-      winograd_by_tiles(blocking, transformed);
-    }
+    const auto compute = blocking.by_rows ? winograd_by_rows<T> : winograd_by_tiles<T>;
+    compute(blocking, transformed);
   });
 }
