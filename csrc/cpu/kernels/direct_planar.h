@@ -173,6 +173,130 @@ struct DirectPlanarBlocking {
   }
 };
 
+/// An item: destination channels [row_begin, row_end) of a group, and rows of a plane, a band.
+struct DirectItem {
+  int64_t image, group, d;
+  int64_t first, count;  // rows
+  int64_t row_begin, row_end;
+};
+
+/// What the threads of a call share.
+template <class T>
+struct DirectPlanarCall {
+  using A = Accumulator<T>;
+  const Contraction<T>& p;
+  const DirectPlanarBlocking<T>& blocking;
+  const int64_t* offsets;  // of source channels and taps in a band
+  const A* weights;        // packed
+  PairedTaps paired;       // where rows go in pairs,
+  const A* pair_weights;   // and their weights
+
+  /// Item `index` of blocking.items.
+  DirectItem item(int64_t index) const {
+    const Walk* walk = p.walk;
+    const int64_t row = index % blocking.parts * blocking.part, row_end = row + blocking.part;
+    const int64_t band = index / blocking.parts / p.groups, plane = band / blocking.bands;
+    const int64_t first = band % blocking.bands * blocking.layout.max_rows;
+    const int64_t left = walk[1].count - first;
+    return {plane / walk[0].count,
+            index / blocking.parts % p.groups,
+            plane % walk[0].count,
+            first,
+            left < blocking.layout.max_rows ? left : blocking.layout.max_rows,
+            row,
+            row_end < p.rows ? row_end : p.rows};
+  }
+};
+
+/// What a thread makes items with.
+template <class T>
+class DirectPlanarThread {
+  using A = Accumulator<T>;
+
+  /// Neighbouring destination channels of a group.
+  struct Block {
+    int64_t row, channels;
+    T* to;  // where the first row of the band goes in the first of them
+  };
+
+ public:
+  explicit DirectPlanarThread(const DirectPlanarCall<T>& call)
+      : call_(call), p_(call.p), blocking_(call.blocking), buffer_(blocking_.buffer_bytes) {}
+
+  void make(const DirectItem& item) {
+    const Strides& dest = p_.dest_strides;
+    for (int64_t row = item.row_begin; row < item.row_end; row += blocking_.most) {
+      const int64_t left = p_.rows - row;
+      const Block block{row, left < blocking_.most ? left : blocking_.most,
+                        p_.dest + item.image * dest.batch +
+                            (item.group * p_.rows + row) * dest.channel + item.d * dest.axis[0] +
+                            item.first * dest.axis[1]};
+      for (int64_t c = 0; c < p_.depth; c += blocking_.layout.depth) {
+        const bool gathered = row > item.row_begin && blocking_.layout.depth == p_.depth;
+        add_channels(item, block, c, !gathered);
+      }
+      if (dest.axis[2] != 1) store(item, block);
+    }
+  }
+
+ private:
+  A* sums() const { return buffer_.as<A>(); }
+  A* band() const { return sums() + blocking_.most * blocking_.pitch; }
+
+  /// Adds the source channels of a band, from `first` on, to a block of destination channels;
+  /// `gathers` them before.
+  void add_channels(const DirectItem& item, const Block& block, int64_t first, bool gathers) {
+    const BandLayout& layout = blocking_.layout;
+    const Walk* walk = p_.walk;
+    const int64_t left = p_.depth - first, some = left < layout.depth ? left : layout.depth;
+    const int64_t taps = p_.taps(), channel = item.group * p_.rows + block.row;
+    if (gathers) {
+      const T* source = p_.source + item.image * p_.source_strides.batch +
+                        (item.group * p_.depth + first) * p_.source_strides.channel;
+      gather_band(p_, layout, source, p_.source_strides, some, item.d, item.first, item.count,
+                  band());
+    }
+    A bias[kDirectChannelsOfNarrowRows];
+    for (int64_t i = 0; i < block.channels; ++i) {
+      bias[i] = p_.bias != nullptr ? widen(p_.bias[channel + i]) : A(0);
+    }
+    const Strides& dest = p_.dest_strides;
+    const int64_t row_step = walk[1].step * layout.row;
+    if (blocking_.pairs && item.count > 1) {
+      const PairedTaps& paired = call_.paired;
+      const PairedRows<T> pair{paired,          call_.pair_weights + item.group * paired.weights(),
+                               bias[0],         row_step,
+                               walk[2].count,   dest.axis[2] == 1,
+                               blocking_.width, dest.axis[1]};
+      return paired_rows(pair, item.count, band(), sums(), block.to);
+    }
+    const DirectRows<T> in{call_.offsets, some * taps, first == 0,      first + some == p_.depth,
+                           walk[2].count, bias,        blocking_.pitch, dest.channel,
+                           dest.axis[2]};
+    const A* weight = call_.weights + channel * p_.depth * taps + first * taps * block.channels;
+    for (int64_t h = 0; h < item.count; ++h) {
+      direct_channels(in, block.channels, band() + h * row_step, weight,
+                      sums() + h * blocking_.width, block.to + h * dest.axis[1]);
+    }
+  }
+
+  /// Stores sums that do not lie side by side in the destination.
+  void store(const DirectItem& item, const Block& block) const {
+    const Strides& dest = p_.dest_strides;
+    for (int64_t i = 0; i < block.channels; ++i) {
+      for (int64_t h = 0; h < item.count; ++h) {
+        store_run(sums() + i * blocking_.pitch + h * blocking_.width, A(0), p_.walk[2].count,
+                  block.to + i * dest.channel + h * dest.axis[1], dest.axis[2]);
+      }
+    }
+  }
+
+  const DirectPlanarCall<T>& call_;
+  const Contraction<T>& p_;
+  const DirectPlanarBlocking<T>& blocking_;
+  Scratch buffer_;
+};
+
 template <class T>
 void direct_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
@@ -180,7 +304,6 @@ void direct_planar(const Contraction<T>& p) {
   const int64_t taps = p.taps(), inner = p.depth * taps;
   const DirectPlanarBlocking<T> blocking(p);
   const BandLayout& layout = blocking.layout;
-  const int64_t bands = blocking.bands, width = blocking.width, most = blocking.most;
 
   Scratch tables(blocking.table_bytes);
   int64_t* offsets = tables.as<int64_t>() + taps;
@@ -191,7 +314,7 @@ void direct_planar(const Contraction<T>& p) {
   }
   tap_offsets(p, p.weight_strides, tables.as<int64_t>());
   Scratch weights(blocking.weight_bytes);
-  pack_weight_blocks(p, tables.as<int64_t>(), most, weights.as<A>());
+  pack_weight_blocks(p, tables.as<int64_t>(), blocking.most, weights.as<A>());
   PairedTaps paired{};
   A* pair_weights = weights.as<A>() + p.groups * p.rows * inner;
   if (blocking.pairs) {
@@ -205,71 +328,10 @@ void direct_planar(const Contraction<T>& p) {
     }
   }
 
-  const int64_t part = blocking.part, parts = blocking.parts;
-  const int64_t item_work = layout.max_rows * walk[2].count * p.rows * inner / parts;
-  parallel_for(blocking.items, ceil_div(kSmallestWork, item_work), [&](int64_t begin, int64_t end) {
-    const int64_t pitch = blocking.pitch;
-    Scratch buffer(blocking.buffer_bytes);
-    A* sums = buffer.as<A>();
-    A* rows = sums + most * pitch;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t row_begin = item % parts * part;
-      const int64_t row_end = row_begin + part < p.rows ? row_begin + part : p.rows;
-      const int64_t group = item / parts % p.groups, rest = item / parts / p.groups;
-      const int64_t first = rest % bands * layout.max_rows;
-      const int64_t d = rest / bands % walk[0].count;
-      const int64_t image = rest / bands / walk[0].count;
-      const int64_t left = walk[1].count - first;
-      const int64_t count = left < layout.max_rows ? left : layout.max_rows;
-      const T* source =
-          p.source + image * p.source_strides.batch + group * p.depth * p.source_strides.channel;
-      for (int64_t row = row_begin; row < row_end; row += most) {
-        const int64_t channels = p.rows - row < most ? p.rows - row : most;
-        const int64_t channel = group * p.rows + row;
-        A bias[kDirectChannelsOfNarrowRows];
-        for (int64_t i = 0; i < channels; ++i) {
-          bias[i] = p.bias != nullptr ? widen(p.bias[channel + i]) : A(0);
-        }
-        T* to = p.dest + image * p.dest_strides.batch + channel * p.dest_strides.channel +
-                d * p.dest_strides.axis[0] + first * p.dest_strides.axis[1];
-        for (int64_t c = 0; c < p.depth; c += layout.depth) {
-          const int64_t some = p.depth - c < layout.depth ? p.depth - c : layout.depth;
-          if (row == row_begin || layout.depth < p.depth) {
-            gather_band(p, layout, source + c * p.source_strides.channel, p.source_strides, some, d,
-                        first, count, rows);
-          }
-          const DirectRows<T> in{offsets,
-                                 some * taps,
-                                 c == 0,
-                                 c + some == p.depth,
-                                 walk[2].count,
-                                 bias,
-                                 pitch,
-                                 p.dest_strides.channel,
-                                 p.dest_strides.axis[2]};
-          if (blocking.pairs && count > 1) {
-            const PairedRows<T> pair{paired,        pair_weights + group * paired.weights(),
-                                     bias[0],       walk[1].step * layout.row,
-                                     walk[2].count, p.dest_strides.axis[2] == 1,
-                                     width,         p.dest_strides.axis[1]};
-            paired_rows(pair, count, rows, sums, to);
-            continue;
-          }
-          const A* weight = weights.as<A>() + channel * inner + c * taps * channels;
-          for (int64_t h = 0; h < count; ++h) {
-            direct_channels(in, channels, rows + h * walk[1].step * layout.row, weight,
-                            sums + h * width, to + h * p.dest_strides.axis[1]);
-          }
-        }
-        if (p.dest_strides.axis[2] == 1) continue;
-        for (int64_t i = 0; i < channels; ++i) {
-          for (int64_t h = 0; h < count; ++h) {
-            store_run(sums + i * pitch + h * width, A(0), walk[2].count,
-                      to + i * p.dest_strides.channel + h * p.dest_strides.axis[1],
-                      p.dest_strides.axis[2]);
-          }
-        }
-      }
-    }
+  const DirectPlanarCall<T> call{p, blocking, offsets, weights.as<A>(), paired, pair_weights};
+  const int64_t work = layout.max_rows * walk[2].count * p.rows * inner / blocking.parts;
+  parallel_threads(blocking.items, ceil_div(kSmallestWork, work), [&](ThreadItems& items) {
+    DirectPlanarThread<T> thread(call);
+    items.for_each([&](int64_t i, bool) { thread.make(call.item(i)); });
   });
 }

@@ -257,99 +257,168 @@ struct TransposedChunk {
   }
 };
 
+/// An item: some column blocks of a chunk of pixels.
+struct TransposedItem {
+  int64_t group;
+  int64_t chunk;  // which one, counted over groups
+  int64_t block_begin, block_end;
+};
+
+/// What the threads of a call share.
+template <class T>
+struct TransposedPlanarCall {
+  using A = Accumulator<T>;
+  const Contraction<T>& p;
+  const TransposedPlanarBlocking<T>& blocking;
+  const A* weights;        // packed; null: a slice at a time
+  const int64_t* offsets;  // of the taps in the weight
+  const A* zeros;          // as many as a slab has channels
+
+  /// Item `index` of groups * chunks * parts.
+  TransposedItem item(int64_t index) const {
+    const int64_t chunk = index / blocking.parts, chunks = blocking.strips.chunks();
+    const int64_t begin = index % blocking.parts * blocking.item_blocks;
+    const int64_t last = begin + blocking.item_blocks, count = blocking.blocks.count;
+    return {chunk / chunks, chunk, begin, last < count ? last : count};
+  }
+};
+
+/// What a thread makes items with.
+template <class T>
+class TransposedPlanarThread {
+  using A = Accumulator<T>;
+
+  /// Some source channels, all that are transposed at a time.
+  struct Slab {
+    int64_t first, channels;
+  };
+
+ public:
+  explicit TransposedPlanarThread(const TransposedPlanarCall<T>& call)
+      : call_(call),
+        p_(call.p),
+        blocking_(call.blocking),
+        blocks_(call.blocking.blocks),
+        slab_(blocking_.slab_bytes),
+        pointers_(blocking_.pointer_bytes),
+        rows_(blocking_.row_bytes),
+        sums_(blocking_.sum_bytes),
+        slice_(call.weights == nullptr ? blocking_.slice_bytes : 0),
+        under_{rows_.as<const T*>()} {}
+
+  void make(const TransposedItem& item) {
+    const int64_t number = item.chunk % blocking_.strips.chunks();
+    const TransposedChunk<T> chunk(p_, blocking_, item.group, number);
+    const int64_t pixels = chunk.chunk.pixels();
+    const bool same_chunk = item.chunk == pointed_;
+    if (!same_chunk) chunk.point(under_, slab_.as<A>(), call_.zeros, pointers_.as<const A*>());
+    pointed_ = item.chunk;
+    for (int64_t c = 0; c < p_.depth; c += blocking_.slab) {
+      const int64_t left = p_.depth - c;
+      const Slab slab{c, left < blocking_.slab ? left : blocking_.slab};
+      if (!same_chunk || blocking_.slab < p_.depth) {
+        chunk.transpose_rows(under_, c, slab.channels, slab_.as<A>());
+      }
+      for (int64_t block = item.block_begin; block < item.block_end; ++block) {
+        if (blocking_.packs_slices) {
+          multiply_slices(item, block, slab, pixels);
+        } else {
+          multiply_taps(item, block, slab, pixels);
+        }
+      }
+    }
+    for (int64_t block = item.block_begin; block < item.block_end; ++block) {
+      const int64_t column = blocks_.begin(block), wide = width(block), left = p_.rows - column;
+      chunk.store(sums(item, block, pixels), wide, item.group * p_.rows + column,
+                  left < wide ? left : wide);
+    }
+  }
+
+ private:
+  int64_t width(int64_t block) const { return blocks_.begin(block + 1) - blocks_.begin(block); }
+  A* sums(const TransposedItem& item, int64_t block, int64_t pixels) const {
+    return sums_.as<A>() + (blocks_.begin(block) - blocks_.begin(item.block_begin)) * pixels;
+  }
+  /// The packed weights of a block of columns.
+  const A* weights(const TransposedItem& item, int64_t block) const {
+    const int64_t padded_rows = blocks_.registers * kLanes<A>;
+    return call_.weights + (item.group * padded_rows + blocks_.begin(block)) * blocking_.inner;
+  }
+
+  /// All taps of a slice of channels at a time, which is packed now unless all weights are packed:
+  /// in the same order, so that results are the same.
+  void multiply_slices(const TransposedItem& item, int64_t block, const Slab& slab,
+                       int64_t pixels) {
+    const int64_t wide = width(block), taps = blocking_.taps;
+    for (int64_t k = 0; k < slab.channels; k += blocking_.slice) {
+      const int64_t left = slab.channels - k, first = slab.first + k;
+      const int64_t some = left < blocking_.slice ? left : blocking_.slice;
+      TileOperands<A> tile{nullptr, k, taps, some, 1, slice_.as<A>(), wide};
+      if (call_.weights != nullptr) {
+        tile.b = weights(item, block) + first * wide;
+        tile.b_tap = p_.depth * wide;
+      } else {
+        for (int64_t i = 0; i < wide; i += kLanes<A>) {
+          pack_weight_register(p_, call_.offsets, item.group, blocks_.begin(block) + i, first, some,
+                               wide, slice_.as<A>() + i);
+        }
+      }
+      multiply_pixels(item, block, tile, 0, pixels, first > 0);
+    }
+  }
+
+  /// All channels of the slab at a time, and taps for about kChannelBlock of K.
+  void multiply_taps(const TransposedItem& item, int64_t block, const Slab& slab, int64_t pixels) {
+    const int64_t wide = width(block), taps = blocking_.taps;
+    const int64_t tap_block = ceil_div(kChannelBlock, blocking_.slab);
+    for (int64_t tap = 0; tap < taps; tap += tap_block) {
+      const int64_t left = taps - tap;
+      TileOperands<A> tile{
+          nullptr,       0, left < tap_block ? left : tap_block,
+          slab.channels, 1, weights(item, block) + (tap * p_.depth + slab.first) * wide,
+          wide};
+      tile.b_tap = p_.depth * wide;
+      multiply_pixels(item, block, tile, tap, pixels, slab.first > 0 || tap > 0);
+    }
+  }
+
+  /// Multiplies the weights of `tile` with all pixels of the chunk, from tap `tap` on.
+  void multiply_pixels(const TransposedItem& item, int64_t block, TileOperands<A>& tile,
+                       int64_t tap, int64_t pixels, bool adds) const {
+    const int64_t wide = width(block);
+    A* to = sums(item, block, pixels);
+    tile.zeros = call_.zeros;
+    for (int64_t i = 0; i < pixels; i += kTileRows) {
+      const int rows = int(pixels - i < kTileRows ? pixels - i : kTileRows);
+      tile.rows = pointers_.as<const A*>() + i * blocking_.taps + tap * kTileRows;
+      multiply<A>(tile, to + i * wide, wide, adds, rows, vectors_for<A>(wide));
+    }
+  }
+
+  const TransposedPlanarCall<T>& call_;
+  const Contraction<T>& p_;
+  const TransposedPlanarBlocking<T>& blocking_;
+  const EvenBlocks<A>& blocks_;
+  Scratch slab_, pointers_, rows_, sums_, slice_;
+  SourceRows<T> under_;
+  int64_t pointed_ = -1;
+};
+
 template <class T>
 void transposed_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const TransposedPlanarBlocking<T> blocking(p);
-  const Strips& strips = blocking.strips;
-  const EvenBlocks<A>& blocks = blocking.blocks;
-  const int64_t taps = blocking.taps, slab = blocking.slab, parts = blocking.parts;
-  const int64_t padded_rows = blocks.registers * kLanes<A>;
-
-  const bool packs_slices = blocking.packs_slices && p.prepared == nullptr;
   const PackedColumns<T> packed(p, blocking.packed_bytes());
-  const A* weights = packed.data();
   Scratch table(blocking.table_bytes);
-  int64_t* offsets = table.as<int64_t>();
-  tap_offsets(p, p.weight_strides, offsets);
+  tap_offsets(p, p.weight_strides, table.as<int64_t>());
   Scratch zeros(blocking.zero_bytes);
-  fill(zeros.as<A>(), slab, A(0));
-
-  parallel_for(p.groups * strips.chunks() * parts, 1, [&](int64_t begin, int64_t end) {
-    Scratch slab_buffer(blocking.slab_bytes);
-    Scratch pointer_buffer(blocking.pointer_bytes);
-    Scratch row_buffer(blocking.row_bytes);
-    Scratch sum_buffer(blocking.sum_bytes);
-    Scratch slice_buffer(packs_slices ? blocking.slice_bytes : 0);
-    A* transposed = slab_buffer.as<A>();
-    const A** pointers = pointer_buffer.as<const A*>();
-    SourceRows<T> under{row_buffer.as<const T*>()};
-    int64_t pointed = -1;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t group = item / parts / strips.chunks();
-      const TransposedChunk<T> chunk(p, blocking, group, item / parts % strips.chunks());
-      const int64_t block_begin = item % parts * blocking.item_blocks;
-      const int64_t block_last = block_begin + blocking.item_blocks;
-      const int64_t block_end = block_last < blocks.count ? block_last : blocks.count;
-      const int64_t pixels = chunk.chunk.pixels();
-      const bool same_chunk = pointed == item / parts;
-      if (!same_chunk) chunk.point(under, transposed, zeros.as<A>(), pointers);
-      pointed = item / parts;
-
-      const int64_t first_column = blocks.begin(block_begin);
-      for (int64_t c = 0; c < p.depth; c += slab) {
-        const int64_t channels = p.depth - c < slab ? p.depth - c : slab;
-        if (!same_chunk || slab < p.depth) chunk.transpose_rows(under, c, channels, transposed);
-        // About kChannelBlock of K at a time, all pixels of the chunk.
-        const int64_t tap_block = ceil_div(kChannelBlock, slab);
-        for (int64_t block = block_begin; block < block_end; ++block) {
-          const int64_t column = blocks.begin(block), wide = blocks.begin(block + 1) - column;
-          A* sums = sum_buffer.as<A>() + (column - first_column) * pixels;
-          const auto multiply_pixels = [&](TileOperands<A> tile, int64_t tap, bool adds) {
-            tile.zeros = zeros.as<A>();
-            for (int64_t i = 0; i < pixels; i += kTileRows) {
-              const int rows = int(pixels - i < kTileRows ? pixels - i : kTileRows);
-              tile.rows = pointers + i * taps + tap * kTileRows;
-              multiply<A>(tile, sums + i * wide, wide, adds, rows, vectors_for<A>(wide));
-            }
-          };
-          const A* of_block = weights + (group * padded_rows + column) * blocking.inner;
-          if (blocking.packs_slices) {
-            // In this order with packed weights as well: results are the same.
-            for (int64_t k = 0; k < channels; k += blocking.slice) {
-              const int64_t left = channels - k;
-              const int64_t some = left < blocking.slice ? left : blocking.slice;
-              TileOperands<A> tile{nullptr, k, taps, some, 1, nullptr, wide};
-              if (packs_slices) {
-                A* slice = slice_buffer.as<A>();
-                for (int64_t i = 0; i < wide; i += kLanes<A>) {
-                  pack_weight_register(p, offsets, group, column + i, c + k, some, wide, slice + i);
-                }
-                tile.b = slice;
-              } else {
-                tile.b = of_block + (c + k) * wide;
-                tile.b_tap = p.depth * wide;
-              }
-              multiply_pixels(tile, 0, c + k > 0);
-            }
-            continue;
-          }
-          for (int64_t tap = 0; tap < taps; tap += tap_block) {
-            const int64_t tap_count = taps - tap < tap_block ? taps - tap : tap_block;
-            TileOperands<A> tile{nullptr, 0, tap_count, channels, 1, nullptr, wide};
-            tile.b = of_block + (tap * p.depth + c) * wide;
-            tile.b_tap = p.depth * wide;
-            multiply_pixels(tile, tap, c > 0 || tap > 0);
-          }
-        }
-      }
-
-      for (int64_t block = block_begin; block < block_end; ++block) {
-        const int64_t column = blocks.begin(block), wide = blocks.begin(block + 1) - column;
-        const int64_t channels = p.rows - column < wide ? p.rows - column : wide;
-        chunk.store(sum_buffer.as<A>() + (column - first_column) * pixels, wide,
-                    group * p.rows + column, channels);
-      }
-    }
+  fill(zeros.as<A>(), blocking.slab, A(0));
+  const bool packs_slices = blocking.packs_slices && p.prepared == nullptr;
+  const TransposedPlanarCall<T> call{p, blocking, packs_slices ? nullptr : packed.data(),
+                                     table.as<int64_t>(), zeros.as<A>()};
+  const int64_t items = p.groups * blocking.strips.chunks() * blocking.parts;
+  parallel_threads(items, 1, [&](ThreadItems& of_thread) {
+    TransposedPlanarThread<T> thread(call);
+    of_thread.for_each([&](int64_t i, bool) { thread.make(call.item(i)); });
   });
 }

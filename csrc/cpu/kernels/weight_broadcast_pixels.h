@@ -128,106 +128,161 @@ struct NextPixels {
   }
 };
 
+/// The columns of grad that the tiles of a block read.
+template <class T>
+struct GradColumns {
+  int64_t column, width;
+  const Accumulator<T>* from;
+  int64_t step;          // from pixel to pixel
+  Accumulator<T>* copy;  // where the first tile copies them to, if anywhere
+};
+
+/// What a thread makes items with.
+template <class T>
+class WeightBroadcastPixelsThread {
+  using A = Accumulator<T>;
+
+ public:
+  /// `starts` are those of the runs of K, and `rows` those of the rows of a block.
+  WeightBroadcastPixelsThread(const WeightContraction<T>& p,
+                              const WeightBroadcastPixelsBlocking<T>& blocking,
+                              const int64_t* starts, const int64_t* rows)
+      : p_(p),
+        blocking_(blocking),
+        starts_(starts),
+        rows_(rows),
+        blocks_{p, blocking.layout},
+        copied_(blocking.copied_bytes),
+        grad_(blocking.grad_bytes),
+        sums_(blocking.sum_bytes) {}
+
+  /// Sums that are not split.
+  A* own_sums() const { return sums_.as<A>(); }
+
+  /// The sums of share `split` of the blocks, of a group.
+  void add_up(int64_t group, int64_t split, A* sums) {
+    fill(sums, blocking_.inner * blocking_.padded_rows, A(0));
+    const int64_t last = (split + 1) * blocking_.blocks_of_split;
+    const int64_t end = last < blocking_.blocks ? last : blocking_.blocks;
+    for (int64_t i = split * blocking_.blocks_of_split; i < end; ++i) {
+      add_block(group, i, i + 1 == end, sums);
+    }
+  }
+
+ private:
+  /// Elements from a pixel of the source that a tap reads to that of the next pixel.
+  int64_t source_step() const { return p_.walk[2].step * blocking_.layout.strides.axis[2]; }
+
+  /// Adds block `index`, the `last` of the share or not.
+  void add_block(int64_t group, int64_t index, bool last, A* sums) {
+    const PixelBlock block = blocks_.at(index);
+    const A* source = source_of_block(p_, blocking_.layout, p_.source, p_.source_strides, group,
+                                      block, copied_.as<A>());
+    const T* grad = grad_of_block(p_, p_.grad + group * p_.rows * p_.grad_strides.channel, block);
+    const int64_t pixel = p_.grad_strides.axis[2];
+    // Each block that follows has a pixel at least.
+    const int64_t following = (blocking_.blocks - 1 - index) * pixel;
+    const bool reads_grad = blocking_.reads_grad && following >= blocking_.padded_rows - p_.rows;
+    NextPixels<A> next{{{source + block.width * source_step(), source_step(), p_.depth},
+                        {reinterpret_cast<const A*>(grad) + block.width * pixel, pixel, p_.rows}}};
+    for (int64_t i = 0; i < blocking_.columns.count; ++i) {
+      const GradColumns<T> columns = read_columns(grad, block, i, reads_grad);
+      multiply_columns(block, source, columns, blocking_.fetches && !last ? &next : nullptr, sums);
+    }
+  }
+
+  /// Block `number` of columns of grad: where they lie, or copied.
+  GradColumns<T> read_columns(const T* grad, const PixelBlock& block, int64_t number,
+                              bool reads_grad) {
+    const int64_t column = blocking_.columns.begin(number);
+    const int64_t width = blocking_.columns.begin(number + 1) - column, left = p_.rows - column;
+    // Of several tiles the first copies the columns as it reads them, if it has all its rows.
+    const int64_t most = affine_rows(vectors_for<A>(width));
+    const bool copies_first = blocking_.copies_columns && blocking_.runs.step == 1 &&
+                              tile_rows(blocking_.runs.run, most) == most;
+    if (reads_grad && (copies_first || !blocking_.copies_columns)) {
+      return {column, width, reinterpret_cast<const A*>(grad) + column, p_.grad_strides.axis[2],
+              copies_first ? grad_.as<A>() : nullptr};
+    }
+    copy_grad_block(p_, grad + column * p_.grad_strides.channel, block, left < width ? left : width,
+                    width, grad_.as<A>());
+    return {column, width, grad_.as<A>(), width, nullptr};
+  }
+
+  /// Multiplies all of K with some columns of grad of a block. Tiles bring pixels of the `next`
+  /// block, if any.
+  void multiply_columns(const PixelBlock& block, const A* source, const GradColumns<T>& columns,
+                        NextPixels<A>* next, A* sums) const {
+    const SourceRuns& runs = blocking_.runs;
+    const int vectors = vectors_for<A>(columns.width), most = affine_rows(vectors);
+    const int64_t pitch = blocking_.padded_rows;
+    AffineOperands<A> tile{source,      runs.step,     rows_,        block.rows,
+                           block.width, source_step(), columns.from, columns.step};
+    tile.copy = columns.copy;
+    for (int64_t run = 0; run < runs.count; ++run) {
+      int some;
+      for (int64_t k = 0; k < runs.run; k += some) {
+        some = tile_rows(runs.run - k, most);
+        tile.a = source + starts_[run] + k * runs.step;
+        if (next != nullptr) next->fetch_in(tile);
+        A* c = sums + (run * runs.run + k) * pitch + columns.column;
+        multiply_affine<A>(tile, {c, pitch, kLanes<A>, c, pitch}, some, vectors);
+        if (tile.copy == nullptr) continue;
+        tile.b = tile.copy, tile.b_step = columns.width, tile.copy = nullptr;
+      }
+    }
+  }
+
+  const WeightContraction<T>& p_;
+  const WeightBroadcastPixelsBlocking<T>& blocking_;
+  const int64_t *starts_, *rows_;
+  PixelBlocks blocks_;
+  Scratch copied_, grad_, sums_;
+};
+
 template <class T>
 void weight_broadcast_pixels(const WeightContraction<T>& p) {
   using A = Accumulator<T>;
+  constexpr int lanes = kLanes<A>;
   const WeightBroadcastPixelsBlocking<T> blocking(p);
-  const EvenBlocks<A>& columns = blocking.columns;
   const SourceBlockLayout& layout = blocking.layout;
-  const int64_t padded_rows = blocking.padded_rows;
-  const SourceRuns& of_tiles = blocking.runs;
-  const Walk* walk = p.walk;
-  const int64_t source_step = walk[2].step * layout.strides.axis[2];
+  const int64_t padded_rows = blocking.padded_rows, splits = blocking.splits;
+  const int64_t of_group = blocking.inner * padded_rows;
 
   Scratch tables(blocking.table_bytes);
   int64_t* starts = tables.as<int64_t>();
-  int64_t* rows = starts + of_tiles.count;
-  of_tiles.point(p, layout, starts);
-  for (int64_t h = 0; h < layout.rows; ++h) rows[h] = h * walk[1].step * layout.strides.axis[1];
+  int64_t* rows = starts + blocking.runs.count;
+  blocking.runs.point(p, layout, starts);
+  for (int64_t h = 0; h < layout.rows; ++h) rows[h] = h * p.walk[1].step * layout.strides.axis[1];
 
-  const WeightSums<T> result(p, padded_rows, blocking.splits, blocking.set, rows + layout.rows);
+  const WeightSums<T> result(p, padded_rows, splits, blocking.set, rows + layout.rows);
   const auto store_rows = [&](const A* sums, int64_t group, int64_t first) {
     const WeightStrides& strides = p.dest_strides;
     const int64_t left = p.rows - first;
-    result.store(sums + first, left < kLanes<A> ? left : kLanes<A>,
+    result.store(sums + first, left < lanes ? left : lanes,
                  p.dest + group * strides.group + first * strides.row, strides.row);
   };
 
   Scratch workspace(blocking.split_bytes);
-  const PixelBlocks blocks{p, layout};
-  parallel_for(p.groups * blocking.splits, 1, [&](int64_t begin, int64_t end) {
-    Scratch copied(blocking.copied_bytes);
-    Scratch grad_buffer(blocking.grad_bytes);
-    Scratch own(blocking.sum_bytes);
-    for (int64_t item = begin; item < end; ++item) {
+  parallel_threads(p.groups * splits, 1, [&](ThreadItems& items) {
+    WeightBroadcastPixelsThread<T> thread(p, blocking, starts, rows);
+    items.for_each([&](int64_t item, bool) {
       const int64_t group = item % p.groups, split = item / p.groups;
-      A* sums = blocking.splits == 1 ? own.as<A>()
-                                     : workspace.as<A>() + split * blocking.set +
-                                           group * blocking.inner * padded_rows;
-      fill(sums, blocking.inner * padded_rows, A(0));
-      const int64_t last = (split + 1) * blocking.blocks_of_split;
-      const int64_t block_end = last < blocking.blocks ? last : blocking.blocks;
-      for (int64_t index = split * blocking.blocks_of_split; index < block_end; ++index) {
-        const PixelBlock block = blocks.at(index);
-        const A* source =
-            source_of_block(p, layout, p.source, p.source_strides, group, block, copied.as<A>());
-        const Strides& of = p.grad_strides;
-        const T* grad = grad_of_block(p, p.grad + group * p.rows * p.grad_strides.channel, block);
-        const bool fetches = blocking.fetches && index + 1 < block_end;
-        // Each block that follows has a pixel at least.
-        const int64_t following = (blocking.blocks - 1 - index) * of.axis[2];
-        const bool reads_grad = blocking.reads_grad && following >= padded_rows - p.rows;
-        const A* grad_in_place = reinterpret_cast<const A*>(grad);
-        NextPixels<A> next{{{source + block.width * source_step, source_step, p.depth},
-                            {grad_in_place + block.width * of.axis[2], of.axis[2], p.rows}}};
-        for (int64_t i = 0; i < columns.count; ++i) {
-          const int64_t column = columns.begin(i), width = columns.begin(i + 1) - column;
-          const int vectors = vectors_for<A>(width), most = affine_rows(vectors);
-          // Of several tiles the first copies the columns as it reads them, if it has all its rows.
-          const bool copies_first = blocking.copies_columns && of_tiles.step == 1 &&
-                                    tile_rows(of_tiles.run, most) == most;
-          const bool in_place = reads_grad && (copies_first || !blocking.copies_columns);
-          if (!in_place) {
-            const int64_t left = p.rows - column;
-            copy_grad_block(p, grad + column * of.channel, block, left < width ? left : width,
-                            width, grad_buffer.as<A>());
-          }
-          AffineOperands<A> tile{source,
-                                 of_tiles.step,
-                                 rows,
-                                 block.rows,
-                                 block.width,
-                                 source_step,
-                                 in_place ? grad_in_place + column : grad_buffer.as<A>(),
-                                 in_place ? of.axis[2] : width};
-          tile.copy = in_place && copies_first ? grad_buffer.as<A>() : nullptr;
-          for (int64_t run = 0; run < of_tiles.count; ++run) {
-            int some;
-            for (int64_t k = 0; k < of_tiles.run; k += some) {
-              some = tile_rows(of_tiles.run - k, most);
-              tile.a = source + starts[run] + k * of_tiles.step;
-              if (fetches) next.fetch_in(tile);
-              A* c = sums + (run * of_tiles.run + k) * padded_rows + column;
-              multiply_affine<A>(tile, {c, padded_rows, kLanes<A>, c, padded_rows}, some, vectors);
-              if (tile.copy == nullptr) continue;
-              tile.b = tile.copy, tile.b_step = width, tile.copy = nullptr;
-            }
-          }
-        }
-      }
-      if (blocking.splits > 1) continue;
-      for (int64_t first = 0; first < padded_rows; first += kLanes<A>) {
+      A* sums = splits == 1 ? thread.own_sums()
+                            : workspace.as<A>() + split * blocking.set + group * of_group;
+      thread.add_up(group, split, sums);
+      for (int64_t first = 0; splits == 1 && first < padded_rows; first += lanes) {
         store_rows(sums, group, first);
       }
-    }
+    });
   });
-  if (blocking.splits == 1) return;
-  const int64_t pieces = padded_rows / kLanes<A>, inner = blocking.inner;
-  const int64_t grain = ceil_div(16384, inner * kLanes<A>);
+  if (splits == 1) return;
+  const int64_t pieces = padded_rows / lanes;
+  const int64_t grain = ceil_div(16384, blocking.inner * lanes);
   parallel_for(p.groups * pieces, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i / pieces;
-      store_rows(workspace.as<A>() + group * inner * padded_rows, group, i % pieces * kLanes<A>);
+      store_rows(workspace.as<A>() + group * of_group, group, i % pieces * lanes);
     }
   });
 }

@@ -27,6 +27,12 @@ constexpr int64_t kMostDotRows = 64, kLeastDotRows = 16, kLeastDotRowsOfShares =
 /// Pixels of a split at least: adding up the lanes of a pair takes about as long as 200 of them.
 constexpr int64_t kMinDotPixels = 1536;
 
+/// An item: rows [first, first + rows) of grad of a group, for a share of the chunks.
+struct DotItem {
+  int64_t group, split;
+  int64_t first, rows;
+};
+
 /// How a call is cut, and the scratch that it takes.
 template <class T>
 struct WeightPointwisePlanarBlocking {
@@ -59,6 +65,13 @@ struct WeightPointwisePlanarBlocking {
     chunks_of_split = ceil_div(chunks, splits);
     shared_bytes = splits > 1 ? sizeof(T) * splits * set : 0;
     sum_bytes = lane_bytes * row_block * p.depth;
+  }
+
+  /// Item `index` of groups * row_blocks * splits.
+  DotItem item(const WeightContraction<T>& p, int64_t index) const {
+    const int64_t first = index / splits % row_blocks * row_block, left = p.rows - first;
+    return {index / splits / row_blocks, index % splits, first,
+            left < row_block ? left : row_block};
   }
 
   Footprint footprint() const { return {kDotRows, kDotDepth, shared_bytes, sum_bytes}; }
@@ -105,81 +118,114 @@ void multiply_planes(const Rows<const T>& grad, const Rows<const T>& source, int
   }
 }
 
+/// What a thread makes items with.
 template <class T>
-void weight_pointwise_planar(const WeightContraction<T>& p) {
-  constexpr int lanes = kLanes<T>;
-  const WeightPointwisePlanarBlocking<T> blocking(p);
-  const int64_t splits = blocking.splits, row_blocks = blocking.row_blocks;
-  const int64_t depth = p.depth, pitch = depth * lanes, pixels = p.walk[2].count;
-  const int64_t block = kDotTiles * kDotDepth;
-  Scratch workspace(blocking.shared_bytes);
+class WeightPointwisePlanarThread {
+  static constexpr int64_t lanes = kLanes<T>;
 
-  parallel_for(p.groups * row_blocks * splits, 1, [&](int64_t begin, int64_t end) {
-    Scratch sum_buffer(blocking.sum_bytes);
-    T* sums = sum_buffer.as<T>();
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t split = item % splits, first = item / splits % row_blocks * blocking.row_block;
-      const int64_t group = item / splits / row_blocks;
-      const int64_t left = p.rows - first,
-                    rows = left < blocking.row_block ? left : blocking.row_block;
-      const T* grad = p.grad + (group * p.rows + first) * p.grad_strides.channel;
-      const T* source = p.source + group * depth * p.source_strides.channel;
-      fill(sums, rows * pitch, T(0));
+  /// Channels of both sides under a chunk of `count` pixels.
+  struct Chunk {
+    Rows<const T> grad, source;
+    int64_t count;
+  };
 
-      const int64_t chunks = p.batch * blocking.chunks_of_image;
-      const int64_t last = (split + 1) * blocking.chunks_of_split;
-      for (int64_t i = split * blocking.chunks_of_split; i < (last < chunks ? last : chunks); ++i) {
-        const int64_t image = i / blocking.chunks_of_image;
-        const int64_t pixel = i % blocking.chunks_of_image * blocking.chunk;
-        const int64_t count = pixels - pixel < blocking.chunk ? pixels - pixel : blocking.chunk;
-        const Rows<const T> of_grad{grad + image * p.grad_strides.batch + pixel,
-                                    p.grad_strides.channel};
-        const Rows<const T> of_source{source + image * p.source_strides.batch + pixel,
-                                      p.source_strides.channel};
-        for (int64_t c = 0; c < depth; c += block) {
-          const int64_t until = c + block < depth ? c + block : depth;
-          // While the first channels of the source are multiplied, the rows of grad that come next
-          // are brought, and after that the next channels of the source.
-          const T* next = until < depth ? of_source.at(until) : of_source.at(0) + count;
-          const T* next_end = next + (until - c) * of_source.pitch;
-          const int64_t tiles = ceil_div(rows, kDotRows) * ceil_div(until - c, kDotDepth);
-          const int64_t of_tile = tiles < until - c ? kDotFetches : 1;
-          int high;
-          for (int64_t row = 0; row < rows; row += high) {
-            high = tile_rows(rows - row, kDotRows);
-            const T* next_rows = row + high < rows ? of_grad.at(row + high) : of_grad.at(0) + count;
-            for (int64_t j = c; j < until; j += kDotDepth) {
-              const int wide = int(until - j < kDotDepth ? until - j : kDotDepth);
-              Rows<const T> coming{next, of_tile > 1 ? of_source.pitch : 0};
-              if (c == 0) {
-                coming = {next_rows + (j > 0 ? kDotFetches * of_grad.pitch : 0), of_grad.pitch};
-              } else if (next < next_end) {
-                next += of_tile * of_source.pitch;
-              }
-              with_tile_size(wide, high, [&](auto depth_here, auto rows_here) {
-                multiply_planes<T, decltype(rows_here)::value, decltype(depth_here)::value>(
-                    {of_grad.at(row), of_grad.pitch}, {of_source.at(j), of_source.pitch}, count,
-                    sums + row * pitch + j * lanes, pitch, coming);
-              });
-            }
-          }
-        }
+ public:
+  WeightPointwisePlanarThread(const WeightContraction<T>& p,
+                              const WeightPointwisePlanarBlocking<T>& blocking)
+      : p_(p), blocking_(blocking), sums_(blocking.sum_bytes) {}
+
+  /// Adds up an item, to the weight or, with splits, to `shared`.
+  void make(const DotItem& item, T* shared) {
+    fill(sums_.as<T>(), item.rows * pitch(), T(0));
+    const int64_t chunks = p_.batch * blocking_.chunks_of_image;
+    const int64_t last = (item.split + 1) * blocking_.chunks_of_split;
+    const int64_t end = last < chunks ? last : chunks;
+    for (int64_t i = item.split * blocking_.chunks_of_split; i < end; ++i) {
+      const Chunk chunk = chunk_of(item, i);
+      for (int64_t c = 0; c < p_.depth; c += kDotTiles * kDotDepth) add_channels(item, chunk, c);
+    }
+    for (int64_t row = 0; row < item.rows; ++row) {
+      const int64_t m = item.first + row;
+      T* to = p_.dest + item.group * p_.dest_strides.group + m * p_.dest_strides.row;
+      int64_t step = p_.dest_strides.depth;
+      if (blocking_.splits > 1) {
+        to = shared + item.split * blocking_.set + (item.group * p_.rows + m) * p_.depth, step = 1;
       }
+      add_up_lanes(sums_.as<T>() + row * pitch(), p_.depth, to, step);
+    }
+  }
 
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t m = first + row;
-        T* to = p.dest + group * p.dest_strides.group + m * p.dest_strides.row;
-        int64_t step = p.dest_strides.depth;
-        if (splits > 1) {
-          to = workspace.as<T>() + split * blocking.set + (group * p.rows + m) * depth, step = 1;
+ private:
+  /// Elements from the sums of one row to those of the next.
+  int64_t pitch() const { return p_.depth * lanes; }
+
+  Chunk chunk_of(const DotItem& item, int64_t index) const {
+    const int64_t image = index / blocking_.chunks_of_image;
+    const int64_t pixel = index % blocking_.chunks_of_image * blocking_.chunk;
+    const int64_t left = p_.walk[2].count - pixel;
+    const Strides &grad = p_.grad_strides, &source = p_.source_strides;
+    return {
+        {p_.grad + (item.group * p_.rows + item.first) * grad.channel + image * grad.batch + pixel,
+         grad.channel},
+        {p_.source + item.group * p_.depth * source.channel + image * source.batch + pixel,
+         source.channel},
+        left < blocking_.chunk ? left : blocking_.chunk};
+  }
+
+  /// Multiplies all rows of a chunk with a few channels of the source, from `first` on. While the
+  /// first channels are multiplied, the rows of grad that come next are brought, and after that the
+  /// next channels of the source.
+  void add_channels(const DotItem& item, const Chunk& chunk, int64_t first) {
+    const auto& [grad, source, count] = chunk;
+    const int64_t last = first + kDotTiles * kDotDepth, until = last < p_.depth ? last : p_.depth;
+    const T* next = until < p_.depth ? source.at(until) : source.at(0) + count;
+    const T* next_end = next + (until - first) * source.pitch;
+    const int64_t tiles = ceil_div(item.rows, kDotRows) * ceil_div(until - first, kDotDepth);
+    const int64_t of_tile = tiles < until - first ? kDotFetches : 1;
+    int high;
+    for (int64_t row = 0; row < item.rows; row += high) {
+      high = tile_rows(item.rows - row, kDotRows);
+      const T* next_rows = row + high < item.rows ? grad.at(row + high) : grad.at(0) + count;
+      for (int64_t c = first; c < until; c += kDotDepth) {
+        const int wide = int(until - c < kDotDepth ? until - c : kDotDepth);
+        Rows<const T> coming{next, of_tile > 1 ? source.pitch : 0};
+        if (first == 0) {
+          coming = {next_rows + (c > 0 ? kDotFetches * grad.pitch : 0), grad.pitch};
+        } else if (next < next_end) {
+          next += of_tile * source.pitch;
         }
-        add_up_lanes(sums + row * pitch, depth, to, step);
+        multiply_tile(chunk, row, high, c, wide, coming);
       }
     }
+  }
+
+  void multiply_tile(const Chunk& chunk, int64_t row, int high, int64_t channel, int wide,
+                     const Rows<const T>& coming) {
+    T* sums = sums_.as<T>() + row * pitch() + channel * lanes;
+    with_tile_size(wide, high, [&](auto depth_here, auto rows_here) {
+      multiply_planes<T, decltype(rows_here)::value, decltype(depth_here)::value>(
+          {chunk.grad.at(row), chunk.grad.pitch}, {chunk.source.at(channel), chunk.source.pitch},
+          chunk.count, sums, pitch(), coming);
+    });
+  }
+
+  const WeightContraction<T>& p_;
+  const WeightPointwisePlanarBlocking<T>& blocking_;
+  Scratch sums_;
+};
+
+template <class T>
+void weight_pointwise_planar(const WeightContraction<T>& p) {
+  const WeightPointwisePlanarBlocking<T> blocking(p);
+  Scratch shared(blocking.shared_bytes);
+  const int64_t items = p.groups * blocking.row_blocks * blocking.splits;
+  parallel_threads(items, 1, [&](ThreadItems& of_thread) {
+    WeightPointwisePlanarThread<T> thread(p, blocking);
+    of_thread.for_each([&](int64_t i, bool) { thread.make(blocking.item(p, i), shared.as<T>()); });
   });
-  if (splits > 1) {
+  if (blocking.splits > 1) {
     int64_t offset;
     tap_offsets(p, p.dest_strides, &offset);
-    add_splits(p, workspace.as<T>(), splits, &offset);
+    add_splits(p, shared.as<T>(), blocking.splits, &offset);
   }
 }
