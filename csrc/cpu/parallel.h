@@ -12,8 +12,8 @@ namespace cnnops {
 
 struct Share;
 
-/// The items of a thread: most of its even share at once and then, in pieces, what it or others
-/// have left.
+/// The items of a thread, one at least: most of its even share at once and then, in pieces, what it
+/// or others have left.
 class ThreadItems {
  public:
   /// All of [0, count).

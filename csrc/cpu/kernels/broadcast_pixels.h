@@ -9,8 +9,8 @@
 // them at a time. Tiles write a channels_last destination themselves; the sums of planes wait in
 // scratch for some rows and are transposed. Items are (block of pixels, group); K is not cut.
 // Weights are packed by the thread that comes to their group, or those of small groups once per
-// call. A single register of columns has tiles of its own where pixels share
-// what they read (sliding_tile.h). Taps of the width come in ascending order of what they read.
+// call. A single register of columns has tiles of its own where pixels share what they read
+// (sliding_tile.h). Taps of the width come in ascending order of what they read.
 
 /// Whether what a pixel reads for a tap is what its neighbour reads for a tap beside it.
 inline bool neighbours_share_taps(const Walk& width) {
@@ -305,7 +305,7 @@ void broadcast_pixels(const Contraction<T>& p) {
       const A* source =
           source_of_block(p, layout, p.source, p.source_strides, group, block, copied.as<A>());
       for (int64_t i = 0; i < columns.count; ++i) {
-        const int64_t column = columns.begin(i), width = columns.begin(i + 1) - column;
+        const int64_t column = columns.begin(i), width = columns.width(i);
         tiles.multiply(weights, group, column, width, block, source, sums.as<A>());
       }
     });

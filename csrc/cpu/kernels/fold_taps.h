@@ -154,6 +154,13 @@ inline void for_each_reaching(const ConvAxis& axis, int64_t i, const F& f) {
   }
 }
 
+/// Whether any tap of an axis reaches destination `i`.
+inline bool is_reached(const ConvAxis& axis, int64_t i) {
+  bool reached = false;
+  for_each_reaching(axis, i, [&](int64_t, int64_t) { reached = true; });
+  return reached;
+}
+
 /// A tap of the width as a phase of the destinations sees it: position j reads the product of
 /// source j + offset, for j in [begin, end).
 struct WidthTap {

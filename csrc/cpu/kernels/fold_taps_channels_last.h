@@ -29,10 +29,10 @@ struct FoldTapsChannelsLastBlocking {
   int64_t width;    // products of a pixel, in whole registers
   int64_t columns;  // of them in a tile: all tiles but the last have as many
   FoldBlocks blocks;
-  bool joined;                         // the taps of the width are one run of channels
-  bool stores;                         // tiles write the destination: each product is one
-  bool shares;                         // threads share the packed weight
-  int64_t packed_bytes, column_bytes;  // of the call
+  bool joined;  // the taps of the width are one run of channels
+  bool stores;  // tiles write the destination: each product is one
+  PackedWeight packed;
+  int64_t column_bytes;                                          // of the call
   int64_t pointer_bytes, pixel_bytes, product_bytes, tap_bytes;  // of each thread
 
   explicit FoldTapsChannelsLastBlocking(const InputGradient<T>& p)
@@ -48,9 +48,10 @@ struct FoldTapsChannelsLastBlocking {
     bool apart = p.rows % channel_block == 0;
     for (const ConvAxis& axis : p.axis) apart &= kernels_are_apart(axis);
     stores = __is_same(T, A) && apart && run(p, channel_block) % columns == 0;
-    packed_bytes = sizeof(A) * p.groups * channel_blocks * p.axis[0].kernel * p.depth * width;
+    const int64_t bytes =
+        sizeof(A) * p.groups * channel_blocks * p.axis[0].kernel * p.depth * width;
     const int64_t pixel_blocks = blocks.count() * p.axis[0].input;
-    shares = !packs_own(packed_bytes, p.groups, pixel_blocks, channel_blocks);
+    packed = packed_weight(bytes, p.groups, pixel_blocks, channel_blocks);
     column_bytes = sizeof(int64_t) * width;
     pointer_bytes = sizeof(T*) * blocks.pixels();
     pixel_bytes = __is_same(T, A) ? 0 : sizeof(A) * kTileRows * depth_block;
@@ -73,8 +74,8 @@ struct FoldTapsChannelsLastBlocking {
   }
 
   Footprint footprint() const {
-    return {kTileRows, columns, (shares ? packed_bytes : 0) + column_bytes,
-            (shares ? 0 : packed_bytes) + pointer_bytes + pixel_bytes + product_bytes + tap_bytes};
+    return {kTileRows, columns, packed.of_call() + column_bytes,
+            packed.of_thread() + pointer_bytes + pixel_bytes + product_bytes + tap_bytes};
   }
 };
 
@@ -224,15 +225,14 @@ class FoldTapsChannelsLastThread {
   static constexpr bool in_place = __is_same(T, A);
 
  public:
-  /// `packed` is the weight, where threads share it; else null.
+  /// `packed` is the weight, where threads share it.
   FoldTapsChannelsLastThread(const InputGradient<T>& p,
                              const FoldTapsChannelsLastBlocking<T>& blocking,
                              const TapColumns<T>& weight, const A* packed)
       : p_(p),
         blocking_(blocking),
-        weight_(weight),
         packed_(packed),
-        own_(blocking.shares ? 0 : blocking.packed_bytes),
+        own_(blocking.packed.of_thread()),
         pointers_(blocking.pointer_bytes),
         widened_(blocking.pixel_bytes),
         products_(blocking.product_bytes),
@@ -242,13 +242,13 @@ class FoldTapsChannelsLastThread {
         rows_(reinterpret_cast<const A**>(bias_ + blocking.width)),
         reaching_(rows_ + p.axis[1].kernel),
         width_taps_(reinterpret_cast<WidthTap*>(reaching_ + blocking.taps)),
-        first_tap_(reinterpret_cast<int64_t*>(width_taps_ + p.axis[2].kernel)) {}
+        first_tap_(reinterpret_cast<int64_t*>(width_taps_ + p.axis[2].kernel)) {
+    if (blocking.packed.of_thread() == 0) return;
+    weight.pack(own_.as<A>());
+    packed_ = own_.as<A>();
+  }
 
   void make(const FoldItem& item) {
-    if (packed_ == nullptr) {
-      weight_.pack(own_.as<A>());
-      packed_ = own_.as<A>();
-    }
     const int64_t run = blocking_.run(p_, item.channels);
     for (int64_t c = 0; c < round_up(run, kLanes<A>); ++c) {
       const int64_t channel = item.first_channel + c % item.channels;
@@ -350,8 +350,7 @@ class FoldTapsChannelsLastThread {
   /// Adds up the products of an item, row by row; `run` are neighbours in the destination.
   void fold(const FoldItem& item, int64_t run) {
     const FoldBlock& block = item.block;
-    bool reached = false;
-    for_each_reaching(p_.axis[0], block.depth, [&](int64_t, int64_t) { reached = true; });
+    const bool reached = is_reached(p_.axis[0], block.depth);
     list_width_taps(p_.axis[2], block.width, width_taps_, first_tap_);
     for (int64_t i = 0; i < block.images; ++i) {
       for (int64_t h = block.height.begin; h < block.height.end; ++h) {
@@ -403,7 +402,6 @@ class FoldTapsChannelsLastThread {
 
   const InputGradient<T>& p_;
   const FoldTapsChannelsLastBlocking<T>& blocking_;
-  const TapColumns<T>& weight_;
   const A* packed_;
   Scratch own_, pointers_, widened_, products_, taps_;
   const T** pixels_;      // of an item
@@ -420,15 +418,14 @@ void fold_taps_channels_last(const InputGradient<T>& p) {
   const FoldTapsChannelsLastBlocking<T> blocking(p);
   Scratch offsets(blocking.column_bytes);
   const TapColumns<T> weight(p, blocking, offsets.as<int64_t>());
-  Scratch packed(blocking.shares ? blocking.packed_bytes : 0);
-  if (blocking.shares) weight.pack(packed.as<A>());
+  Scratch packed(blocking.packed.of_call());
+  if (blocking.packed.of_call() > 0) weight.pack(packed.as<A>());
 
   const int64_t items =
       p.groups * p.axis[0].input * blocking.blocks.count() * blocking.channel_blocks;
   const int64_t work = blocking.width * p.depth * blocking.blocks.pixels();
   parallel_threads(items, ceil_div(kSmallestWork, work), [&](ThreadItems& of_thread) {
-    FoldTapsChannelsLastThread<T> thread(p, blocking, weight,
-                                         blocking.shares ? packed.as<A>() : nullptr);
+    FoldTapsChannelsLastThread<T> thread(p, blocking, weight, packed.as<A>());
     of_thread.for_each([&](int64_t i, bool) {
       thread.make(FoldItem(p, p.axis, blocking.blocks, blocking.channel_block, i));
     });

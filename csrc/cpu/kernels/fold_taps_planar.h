@@ -28,7 +28,7 @@ constexpr int64_t kPanelsInPlace = 2;
 
 /// How tiles read the weight: packed for the call, or by each thread, or each block of channels by
 /// its only item; or where it lies.
-enum class TapWeights { packed, packed_by_thread, packed_by_item, in_place };
+enum class TapWeights { packed, packed_by_item, in_place };
 
 /// How a call is cut, and the scratch that it takes.
 template <class T>
@@ -46,9 +46,9 @@ struct FoldTapsPlanarBlocking {
   int64_t line;           // elements of a destination row of a block, in whole registers
   int64_t block_weights;  // of a block of channels, packed
   TapWeights weights;
-  bool keeps_panels;     // of all source channels, for the items that follow
-  int64_t packed_bytes;  // of the call
-  int64_t panel_bytes, product_bytes, line_bytes, tap_bytes, own_bytes;
+  bool keeps_panels;  // of all source channels, for the items that follow
+  PackedWeight packed;
+  int64_t panel_bytes, product_bytes, line_bytes, tap_bytes, block_bytes;
 
   explicit FoldTapsPlanarBlocking(const InputGradient<T>& p)
       : taps(p.axis[1].kernel * p.axis[2].kernel),
@@ -67,16 +67,15 @@ struct FoldTapsPlanarBlocking {
     const int64_t pixel_blocks = blocks.count() * p.axis[0].input;
     const int64_t block_weight_bytes = sizeof(A) * block_weights;
     const int64_t all_bytes = p.groups * channel_blocks * block_weight_bytes;
-    const bool own = packs_own(all_bytes, p.groups, pixel_blocks, channel_blocks);
     keeps_panels = p.axis[0].kernel == 1 && kept_bytes <= kKeptPanelBytes;
     const bool in_place = panels <= kPanelsInPlace && __is_same(T, A);
-    weights = pixel_blocks == 1 ? in_place ? TapWeights::in_place : TapWeights::packed_by_item
-              : own             ? TapWeights::packed_by_thread
-                                : TapWeights::packed;
-    packed_bytes = weights == TapWeights::packed ? all_bytes : 0;
-    own_bytes = weights == TapWeights::packed_by_thread ? all_bytes
-                : weights == TapWeights::packed_by_item ? block_weight_bytes
-                                                        : 0;
+    weights = pixel_blocks != 1 ? TapWeights::packed
+              : in_place        ? TapWeights::in_place
+                                : TapWeights::packed_by_item;
+    if (weights == TapWeights::packed) {
+      packed = packed_weight(all_bytes, p.groups, pixel_blocks, channel_blocks);
+    }
+    block_bytes = weights == TapWeights::packed_by_item ? block_weight_bytes : 0;
     panel_bytes = keeps_panels ? kept_bytes : sizeof(A) * columns * depth_block;
     // A register before the first row and one after the last: see sum_taps.
     product_bytes = sizeof(A) * (channel_block * taps * pitch + 2 * lanes);
@@ -91,8 +90,9 @@ struct FoldTapsPlanarBlocking {
   }
 
   Footprint footprint() const {
-    return {kTileRows, columns, packed_bytes,
-            panel_bytes + product_bytes + line_bytes + tap_bytes + own_bytes};
+    return {
+        kTileRows, columns, packed.of_call(),
+        panel_bytes + product_bytes + line_bytes + tap_bytes + block_bytes + packed.of_thread()};
   }
 };
 
@@ -181,6 +181,8 @@ struct FoldTapsPlanarOperands {
   TapRows<T> rows, following;         // of the weight, and of the item that comes next
   bool fetches;                       // brings the latter
   const Accumulator<T>* packed;       // rows, unless they are read in place
+
+  TiledDest<T> dest() const { return {source, item.first_channel}; }
 };
 
 /// Some pixels of an item; and some source channels of one of the depths that reach it.
@@ -200,7 +202,7 @@ class FoldTapsPlanarThread {
   static constexpr int lanes = kLanes<A>;
 
  public:
-  /// `packed` is the weight, where it is packed for the call; else null.
+  /// `packed` is the weight, where it is packed for the call.
   FoldTapsPlanarThread(const InputGradient<T>& p, const FoldTapsPlanarBlocking<T>& blocking,
                        const A* packed)
       : p_(p),
@@ -210,7 +212,11 @@ class FoldTapsPlanarThread {
         products_(blocking.product_bytes),
         line_(blocking.line_bytes),
         taps_(blocking.tap_bytes),
-        weights_(blocking.own_bytes) {}
+        weights_(blocking.packed.of_thread() + blocking.block_bytes) {
+    if (blocking.packed.of_thread() == 0) return;
+    pack_tap_rows(p, blocking, weights_.as<A>());
+    packed_ = weights_.as<A>();
+  }
 
   /// Makes an item, after which comes the next unless it is the `last`.
   void make(const FoldItem& item, bool last) {
@@ -221,8 +227,7 @@ class FoldTapsPlanarThread {
       const FoldPanel panel{i, first, (next < pixels ? next : pixels) - first};
       multiply_panel(in, panel);
       if (blocking_.at_once) {
-        const TiledDest<T> dest{in.source, item.first_channel};
-        dest.store(panel.first, panel.count, item.channels, products(), blocking_.pitch);
+        in.dest().store(panel.first, panel.count, item.channels, products(), blocking_.pitch);
       }
     }
     if (!blocking_.at_once) fold(item);
@@ -235,18 +240,13 @@ class FoldTapsPlanarThread {
   FoldTapsPlanarOperands<T> operands(const FoldItem& item, bool last) {
     const TapRows<T> rows(p_, blocking_, item.channel_block);
     const A* packed = weights_.as<A>();
-    if (blocking_.weights == TapWeights::packed_by_thread && packed_ == nullptr) {
-      pack_tap_rows(p_, blocking_, weights_.as<A>());
-      packed_ = packed;
-    }
-    if (blocking_.weights == TapWeights::packed_by_item) {
-      rows.pack(weights_.as<A>());
-    } else if (packed_ != nullptr) {
+    if (blocking_.weights == TapWeights::packed_by_item) rows.pack(weights_.as<A>());
+    if (blocking_.weights == TapWeights::packed) {
       packed = packed_ + item.channel_block * blocking_.block_weights;
     }
     const bool copies = !blocking_.keeps_panels || item.of_pixels != copied_;
     copied_ = item.of_pixels;
-    const bool fetches = packed_ == nullptr && !last;
+    const bool fetches = blocking_.weights != TapWeights::packed && !last;
     const EvenBlocks<A> panels(item.block.pixels());
     fetched_ = 0;
     return {item,    FoldSource<T>(p_, item.block),
@@ -291,8 +291,7 @@ class FoldTapsPlanarThread {
       tile.rows = weights;
       if (blocking_.at_once && slice.last) {
         // Those of the channels that begin in these rows are stored before long.
-        const TiledDest<T> dest{in.source, in.item.first_channel};
-        dest.fetch(panel.first, panel.count, ceil_div(row, taps), ceil_div(row + some, taps));
+        in.dest().fetch(panel.first, panel.count, ceil_div(row, taps), ceil_div(row + some, taps));
       }
       if (in.fetches) fetch_following(in);
       multiply<A>(tile, to + row * blocking_.pitch, blocking_.pitch, accumulate, some, vectors);
@@ -332,8 +331,7 @@ class FoldTapsPlanarThread {
     int64_t* first_tap = reinterpret_cast<int64_t*>(width_taps + wide.kernel);
     int64_t* offsets = first_tap + wide.stride + 1;
     list_width_taps(wide, block.width, width_taps, first_tap);
-    bool reached = false;
-    for_each_reaching(p_.axis[0], block.depth, [&](int64_t, int64_t) { reached = true; });
+    const bool reached = is_reached(p_.axis[0], block.depth);
 
     const int64_t strides = ceil_div(block.width.count(), wide.stride), pitch = blocking_.pitch;
     A* line = line_.as<A>();
@@ -371,15 +369,14 @@ template <class T>
 void fold_taps_planar(const InputGradient<T>& p) {
   using A = Accumulator<T>;
   const FoldTapsPlanarBlocking<T> blocking(p);
-  Scratch packed(blocking.packed_bytes);
-  const bool packs = blocking.weights == TapWeights::packed;
-  if (packs) pack_tap_rows(p, blocking, packed.as<A>());
+  Scratch packed(blocking.packed.of_call());
+  if (blocking.packed.of_call() > 0) pack_tap_rows(p, blocking, packed.as<A>());
 
   const int64_t items =
       p.groups * p.axis[0].input * blocking.blocks.count() * blocking.channel_blocks;
   const int64_t work = blocking.channel_block * blocking.taps * p.depth * blocking.blocks.pixels();
   parallel_threads(items, ceil_div(kSmallestWork, work), [&](ThreadItems& of_thread) {
-    FoldTapsPlanarThread<T> thread(p, blocking, packs ? packed.as<A>() : nullptr);
+    FoldTapsPlanarThread<T> thread(p, blocking, packed.as<A>());
     of_thread.for_each([&](int64_t i, bool last) {
       thread.make(FoldItem(p, p.axis, blocking.blocks, blocking.channel_block, i), last);
     });

@@ -25,6 +25,8 @@ struct EvenBlocks {
       : registers(ceil_div(columns, kLanes<A>)), count(ceil_div(registers, kTileVectors)) {}
   /// The first column of a block.
   int64_t begin(int64_t block) const { return block * registers / count * kLanes<A>; }
+  /// Columns of a block, in whole registers.
+  int64_t width(int64_t block) const { return begin(block + 1) - begin(block); }
   /// Columns of the widest block.
   int64_t widest() const { return ceil_div(registers, count) * kLanes<A>; }
   /// The block of a register.

@@ -381,7 +381,7 @@ class GemmChannelsLastThread {
   void multiply_block(const GemmItem& item, const GemmSlice& slice, const SliceWeights<T>& weights,
                       int64_t i, int64_t block) {
     const int64_t column = call_.columns.begin(block), left = item.count - i;
-    const int64_t width = call_.columns.begin(block + 1) - column;
+    const int64_t width = call_.columns.width(block);
     const int64_t channel = item.group * p_.rows + column;
     TileOperands<A> tile{rows_ + i * blocking_.taps + slice.tap * kTileRows,
                          slice.channel,
@@ -414,7 +414,7 @@ class GemmChannelsLastThread {
                         const SliceWeights<T>& weights, int64_t i, int64_t block,
                         TileOperands<A>& tile) const {
     const int64_t column = call_.columns.begin(block);
-    const int64_t width = call_.columns.begin(block + 1) - column;
+    const int64_t width = call_.columns.width(block);
     const int64_t before = column - call_.columns.begin(item.column_begin);
     A* copy = copied_.as<A>() + before * slice.channels;
     const bool copies = weights.first_copies && i == 0;

@@ -40,8 +40,8 @@ struct GemmPlanarBlocking {
   int64_t depth_block;     // of K
   bool whole;              // a panel holds all of K
   int64_t panel_rows, sum_rows;
-  bool shares;                                      // threads share the packed weight
-  int64_t table_bytes, packed_bytes;                // of the call; of the weight
+  PackedWeight packed;
+  int64_t table_bytes;                              // of the call
   int64_t index_bytes, pointer_bytes, panel_bytes;  // of each thread
 
   explicit GemmPlanarBlocking(const Contraction<T>& p) {
@@ -64,8 +64,8 @@ struct GemmPlanarBlocking {
     sum_rows = row_block < p.rows ? row_block : p.rows;
 
     table_bytes = sizeof(int64_t) * taps + sizeof(Inside) * p.walk[2].tap_count;
-    packed_bytes = packs() ? sizeof(A) * p.groups * p.rows * inner : 0;
-    shares = packs() && !packs_own(packed_bytes, p.groups, panels, row_blocks);
+    const int64_t bytes = packs() ? sizeof(A) * p.groups * p.rows * inner : 0;
+    packed = packed_weight(bytes, p.groups, panels, row_blocks);
     index_bytes = ColumnGatherer<T>::index_bytes(p, p.source_strides, columns);
     const int64_t run = packs() || in_place ? depth_block : taps;
     pointer_bytes = sizeof(A*) * kTileRows * (depth_block / run);
@@ -88,9 +88,8 @@ struct GemmPlanarBlocking {
   }
 
   Footprint footprint() const {
-    const int64_t of_call = shares ? packed_bytes : 0;
-    return {kTileRows, columns, table_bytes + of_call,
-            packed_bytes - of_call + index_bytes + pointer_bytes + panel_bytes};
+    return {kTileRows, columns, table_bytes + packed.of_call(),
+            packed.of_thread() + index_bytes + pointer_bytes + panel_bytes};
   }
 };
 
@@ -101,26 +100,25 @@ class GemmPlanarThread {
   static constexpr int64_t columns = kTileColumns<A>;
 
  public:
-  /// `weight` without data is packed by each thread. `inside` are the destinations for which each
+  /// `weight` has data unless each thread packs it. `inside` are the destinations for which each
   /// tap of the width reads no padding, and `offsets` those of the taps in the weight.
   GemmPlanarThread(const Contraction<T>& p, const GemmPlanarBlocking<T>& blocking,
                    const WeightMatrix<A>& weight, const Inside* inside, const int64_t* offsets)
       : p_(p),
         blocking_(blocking),
         weight_(weight),
-        offsets_(offsets),
-        own_(weight.data == nullptr ? blocking.packed_bytes : 0),
+        own_(blocking.packed.of_thread()),
         index_(blocking.index_bytes),
         pointers_(blocking.pointer_bytes),
         buffer_(blocking.panel_bytes),
         gatherer_{p, p.source_strides, inside, segments_,
-                  blocking.index_bytes > 0 ? index_.as<int32_t>() : nullptr} {}
+                  blocking.index_bytes > 0 ? index_.as<int32_t>() : nullptr} {
+    if (blocking.packed.of_thread() == 0) return;
+    pack_weight_rows(p, offsets, own_.as<A>());
+    weight_.data = own_.as<A>();
+  }
 
   void make(const GemmPlanarItem& item) {
-    if (weight_.data == nullptr) {
-      pack_weight_rows(p_, offsets_, own_.as<A>());
-      weight_.data = own_.as<A>();
-    }
     const int64_t pitch = round_up(item.count, kLanes<A>);
     point(item);
     const T* source = p_.source + item.group * p_.depth * p_.source_strides.channel;
@@ -199,7 +197,6 @@ class GemmPlanarThread {
   const Contraction<T>& p_;
   const GemmPlanarBlocking<T>& blocking_;
   WeightMatrix<A> weight_;
-  const int64_t* offsets_;
   Scratch own_, index_, pointers_, buffer_;
   Segment segments_[columns];
   DestRun runs_[columns];
@@ -217,11 +214,11 @@ void gemm_planar(const Contraction<T>& p) {
   int64_t* offsets = reinterpret_cast<int64_t*>(inside + p.walk[2].tap_count);
   tap_offsets(p, p.weight_strides, offsets);
 
-  Scratch packed(blocking.shares ? blocking.packed_bytes : 0);
+  Scratch packed(blocking.packed.of_call());
   // One run per block of K where rows are contiguous, one per source channel where only taps are.
   WeightMatrix<A> weight{nullptr, p.rows * blocking.inner, blocking.inner, blocking.depth_block,
                          blocking.depth_block};
-  if (blocking.shares) {
+  if (blocking.packed.of_call() > 0) {
     pack_weight_rows(p, offsets, packed.as<A>());
     weight.data = packed.as<A>();
   } else if (!blocking.packs()) {

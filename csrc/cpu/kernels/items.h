@@ -24,8 +24,19 @@ inline int64_t choose_row_block(int64_t rows, int64_t blocks_before) {
 /// fetching them from the thread that has made them takes several times as long (parallel.h).
 constexpr int64_t kOwnBytes = 1 << 20;
 
-/// The same for all of a weight: of several groups, or of more blocks of rows than there are blocks
-/// of pixels, a thread reads a part only.
-inline bool packs_own(int64_t bytes, int64_t groups, int64_t pixel_blocks, int64_t row_blocks) {
-  return bytes <= kOwnBytes && groups == 1 && pixel_blocks >= row_blocks;
+/// Memory for a packed weight, if there is one: of the call, whose threads share it, or of each
+/// thread, which packs it before its items.
+struct PackedWeight {
+  int64_t bytes = 0;
+  bool shared = false;
+
+  int64_t of_call() const { return shared ? bytes : 0; }
+  int64_t of_thread() const { return shared ? 0 : bytes; }
+};
+
+/// That of all of a weight. Of several groups, or of more blocks of rows than there are blocks of
+/// pixels, a thread reads a part only: they are shared.
+inline PackedWeight packed_weight(int64_t bytes, int64_t groups, int64_t pixel_blocks,
+                                  int64_t row_blocks) {
+  return {bytes, bytes > kOwnBytes || groups > 1 || pixel_blocks < row_blocks};
 }

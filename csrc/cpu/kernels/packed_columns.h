@@ -23,7 +23,7 @@ void pack_weight_piece(const Contraction<T>& p, const int64_t* taps, int64_t gro
   const int64_t inner = p.depth * p.taps(), channel = piece * kLanes<A>;
   const EvenBlocks<A> blocks(p.rows);
   const int64_t block = blocks.of(piece), column = blocks.begin(block);
-  const int64_t width = blocks.begin(block + 1) - column;
+  const int64_t width = blocks.width(block);
   A* out = to + (column - first) * inner + (channel - column);
   pack_weight_register(p, taps, group, channel, 0, p.depth, width, out);
 }

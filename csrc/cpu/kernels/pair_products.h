@@ -260,17 +260,18 @@ void pair_products(const Contraction<bfloat16>& p) {
   tap_offsets(p, p.weight_strides, offsets.as<int64_t>());
   const PairPacking packing(p, blocking, offsets.as<int64_t>());
   const auto* weights = static_cast<const bfloat16*>(p.prepared);
-  Scratch packed(weights != nullptr ? 0 : blocking.packed_bytes());
-  if (weights == nullptr && blocking.shares) {
-    packing.pack(packed.as<bfloat16>());
-    weights = packed.as<bfloat16>();
+  const PackedWeight memory = weights != nullptr ? PackedWeight{} : blocking.packed;
+  Scratch shared(memory.of_call());
+  if (memory.of_call() > 0) {
+    packing.pack(shared.as<bfloat16>());
+    weights = shared.as<bfloat16>();
   }
-  const int64_t own_bytes = weights != nullptr ? 0 : blocking.own_bytes();
   const int64_t items = p.groups * blocking.pixel_blocks * blocking.parts;
   parallel_threads(items, 1, [&](ThreadItems& of_thread) {
-    Scratch own(own_bytes);
-    if (own_bytes > 0) packing.pack(own.as<bfloat16>());
-    PairThread<Unit> thread(p, blocking, packing, own_bytes > 0 ? own.as<bfloat16>() : weights);
+    Scratch own(memory.of_thread());
+    const bool packs = memory.of_thread() > 0;
+    if (packs) packing.pack(own.as<bfloat16>());
+    PairThread<Unit> thread(p, blocking, packing, packs ? own.as<bfloat16>() : weights);
     of_thread.for_each([&](int64_t item, bool) { thread.run(item); });
   });
 }

@@ -57,21 +57,17 @@ struct PairBlocking {
   int64_t part_blocks, parts;        // blocks of rows in an item, items of a block of pixels
   int64_t pixels, pixel_block, pixel_blocks;
   bool packs_slices;                // of weights as they are used, unless they are packed already
-  bool shares;                      // threads share packed weights, else each packs its own
+  PackedWeight packed;              // unless they are packed already, or in slices
   int64_t weight_bytes, tap_bytes;  // of all weights, of the call
   // Of each thread:
   int64_t table_bytes, empty_bytes, copied_bytes, sum_bytes, place_bytes, slice_bytes;
 
   explicit PairBlocking(const Contraction<bfloat16>& p);
 
-  /// Of the weights, unless they are packed already.
-  int64_t packed_bytes() const { return shares ? weight_bytes : 0; }
-  int64_t own_bytes() const { return packs_slices || shares ? 0 : weight_bytes; }
-
   Footprint footprint() const {
-    return {kPairBlock, kPairBlock, packed_bytes() + tap_bytes,
-            own_bytes() + table_bytes + empty_bytes + copied_bytes + sum_bytes + place_bytes +
-                slice_bytes};
+    return {kPairBlock, kPairBlock, packed.of_call() + tap_bytes,
+            packed.of_thread() + table_bytes + empty_bytes + copied_bytes + sum_bytes +
+                place_bytes + slice_bytes};
   }
 
   /// Chunks of a tap in a slice that starts with `chunk`.
@@ -130,7 +126,7 @@ inline PairBlocking::PairBlocking(const Contraction<bfloat16>& p) {
   pixel_blocks = ceil_div(pixels, pixel_block);
   packs_slices = pixel_blocks <= 1 && slice_taps == taps;
   weight_bytes = p.groups * group_bytes;
-  shares = !packs_slices && !packs_own(weight_bytes, p.groups, pixel_blocks, parts);
+  if (!packs_slices) packed = packed_weight(weight_bytes, p.groups, pixel_blocks, parts);
 
   const int64_t tiles = pixel_block / kPairPixels;
   tap_bytes = sizeof(int64_t) * taps;

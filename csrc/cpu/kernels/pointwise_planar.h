@@ -41,12 +41,12 @@ struct PointwisePlanarBlocking {
   EvenBlocks<A> panels;  // of an image
   int64_t blocks;        // of these
   int64_t row_block, row_blocks;
-  bool packs;                          // the weight
-  bool copies;                         // every panel, not just one that ends within a register
-  bool whole;                          // panels are copied with all of K,
-  int64_t copied_depth;                // else so many planes at a time
-  bool shares;                         // threads share the packed weight
-  int64_t packed_bytes, buffer_bytes;  // of the weight; of each thread
+  bool packs;            // the weight
+  bool copies;           // every panel, not just one that ends within a register
+  bool whole;            // panels are copied with all of K,
+  int64_t copied_depth;  // else so many planes at a time
+  PackedWeight packed;
+  int64_t buffer_bytes;  // of each thread
 
   explicit PointwisePlanarBlocking(const Contraction<T>& p) : panels(p.walk[2].count) {
     pixels = p.walk[2].count;
@@ -66,8 +66,8 @@ struct PointwisePlanarBlocking {
     row_blocks = ceil_div(p.rows, row_block);
     const bool dense_rows = p.depth == 1 || p.weight_strides.depth == 1;
     packs = !dense_rows && p.batch * panels.count > kPanelsWorthPacking;
-    packed_bytes = packs ? sizeof(A) * p.groups * p.rows * p.depth : 0;
-    shares = packs && !packs_own(packed_bytes, p.groups, images * blocks, row_blocks);
+    const int64_t bytes = packs ? sizeof(A) * p.groups * p.rows * p.depth : 0;
+    packed = packed_weight(bytes, p.groups, images * blocks, row_blocks);
     whole = p.depth * columns * int64_t(sizeof(A)) <= kPanelBytes;
     copied_depth = whole ? p.depth : depth_block;
     const int64_t copied = copies ? block_panels() : pixels % kLanes<A> != 0;
@@ -79,19 +79,9 @@ struct PointwisePlanarBlocking {
   int64_t begin(int64_t block) const { return block * panels.count / blocks; }
 
   Footprint footprint() const {
-    const int64_t of_call = shares ? packed_bytes : 0;
-    return {kTileRows, columns, of_call, packed_bytes - of_call + buffer_bytes};
+    return {kTileRows, columns, packed.of_call(), packed.of_thread() + buffer_bytes};
   }
 };
-
-/// Packs rows of K, those of all groups.
-template <class T>
-const Accumulator<T>* pack_pointwise_weight(const Contraction<T>& p, Accumulator<T>* to) {
-  int64_t offset;
-  tap_offsets(p, p.weight_strides, &offset);
-  pack_weight_rows(p, &offset, to);
-  return to;
-}
 
 /// Some planes of an item: K from `k` on, of which they may be the last.
 struct PlaneSlice {
@@ -122,18 +112,22 @@ class PointwisePlanarThread {
   };
 
  public:
-  /// `weight` has row 0 of group 0, with these strides; null: each thread packs it.
+  /// `weight` has row 0 of group 0, with these strides, unless each thread packs it; the tap is
+  /// `offset` elements into it.
   PointwisePlanarThread(const Contraction<T>& p, const PointwisePlanarBlocking<T>& blocking,
-                        const A* weight, const WeightStrides& strides)
+                        const A* weight, const WeightStrides& strides, int64_t offset)
       : p_(p),
         blocking_(blocking),
         weight_(weight),
         weight_strides_(strides),
-        own_(weight == nullptr ? blocking.packed_bytes : 0),
-        buffer_(blocking.buffer_bytes) {}
+        own_(blocking.packed.of_thread()),
+        buffer_(blocking.buffer_bytes) {
+    if (blocking.packed.of_thread() == 0) return;
+    pack_weight_rows(p, &offset, own_.as<A>());
+    weight_ = own_.as<A>();
+  }
 
   void make(int64_t index) {
-    if (weight_ == nullptr) weight_ = pack_pointwise_weight(p_, own_.as<A>());
     const Item item = point(index);
     const bool again = blocking_.whole && item.block == copied_;
     copied_ = item.block;
@@ -244,21 +238,22 @@ template <class T>
 void pointwise_planar(const Contraction<T>& p) {
   using A = Accumulator<T>;
   const PointwisePlanarBlocking<T> blocking(p);
-  Scratch packed(blocking.shares ? blocking.packed_bytes : 0);
+  Scratch packed(blocking.packed.of_call());
   WeightStrides strides = p.weight_strides;
   int64_t offset;
   tap_offsets(p, strides, &offset);
   const A* weight = reinterpret_cast<const A*>(p.weight) + offset;
-  if (blocking.packs) {
-    weight = blocking.shares ? pack_pointwise_weight(p, packed.as<A>()) : nullptr;
-    strides = {p.rows * p.depth, p.depth, 1, {0, 0, 0}};
+  if (blocking.packed.of_call() > 0) {
+    pack_weight_rows(p, &offset, packed.as<A>());
+    weight = packed.as<A>();
   }
+  if (blocking.packs) strides = {p.rows * p.depth, p.depth, 1, {0, 0, 0}};
 
   const int64_t items = p.batch * p.groups * blocking.blocks * blocking.row_blocks;
   const int64_t block_pixels = blocking.block_panels() * blocking.columns;
   const int64_t item_work = block_pixels * blocking.row_block * p.depth;
   parallel_threads(items, ceil_div(kSmallestWork, item_work), [&](ThreadItems& of_thread) {
-    PointwisePlanarThread<T> thread(p, blocking, weight, strides);
+    PointwisePlanarThread<T> thread(p, blocking, weight, strides, offset);
     of_thread.for_each([&](int64_t i, bool) { thread.make(i); });
   });
 }

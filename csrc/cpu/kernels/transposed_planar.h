@@ -328,14 +328,14 @@ class TransposedPlanarThread {
       }
     }
     for (int64_t block = item.block_begin; block < item.block_end; ++block) {
-      const int64_t column = blocks_.begin(block), wide = width(block), left = p_.rows - column;
+      const int64_t column = blocks_.begin(block), wide = blocks_.width(block),
+                    left = p_.rows - column;
       chunk.store(sums(item, block, pixels), wide, item.group * p_.rows + column,
                   left < wide ? left : wide);
     }
   }
 
  private:
-  int64_t width(int64_t block) const { return blocks_.begin(block + 1) - blocks_.begin(block); }
   A* sums(const TransposedItem& item, int64_t block, int64_t pixels) const {
     return sums_.as<A>() + (blocks_.begin(block) - blocks_.begin(item.block_begin)) * pixels;
   }
@@ -349,7 +349,7 @@ class TransposedPlanarThread {
   /// in the same order, so that results are the same.
   void multiply_slices(const TransposedItem& item, int64_t block, const Slab& slab,
                        int64_t pixels) {
-    const int64_t wide = width(block), taps = blocking_.taps;
+    const int64_t wide = blocks_.width(block), taps = blocking_.taps;
     for (int64_t k = 0; k < slab.channels; k += blocking_.slice) {
       const int64_t left = slab.channels - k, first = slab.first + k;
       const int64_t some = left < blocking_.slice ? left : blocking_.slice;
@@ -369,7 +369,7 @@ class TransposedPlanarThread {
 
   /// All channels of the slab at a time, and taps for about kChannelBlock of K.
   void multiply_taps(const TransposedItem& item, int64_t block, const Slab& slab, int64_t pixels) {
-    const int64_t wide = width(block), taps = blocking_.taps;
+    const int64_t wide = blocks_.width(block), taps = blocking_.taps;
     const int64_t tap_block = ceil_div(kChannelBlock, blocking_.slab);
     for (int64_t tap = 0; tap < taps; tap += tap_block) {
       const int64_t left = taps - tap;
@@ -385,7 +385,7 @@ class TransposedPlanarThread {
   /// Multiplies the weights of `tile` with all pixels of the chunk, from tap `tap` on.
   void multiply_pixels(const TransposedItem& item, int64_t block, TileOperands<A>& tile,
                        int64_t tap, int64_t pixels, bool adds) const {
-    const int64_t wide = width(block);
+    const int64_t wide = blocks_.width(block);
     A* to = sums(item, block, pixels);
     tile.zeros = call_.zeros;
     for (int64_t i = 0; i < pixels; i += kTileRows) {

@@ -162,10 +162,9 @@ class WeightBroadcastPixelsThread {
   /// The sums of share `split` of the blocks, of a group.
   void add_up(int64_t group, int64_t split, A* sums) {
     fill(sums, blocking_.inner * blocking_.padded_rows, A(0));
-    const int64_t last = (split + 1) * blocking_.blocks_of_split;
-    const int64_t end = last < blocking_.blocks ? last : blocking_.blocks;
-    for (int64_t i = split * blocking_.blocks_of_split; i < end; ++i) {
-      add_block(group, i, i + 1 == end, sums);
+    const SplitRange range(split, blocking_.blocks_of_split, blocking_.blocks);
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      add_block(group, i, i + 1 == range.end, sums);
     }
   }
 
@@ -195,7 +194,7 @@ class WeightBroadcastPixelsThread {
   GradColumns<T> read_columns(const T* grad, const PixelBlock& block, int64_t number,
                               bool reads_grad) {
     const int64_t column = blocking_.columns.begin(number);
-    const int64_t width = blocking_.columns.begin(number + 1) - column, left = p_.rows - column;
+    const int64_t width = blocking_.columns.width(number), left = p_.rows - column;
     // Of several tiles the first copies the columns as it reads them, if it has all its rows.
     const int64_t most = affine_rows(vectors_for<A>(width));
     const bool copies_first = blocking_.copies_columns && blocking_.runs.step == 1 &&

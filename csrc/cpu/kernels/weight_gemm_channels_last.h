@@ -232,16 +232,14 @@ class WeightGemmChannelsLastThread {
   }
 
   void make(const WeightItem& item) {
-    const int64_t begin = item.split * blocking_.chunks_of_split;
-    const int64_t last = begin + blocking_.chunks_of_split;
-    const int64_t end = last < strips_.chunks() ? last : strips_.chunks();
-    if (begin >= end) return clear(item);
-    for (int64_t i = begin; i < end; ++i) {
+    const SplitRange range(item.split, blocking_.chunks_of_split, strips_.chunks());
+    if (range.begin >= range.end) return clear(item);
+    for (int64_t i = range.begin; i < range.end; ++i) {
       const WeightChunk<T> chunk = read(item, i);
       for (int64_t row = item.row_begin; row < item.row_end; row += blocking_.row_block) {
         const int64_t left = item.row_end - row;
         const int64_t rows = left < blocking_.row_block ? left : blocking_.row_block;
-        multiply_rows(item, chunk, point_to_grad(chunk, row, rows), i > begin);
+        multiply_rows(item, chunk, point_to_grad(chunk, row, rows), i > range.begin);
       }
     }
   }
@@ -359,7 +357,7 @@ class WeightGemmChannelsLastThread {
   /// Multiplies some rows of grad with block `b` of channels of a tap, whose sums start at `sums`.
   void multiply_panel(const WeightItem& item, const WeightChunk<T>& chunk, const GradRows& grad,
                       int64_t b, A* sums, TileOperands<A>& tile, bool accumulate) {
-    const int vectors = vectors_for<A>(blocks_.begin(b + 1) - blocks_.begin(b));
+    const int vectors = vectors_for<A>(blocks_.width(b));
     tile.rows = pointers();
     for (int64_t row = 0, nth = 0, rows; row < grad.count; row += rows, ++nth) {
       rows = tile_rows(grad.count - row);
@@ -379,7 +377,7 @@ class WeightGemmChannelsLastThread {
                       TileOperands<A>& tile) const {
     A* panel = strip_.as<A>() + (blocks_.begin(b) - first_channel(item)) * chunk.pixels();
     tile.b = first ? chunk.source + blocks_.begin(b) : panel;
-    tile.b_step = first ? p_.source_strides.axis[2] : blocks_.begin(b + 1) - blocks_.begin(b);
+    tile.b_step = first ? p_.source_strides.axis[2] : blocks_.width(b);
     tile.copy = first && blocking_.item_rows > kTileRows ? panel : nullptr;
   }
 
@@ -388,8 +386,8 @@ class WeightGemmChannelsLastThread {
   LineFetches<A> fetches(const WeightItem& item, const WeightChunk<T>& chunk, const GradRows& grad,
                          int64_t b, int64_t nth) const {
     constexpr int lanes = kLanes<A>;
-    const int64_t of_panel = (blocks_.begin(b + 1) - blocks_.begin(b)) / lanes;
     if (nth < 0) return {};
+    const int64_t of_panel = blocks_.width(b) / lanes;
     const bool ends_chunk = b + 1 == item.block_end;
     const int64_t ahead = ends_chunk ? chunk.pixels() : 0;
     if (nth < of_panel) {

@@ -30,7 +30,7 @@ void transpose_grad(const T* grad, const Strides& strides, int64_t rows, const D
   using A = Accumulator<T>;
   const EvenBlocks<A> blocks(rows);
   for (int64_t block = 0; block < blocks.count; ++block) {
-    const int64_t column = blocks.begin(block), width = blocks.begin(block + 1) - column;
+    const int64_t column = blocks.begin(block), width = blocks.width(block);
     const int64_t left = rows - column, channels = left < width ? left : width;
     for (int64_t r = 0; r < run_count; ++r) {
       const DestRun& run = runs[r];
@@ -189,17 +189,15 @@ class WeightGemmPlanarThread {
     const EvenBlocks<A> columns(item.rows);
     const int64_t k = item.channel * blocking_.taps, count = item.channels * blocking_.taps;
     const Rows<A> sums = sums_of(item);
-    const int64_t begin = item.split * blocking_.chunks_of_split;
-    const int64_t last = begin + blocking_.chunks_of_split;
-    const int64_t end = last < strips_.chunks() ? last : strips_.chunks();
-    for (int64_t i = 0; begin >= end && i < count; ++i) {
+    const SplitRange range(item.split, blocking_.chunks_of_split, strips_.chunks());
+    for (int64_t i = 0; range.begin >= range.end && i < count; ++i) {
       fill(sums.at(i), columns.registers * kLanes<A>, A(0));
     }
-    for (int64_t i = begin; i < end; ++i) {
-      const ChunkOperands in = read(item, strips_.chunk(i), i > begin);
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      const ChunkOperands in = read(item, strips_.chunk(i), i > range.begin);
       transpose(item, in.chunk);
       for (int64_t block = 0; block < columns.count; ++block) {
-        const int64_t column = columns.begin(block), width = columns.begin(block + 1) - column;
+        const int64_t column = columns.begin(block), width = columns.width(block);
         multiply_panel(item, in, grad_.as<A>() + column * in.chunk.pixels(), width,
                        {sums.data + column, sums.pitch});
       }

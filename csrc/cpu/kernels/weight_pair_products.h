@@ -172,11 +172,9 @@ void weight_pair_products(const WeightContraction<bfloat16>& p) {
                         p.source + part.group * p.depth * p.source_strides.channel);
       PairPixels grad(same, p.grad_strides,
                       p.grad + (part.group * p.rows + part.row) * p.grad_strides.channel);
-      const int64_t first = split * blocking.slices_of_split;
-      const int64_t most = first + blocking.slices_of_split;
-      const int64_t last = most < blocking.slices ? most : blocking.slices;
-      if (first >= last) fill(sums, blocking.item_sums, 0.0f);
-      for (int64_t index = first; index < last; ++index) {
+      const SplitRange range(split, blocking.slices_of_split, blocking.slices);
+      if (range.begin >= range.end) fill(sums, blocking.item_sums, 0.0f);
+      for (int64_t index = range.begin; index < range.end; ++index) {
         const int64_t pixel = index * slice * kPairDepth, left = blocking.pixels - pixel;
         const int64_t count = left < slice * kPairDepth ? left : slice * kPairDepth;
         const int64_t chunks = ceil_div(count, kPairDepth);
@@ -199,7 +197,7 @@ void weight_pair_products(const WeightContraction<bfloat16>& p) {
               const int64_t n = part.rows - row < kPairBlock ? part.rows - row : kPairBlock;
               Unit::multiply({lines + row / kPairRows * slice, slice, n, columns, kPairTile,
                               slice * kPairTile, empty, wide, chunks, to + row * pitch, pitch,
-                              index > first});
+                              index > range.begin});
             }
             to += kPairBlock;
           });

@@ -137,10 +137,9 @@ class WeightPointwisePlanarThread {
   /// Adds up an item, to the weight or, with splits, to `shared`.
   void make(const DotItem& item, T* shared) {
     fill(sums_.as<T>(), item.rows * pitch(), T(0));
-    const int64_t chunks = p_.batch * blocking_.chunks_of_image;
-    const int64_t last = (item.split + 1) * blocking_.chunks_of_split;
-    const int64_t end = last < chunks ? last : chunks;
-    for (int64_t i = item.split * blocking_.chunks_of_split; i < end; ++i) {
+    const SplitRange range(item.split, blocking_.chunks_of_split,
+                           p_.batch * blocking_.chunks_of_image);
+    for (int64_t i = range.begin; i < range.end; ++i) {
       const Chunk chunk = chunk_of(item, i);
       for (int64_t c = 0; c < p_.depth; c += kDotTiles * kDotDepth) add_channels(item, chunk, c);
     }

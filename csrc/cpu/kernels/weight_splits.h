@@ -27,3 +27,11 @@ inline int64_t choose_product_splits(const ContractionShape& shape, int64_t item
   const int64_t splits = choose_splits(items, chunks, bytes_each);
   return splits <= most ? splits : most <= 1 ? 1 : ceil_div(chunks, ceil_div(chunks, most));
 }
+
+/// Chunks [begin, end) of share `split`, of which each has `each`; there may be none for the last.
+struct SplitRange {
+  int64_t begin, end;
+
+  SplitRange(int64_t split, int64_t each, int64_t count)
+      : begin(split * each), end(begin + each < count ? begin + each : count) {}
+};

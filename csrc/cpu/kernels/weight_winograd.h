@@ -120,11 +120,7 @@ struct WeightWinogradBlocking {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t slice = i / pieces, tile = i % pieces * kWeightTilePiece;
         const int64_t left = count - tile, some = left < kWeightTilePiece ? left : kWeightTilePiece;
-        if (slice < slices) {
-          transform(input, first, tile, some, slice, inputs);
-        } else {
-          transform(grad, first, tile, some, slice - slices, grads);
-        }
+        transform_slice(slice, first, tile, some, inputs, grads);
       }
     });
   }
@@ -133,11 +129,7 @@ struct WeightWinogradBlocking {
   /// after them those of grad.
   void transform_slices(int64_t begin, int64_t end, float* inputs, float* grads) const {
     for (int64_t slice = begin; slice < end; ++slice) {
-      if (slice < slices) {
-        transform(input, 0, 0, input.tiles, slice, inputs);
-      } else {
-        transform(grad, 0, 0, input.tiles, slice - slices, grads);
-      }
+      transform_slice(slice, 0, 0, input.tiles, inputs, grads);
     }
   }
 
@@ -204,6 +196,17 @@ struct WeightWinogradBlocking {
   /// The walk over the outputs of an axis themselves.
   static Walk outputs(const Walk& walk) {
     return {walk.count, 1, walk.count, PaddingMode::zeros, &kHere, 1};
+  }
+
+  /// Transforms `count` tiles from `tile` on, of a block that starts with tile `first`, for a slice
+  /// of the input or, after those, of grad.
+  void transform_slice(int64_t slice, int64_t first, int64_t tile, int64_t count, float* inputs,
+                       float* grads) const {
+    if (slice < slices) {
+      transform(input, first, tile, count, slice, inputs);
+    } else {
+      transform(grad, first, tile, count, slice - slices, grads);
+    }
   }
 
   void transform(const WinogradTiles<T>& tiles, int64_t first, int64_t tile, int64_t count,
@@ -326,8 +329,8 @@ void weight_winograd_group(const WeightWinogradBlocking<T>& blocking) {
   float* sums = sum_buffer.as<float>();
   parallel_for(blocking.shares, 1, [&](int64_t begin, int64_t end) {
     for (int64_t share = begin; share < end; ++share) {
-      const int64_t first = share * blocking.share_blocks, last = first + blocking.share_blocks;
-      weight_winograd_blocks(blocking, first, last < blocking.blocks ? last : blocking.blocks,
+      const SplitRange range(share, blocking.share_blocks, blocking.blocks);
+      weight_winograd_blocks(blocking, range.begin, range.end,
                              sums + share * blocking.share_elements());
     }
   });

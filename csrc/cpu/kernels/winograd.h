@@ -333,20 +333,20 @@ template <class T>
 struct WinogradBlocking : WinogradConvolution<T> {
   static constexpr int64_t bytes = sizeof(float);
   bool by_rows;           // groups of rows are the items
-  bool shares;            // threads share what items do: tiles, or weights
+  PackedWeight weights;   // transformed, unless they are already
   int64_t block_groups;   // groups of tiles of a block
   int64_t block;          // tiles of a block, at most
   int64_t product_pitch;  // elements from one point of the products to the next
-  int64_t input_bytes, weight_bytes, product_bytes;
+  int64_t input_bytes, product_bytes;
 
   WinogradBlocking(const Contraction<T>& p, const FormTransforms& transforms)
       : WinogradConvolution<T>(p, transforms) {
     const int64_t all_inputs = bytes * this->input.tiles * this->tile_elements();
     const int64_t of_tile = bytes * this->points * kWinogradRows, tiles = this->input.tiles;
-    const int64_t weights = bytes * this->weight_elements();
+    const int64_t all_weights = bytes * this->weight_elements();
     const bool few = of_tile * tiles <= kWinogradBlockBytes &&
-                     (all_inputs <= kFewTilesBytes || all_inputs <= weights);
-    by_rows = this->groups > 1 && (few || weights > kLargeTransform);
+                     (all_inputs <= kFewTilesBytes || all_inputs <= all_weights);
+    by_rows = this->groups > 1 && (few || all_weights > kLargeTransform);
     const int64_t dilation = this->input.columns.dilation;
     const int64_t fit = kWinogradBlockBytes / of_tile / dilation;
     block_groups =
@@ -355,10 +355,12 @@ struct WinogradBlocking : WinogradConvolution<T> {
     product_pitch = block * kWinogradRows + kPointGap;
     input_bytes = bytes * block * this->tile_elements();
     product_bytes = bytes * this->points * product_pitch;
-    weight_bytes = p.prepared != nullptr ? 0
-                   : by_rows ? bytes * this->slice_run() * this->weight_slice_elements(0, 0)
-                             : bytes * this->weight_elements();
-    shares = by_rows || weight_bytes > kOwnBytes;
+    if (p.prepared != nullptr) return;
+    if (by_rows) {
+      weights.bytes = bytes * this->slice_run() * this->weight_slice_elements(0, 0);
+    } else {
+      weights = {all_weights, all_weights > kOwnBytes};
+    }
   }
 
   int64_t blocks() const { return ceil_div(this->input.groups, block_groups); }
@@ -366,10 +368,9 @@ struct WinogradBlocking : WinogradConvolution<T> {
   int64_t begin(int64_t number) const { return this->input.group_begin(number * block_groups); }
 
   Footprint footprint() const {
-    const int64_t of_all = by_rows ? input_bytes : weight_bytes;
-    const int64_t rest = by_rows ? weight_bytes : input_bytes;
-    return {kTileRows, this->columns, shares ? of_all : 0,
-            (shares ? 0 : of_all) + rest + product_bytes};
+    const int64_t shared_inputs = by_rows ? input_bytes : 0;
+    return {kTileRows, this->columns, shared_inputs + weights.of_call(),
+            input_bytes - shared_inputs + weights.of_thread() + product_bytes};
   }
 };
 
@@ -377,24 +378,24 @@ struct WinogradBlocking : WinogradConvolution<T> {
 template <class T>
 void winograd_by_tiles(const WinogradBlocking<T>& convolution, const float* transformed) {
   const int64_t slices = convolution.slices, product_pitch = convolution.product_pitch;
-  const int64_t weight_bytes = convolution.weight_bytes;
-  Scratch shared(convolution.shares ? weight_bytes : 0);
-  if (transformed == nullptr && convolution.shares) {
+  const PackedWeight& memory = convolution.weights;
+  Scratch shared(memory.of_call());
+  if (memory.of_call() > 0) {
     convolution.transform_weights(shared.as<float>());
     transformed = shared.as<float>();
   }
 
   parallel_threads(convolution.blocks(), 1, [&](ThreadItems& items) {
-    Scratch weights(transformed == nullptr ? weight_bytes : 0);
+    Scratch own(memory.of_thread());
     Scratch input_buffer(convolution.input_bytes);
     Scratch product_buffer(convolution.product_bytes);
     float *inputs = input_buffer.as<float>(), *products = product_buffer.as<float>();
     const float* weight = transformed;
+    if (memory.of_thread() > 0) {
+      convolution.transform_weights(own.as<float>());
+      weight = own.as<float>();
+    }
     items.for_each([&](int64_t item, bool) {
-      if (weight == nullptr) {
-        convolution.transform_weights(weights.as<float>());
-        weight = weights.as<float>();
-      }
       const int64_t first = convolution.begin(item);
       const int64_t count = convolution.begin(item + 1) - first;
       convolution.transform_input(first, count, 0, slices, inputs);
@@ -451,7 +452,7 @@ void winograd_by_rows(const WinogradBlocking<T>& convolution, const float* trans
     });
 
     parallel_threads(convolution.groups, 1, [&](ThreadItems& items) {
-      Scratch weights(convolution.weight_bytes);
+      Scratch weights(convolution.weights.of_thread());
       Scratch products(convolution.product_bytes);
       items.for_each([&](int64_t group, bool) {
         multiply_group(convolution, transformed, inputs, start, tiles, group, weights.as<float>(),
